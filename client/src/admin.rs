@@ -1,0 +1,250 @@
+//! What people and tools ask of the cluster: one method for each call of `quorate.admin.v1`.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quorate_metadata::ids::ClientId;
+use quorate_proto::admin as wire;
+use quorate_proto::admin::admin_client::AdminClient as Wire;
+use quorate_proto::broker;
+use quorate_proto::broker::broker_client::BrokerClient;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::error::{ClientError, InvalidAddress};
+use crate::nodes::{Nodes, Options};
+use crate::retry::{Effect, Timed, run};
+use crate::watch::{Watch, WatchFilter};
+
+/// A description of a hundred thousand partitions fits; a peer gone mad does not take all memory.
+const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Whether a mutation is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Apply,
+    /// Computes what would be written, and changes nothing.
+    PlanOnly,
+}
+
+/// How a read is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// Shows every mutation that was acknowledged before the read began.
+    Linearizable,
+    /// What the asked node has, without asking the quorum.
+    Stale,
+}
+
+/// A client of the cluster. Clones share their connections and their identity.
+///
+/// Any node answers: it forwards to the active controller. Mutations are retried with one request id until the
+/// deadline, so they take effect once.
+#[derive(Debug, Clone)]
+pub struct AdminClient {
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) options: Options,
+    identity: ClientId,
+    last_request: Arc<AtomicU64>,
+}
+
+impl AdminClient {
+    /// Opens nothing yet: each connection is made when it is first needed. To be called within a tokio runtime.
+    pub fn connect(bootstrap: &[impl AsRef<str>], options: Options) -> Result<Self, InvalidAddress> {
+        Ok(Self::over(Nodes::open(bootstrap, &options)?, options))
+    }
+
+    pub(crate) fn over(nodes: Nodes, options: Options) -> Self {
+        let identity = ClientId::new(Uuid::new_v4());
+        Self { nodes: Arc::new(nodes), options, identity, last_request: Arc::default() }
+    }
+
+    /// The same client with another deadline.
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        let options = Options { timeout, ..self.options.clone() };
+        Self { options, ..self.clone() }
+    }
+
+    pub async fn create_topics(
+        &self,
+        topics: Vec<wire::NewTopic>,
+        mode: Mode,
+    ) -> Result<wire::CreateTopicsReply, ClientError> {
+        let request = wire::CreateTopicsRequest { options: self.mutation(mode), topics };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.create_topics(request).await }).await
+    }
+
+    pub async fn delete_topics(
+        &self,
+        topics: Vec<wire::TopicRef>,
+        mode: Mode,
+    ) -> Result<wire::DeleteTopicsReply, ClientError> {
+        let request = wire::DeleteTopicsRequest { options: self.mutation(mode), topics };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.delete_topics(request).await }).await
+    }
+
+    pub async fn create_partitions(
+        &self,
+        topics: Vec<wire::MorePartitions>,
+        mode: Mode,
+    ) -> Result<wire::CreatePartitionsReply, ClientError> {
+        let request = wire::CreatePartitionsRequest { options: self.mutation(mode), topics };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.create_partitions(request).await })
+            .await
+    }
+
+    /// Elects leaders of these partitions, or with `None` of all.
+    pub async fn elect_leaders(
+        &self,
+        kind: wire::ElectionKind,
+        partitions: Option<Vec<wire::TopicPartition>>,
+        mode: Mode,
+    ) -> Result<wire::ElectLeadersReply, ClientError> {
+        let all = partitions.is_none();
+        let partitions = partitions.unwrap_or_default();
+        let request =
+            wire::ElectLeadersRequest { options: self.mutation(mode), kind: kind.into(), partitions, all };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.elect_leaders(request).await }).await
+    }
+
+    pub async fn alter_configs(
+        &self,
+        resources: Vec<wire::ConfigAlteration>,
+        mode: Mode,
+    ) -> Result<wire::AlterConfigsReply, ClientError> {
+        let request = wire::AlterConfigsRequest { options: self.mutation(mode), resources };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.alter_configs(request).await }).await
+    }
+
+    pub async fn unregister_broker(
+        &self,
+        broker: i32,
+        mode: Mode,
+    ) -> Result<wire::UnregisterBrokerReply, ClientError> {
+        let request = wire::UnregisterBrokerRequest { options: self.mutation(mode), broker };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.unregister_broker(request).await })
+            .await
+    }
+
+    pub async fn list_topics(&self, freshness: Freshness) -> Result<wire::ListTopicsReply, ClientError> {
+        let request = wire::ListTopicsRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.list_topics(request).await }).await
+    }
+
+    pub async fn describe_topics(
+        &self,
+        topics: Vec<wire::TopicRef>,
+        freshness: Freshness,
+    ) -> Result<wire::DescribeTopicsReply, ClientError> {
+        let request = wire::DescribeTopicsRequest { options: read(freshness), topics };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.describe_topics(request).await }).await
+    }
+
+    /// The partitions that pass the filter; its options are filled in from `freshness`.
+    pub async fn list_partitions(
+        &self,
+        filter: wire::ListPartitionsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::ListPartitionsReply, ClientError> {
+        let request = wire::ListPartitionsRequest { options: read(freshness), ..filter };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.list_partitions(request).await }).await
+    }
+
+    pub async fn describe_configs(
+        &self,
+        resources: Vec<wire::ConfigResource>,
+        freshness: Freshness,
+    ) -> Result<wire::DescribeConfigsReply, ClientError> {
+        let request = wire::DescribeConfigsRequest { options: read(freshness), resources };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.describe_configs(request).await }).await
+    }
+
+    pub async fn list_brokers(&self, freshness: Freshness) -> Result<wire::ListBrokersReply, ClientError> {
+        let request = wire::ListBrokersRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.list_brokers(request).await }).await
+    }
+
+    pub async fn describe_quorum(&self, freshness: Freshness) -> Result<wire::DescribeQuorumReply, ClientError> {
+        let request = wire::DescribeQuorumRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.describe_quorum(request).await }).await
+    }
+
+    pub async fn cluster_status(&self, freshness: Freshness) -> Result<wire::ClusterStatusReply, ClientError> {
+        let request = wire::ClusterStatusRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.cluster_status(request).await }).await
+    }
+
+    /// Follows the committed records.
+    pub fn watch(&self, filter: WatchFilter) -> Watch {
+        Watch::new(self.clone(), filter)
+    }
+
+    /// Registers a broker. A repetition with the same incarnation changes nothing more.
+    pub async fn register_broker(
+        &self,
+        request: broker::RegisterRequest,
+    ) -> Result<broker::RegisterReply, ClientError> {
+        run(&self.nodes, &self.options, Effect::Change, request, |channel, request| async move {
+            brokers(channel).register(request).await
+        })
+        .await
+    }
+
+    /// Asks for other ISRs. A repetition meets the partition epoch that the first one left, and is refused by name.
+    pub async fn alter_partition(
+        &self,
+        request: broker::AlterPartitionRequest,
+    ) -> Result<broker::AlterPartitionReply, ClientError> {
+        run(&self.nodes, &self.options, Effect::Change, request, |channel, request| async move {
+            brokers(channel).alter_partition(request).await
+        })
+        .await
+    }
+
+    async fn call<Req, Rep, Answer>(
+        &self,
+        effect: Effect,
+        request: Req,
+        send: impl Fn(Wire<Channel>, Request<Req>) -> Answer,
+    ) -> Result<Rep, ClientError>
+    where
+        Req: Timed,
+        Answer: Future<Output = Result<Response<Rep>, Status>>,
+    {
+        let send = |channel, request| {
+            send(Wire::new(channel).max_decoding_message_size(REPLY_BYTES_MAX), request)
+        };
+        run(&self.nodes, &self.options, effect, request, send).await
+    }
+
+    /// The options of a new mutation: a request id that no other has. The timeout is set attempt by attempt.
+    fn mutation(&self, mode: Mode) -> Option<wire::MutationOptions> {
+        Some(wire::MutationOptions {
+            client_id: self.identity.to_string(),
+            request_id: self.last_request.fetch_add(1, Ordering::Relaxed) + 1,
+            timeout_ms: 0,
+            plan_only: mode == Mode::PlanOnly,
+        })
+    }
+}
+
+impl Mode {
+    fn effect(self) -> Effect {
+        match self {
+            Self::Apply => Effect::Change,
+            Self::PlanOnly => Effect::None,
+        }
+    }
+}
+
+fn read(freshness: Freshness) -> Option<wire::ReadOptions> {
+    Some(wire::ReadOptions { stale: freshness == Freshness::Stale, timeout_ms: 0 })
+}
+
+pub(crate) fn brokers(channel: Channel) -> BrokerClient<Channel> {
+    BrokerClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX)
+}

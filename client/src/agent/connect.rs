@@ -1,0 +1,68 @@
+//! Connections to nodes, and finding the active controller among them.
+
+use std::time::Duration;
+
+use quorate_proto::error::{self, CONTROLLER_ENDPOINT};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use super::AgentConfig;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A full image comes in parts; each stays far below this.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Between rounds over the candidates: short, because after a controller's death every round counts.
+pub const ROUND_PAUSE: Duration = Duration::from_millis(20);
+
+/// Opens a connection, by the address that this broker dials the announced one under.
+pub async fn connect(config: &AgentConfig, announced: &str) -> Result<Channel, tonic::transport::Error> {
+    Endpoint::from_shared(format!("http://{}", (config.resolve)(announced)))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+}
+
+/// Whom to ask next: a node that another one named as the active controller, or else the bootstrap list in turn.
+pub struct Candidates {
+    named: Option<String>,
+    bootstrap: Vec<String>,
+    next: usize,
+}
+
+impl Candidates {
+    pub fn new(config: &AgentConfig) -> Self {
+        Self { named: None, bootstrap: config.bootstrap.clone(), next: 0 }
+    }
+
+    /// The next address, after a pause when a whole round has been in vain.
+    pub async fn next(&mut self) -> String {
+        if let Some(named) = self.named.take() {
+            return named;
+        }
+        if self.next == self.bootstrap.len() {
+            self.next = 0;
+            tokio::time::sleep(ROUND_PAUSE).await;
+        }
+        self.next += 1;
+        self.bootstrap[self.next - 1].clone()
+    }
+
+    /// Learns from a refusal who the active controller is.
+    pub fn learn(&mut self, status: &Status) {
+        self.named = error::fact(status, CONTROLLER_ENDPOINT);
+    }
+
+    /// The candidate worked: begin with it next time.
+    pub fn prefer(&mut self, address: &str) {
+        self.named = Some(address.to_owned());
+        self.next = 0;
+    }
+}

@@ -1,0 +1,147 @@
+//! The broker's side of the control plane: register, heartbeat, follow the metadata, step down in time.
+//!
+//! Goals in order: never act as leader past the lease (P10); be unfenced as soon as the rules allow; survive any change
+//! of controller without a person.
+//!
+//! ```text
+//!   register ──► heartbeat stream to the active controller ──► lease, fenced or not
+//!       ▲              │ stale epoch                               │
+//!       └──────────────┘            metadata feed ──► image ──► what this broker leads and follows
+//! ```
+
+mod cache;
+mod connect;
+mod session;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId};
+use quorate_metadata::record::{Endpoint, VersionRange};
+use quorate_metadata::{ApiError, MetadataImage};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use cache::MetadataCache;
+
+/// Which address to dial for an announced one.
+pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;
+
+pub struct AgentConfig {
+    pub broker: BrokerId,
+    pub cluster: ClusterId,
+    pub incarnation: IncarnationId,
+    pub endpoints: Vec<Endpoint>,
+    pub rack: Option<String>,
+    pub features: BTreeMap<String, VersionRange>,
+    pub directories: Vec<DirectoryId>,
+    /// Known only after a clean stop.
+    pub previous_epoch: Option<BrokerEpoch>,
+    /// Nodes to ask, the nearest first.
+    pub bootstrap: Vec<String>,
+    pub resolve: Resolve,
+    /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
+    pub registration_timeout: Duration,
+}
+
+/// Where the broker stands with the controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// None until registered.
+    pub epoch: Option<BrokerEpoch>,
+    pub fenced: bool,
+    /// It may act as leader until then.
+    pub lease_until: Option<Instant>,
+    /// It may stop: its leaderships are elsewhere, and every broker has seen it.
+    pub may_stop: bool,
+}
+
+impl Standing {
+    const UNREGISTERED: Self = Self { epoch: None, fenced: true, lease_until: None, may_stop: false };
+
+    /// Whether the broker may act as leader now. When the lease has ended it must not, whatever it last heard.
+    pub fn may_lead(&self, now: Instant) -> bool {
+        !self.fenced && self.lease_until.is_some_and(|until| now < until)
+    }
+}
+
+/// What the broker wants of the controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Wish {
+    #[default]
+    Serve,
+    ShutDown,
+}
+
+/// A running agent. Dropping it stops the agent without a goodbye.
+pub struct BrokerAgent {
+    broker: BrokerId,
+    standing: watch::Receiver<Standing>,
+    cache: MetadataCache,
+    wish: watch::Sender<Wish>,
+    session: tokio::task::JoinHandle<ApiError>,
+    follower: tokio::task::JoinHandle<()>,
+}
+
+impl BrokerAgent {
+    /// Starts registering. Resolve the outcome by `standing` or `failed`.
+    pub fn start(config: AgentConfig) -> Self {
+        let config = Arc::new(config);
+        let cache = MetadataCache::new();
+        let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
+        let (wish, wishes) = watch::channel(Wish::Serve);
+        let follower = tokio::spawn(cache::follow(config.clone(), cache.clone()));
+        let session = tokio::spawn(session::run(config.clone(), cache.clone(), standing_sender, wishes));
+        Self { broker: config.broker, standing, cache, wish, session, follower }
+    }
+
+    pub fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    pub fn metadata(&self) -> &MetadataCache {
+        &self.cache
+    }
+
+    /// Waits until the agent cannot go on: its registration was refused for good.
+    pub async fn failed(&mut self) -> ApiError {
+        match (&mut self.session).await {
+            Ok(error) => error,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    /// Asks for a controlled shutdown and waits until the broker may stop; its last epoch when it did in time, the
+    /// proof of a clean stop for the next start.
+    pub async fn shut_down(mut self, deadline: Duration) -> Option<BrokerEpoch> {
+        self.wish.send_replace(Wish::ShutDown);
+        let stopped = tokio::time::timeout(deadline, self.standing.wait_for(|standing| standing.may_stop)).await;
+        let epoch = match stopped {
+            Ok(Ok(standing)) => standing.epoch,
+            Ok(Err(_)) | Err(_) => None,
+        };
+        self.stop();
+        epoch
+    }
+
+    fn stop(&self) {
+        self.session.abort();
+        self.follower.abort();
+    }
+
+    pub fn broker(&self) -> BrokerId {
+        self.broker
+    }
+
+    /// The metadata as this broker knows it.
+    pub fn image(&self) -> MetadataImage {
+        self.cache.image()
+    }
+}
+
+impl Drop for BrokerAgent {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,223 @@
+//! Registration and the heartbeat stream.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_metadata::ids::BrokerEpoch;
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_proto::broker::broker_client::BrokerClient;
+use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
+use quorate_proto::{endpoint_to_wire, error, features_to_wire};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+
+use super::connect::{Candidates, connect};
+use super::{AgentConfig, MetadataCache, Standing, Wish};
+
+/// Until the first reply says otherwise.
+const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A registration that takes longer is asked for anew elsewhere.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Heartbeats sent and not yet answered. More of them would prove no more life.
+const HEARTBEATS_OUTSTANDING_MAX: usize = 8;
+
+/// Why a stream ended.
+enum Ended {
+    /// Look for the controller and go on under the same epoch.
+    Reconnect,
+    /// The epoch is not, or no longer, ours.
+    Register,
+}
+
+/// Registers and heartbeats for ever; returns when the registration is refused for good.
+pub(super) async fn run(
+    config: Arc<AgentConfig>,
+    cache: MetadataCache,
+    standing: watch::Sender<Standing>,
+    wish: watch::Receiver<Wish>,
+) -> ApiError {
+    let mut session = Session { candidates: Candidates::new(&config), config, cache, standing, wish, previous_epoch: None };
+    session.previous_epoch = session.config.previous_epoch;
+    loop {
+        let epoch = match session.register().await {
+            Ok(epoch) => epoch,
+            Err(error) => return error,
+        };
+        session.standing.send_replace(Standing { epoch: Some(epoch), ..Standing::UNREGISTERED });
+        session.heartbeat_until_stale(epoch).await;
+        session.standing.send_replace(Standing::UNREGISTERED);
+        // What it wrote under an epoch that was taken from it proves nothing.
+        session.previous_epoch = None;
+    }
+}
+
+struct Session {
+    config: Arc<AgentConfig>,
+    candidates: Candidates,
+    cache: MetadataCache,
+    standing: watch::Sender<Standing>,
+    wish: watch::Receiver<Wish>,
+    previous_epoch: Option<BrokerEpoch>,
+}
+
+impl Session {
+    async fn register(&mut self) -> Result<BrokerEpoch, ApiError> {
+        let deadline = Instant::now() + self.config.registration_timeout;
+        loop {
+            let address = self.candidates.next().await;
+            let error = match self.try_register(&address).await {
+                Ok(epoch) => return Ok(epoch),
+                Err(status) => error::from_status(&status),
+            };
+            let passing = match error.name {
+                ErrorName::InconsistentClusterId | ErrorName::InvalidRegistration | ErrorName::UnsupportedVersion => false,
+                _ => Instant::now() < deadline,
+            };
+            if !passing {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn try_register(&mut self, address: &str) -> Result<BrokerEpoch, Status> {
+        let channel = connect(&self.config, address).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let config = &self.config;
+        let mut request = Request::new(RegisterRequest {
+            cluster_id: config.cluster.to_string(),
+            broker: config.broker.get(),
+            incarnation: config.incarnation.to_string(),
+            endpoints: config.endpoints.iter().map(endpoint_to_wire).collect(),
+            rack: config.rack.clone(),
+            features: features_to_wire(&config.features),
+            directories: config.directories.iter().map(ToString::to_string).collect(),
+            previous_epoch: self.previous_epoch.map(BrokerEpoch::get),
+        });
+        request.set_timeout(REGISTER_TIMEOUT);
+        let reply = BrokerClient::new(channel).register(request).await?.into_inner();
+        Ok(BrokerEpoch::new(reply.broker_epoch))
+    }
+
+    /// Keeps a stream to whoever is the active controller, until the epoch is refused.
+    async fn heartbeat_until_stale(&mut self, epoch: BrokerEpoch) {
+        loop {
+            let address = self.candidates.next().await;
+            match self.heartbeat(&address, epoch).await {
+                Ok(Ended::Register) => return,
+                Ok(Ended::Reconnect) => {}
+                Err(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
+                Err(status) => self.candidates.learn(&status),
+            }
+        }
+    }
+
+    async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Result<Ended, Status> {
+        let channel = connect(&self.config, address).await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let (sender, requests) = mpsc::channel(HEARTBEATS_OUTSTANDING_MAX);
+        let mut stream = HeartbeatStream::new(self, epoch, sender);
+        stream.send();
+        let replies = BrokerClient::new(channel).heartbeat(ReceiverStream::new(requests)).await?.into_inner();
+        let outcome = stream.run(replies).await;
+        if outcome.is_ok() {
+            self.candidates.prefer(address);
+        }
+        outcome
+    }
+}
+
+/// One stream to one controller.
+struct HeartbeatStream<'a> {
+    session: &'a mut Session,
+    epoch: BrokerEpoch,
+    requests: mpsc::Sender<HeartbeatRequest>,
+    interval: Duration,
+    /// Sequence and time of the heartbeats not yet answered: a lease runs from when its request was sent.
+    outstanding: VecDeque<(u64, Instant)>,
+    sequence: u64,
+    next_due: Instant,
+}
+
+impl<'a> HeartbeatStream<'a> {
+    fn new(session: &'a mut Session, epoch: BrokerEpoch, requests: mpsc::Sender<HeartbeatRequest>) -> Self {
+        let next_due = Instant::now();
+        Self { session, epoch, requests, interval: FIRST_INTERVAL, outstanding: VecDeque::new(), sequence: 0, next_due }
+    }
+
+    async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Result<Ended, Status> {
+        let mut wish = self.session.wish.clone();
+        let mut metadata = self.session.cache.changes();
+        loop {
+            tokio::select! {
+                biased;
+                reply = replies.message() => match reply? {
+                    Some(reply) => {
+                        if self.on_reply(&reply) {
+                            return Ok(Ended::Register);
+                        }
+                    }
+                    None => return Ok(Ended::Reconnect),
+                },
+                Ok(()) = wish.changed() => self.send(),
+                Ok(()) = metadata.changed() => {
+                    if self.is_awaited(&metadata.borrow_and_update().clone()) {
+                        self.send();
+                    }
+                }
+                () = sleep_until(self.next_due) => self.send(),
+            }
+        }
+    }
+
+    /// Whether someone waits for this broker to say how far it has replayed: itself to be unfenced, or another
+    /// broker's controlled shutdown to pass its barrier.
+    fn is_awaited(&self, image: &MetadataImage) -> bool {
+        self.session.standing.borrow().fenced || image.brokers.values().any(|broker| broker.in_controlled_shutdown && !broker.fenced)
+    }
+
+    fn send(&mut self) {
+        let now = Instant::now();
+        self.next_due = now + self.interval;
+        self.sequence += 1;
+        let request = HeartbeatRequest {
+            broker: self.session.config.broker.get(),
+            broker_epoch: self.epoch.get(),
+            metadata_offset: self.session.cache.next_offset().get(),
+            want_fence: false,
+            want_shutdown: *self.session.wish.borrow() == Wish::ShutDown,
+            sequence: self.sequence,
+        };
+        // Full: the controller has not read the last ones; what it will read is as good.
+        if self.requests.try_send(request).is_ok() {
+            self.outstanding.push_back((self.sequence, now));
+        }
+    }
+
+    /// Takes in a reply; true when the broker has stopped being served under this epoch by its own wish.
+    fn on_reply(&mut self, reply: &HeartbeatReply) -> bool {
+        let mut sent = None;
+        while let Some((sequence, at)) = self.outstanding.front().copied()
+            && sequence <= reply.sequence
+        {
+            sent = Some(at);
+            self.outstanding.pop_front();
+        }
+        if reply.interval_ms > 0 {
+            self.interval = Duration::from_millis(reply.interval_ms.into());
+        }
+        let lease = sent.filter(|_| reply.lease_ms > 0).map(|at| at + Duration::from_millis(reply.lease_ms.into()));
+        let epoch = self.epoch;
+        self.session.standing.send_modify(|standing| {
+            *standing = Standing {
+                epoch: Some(epoch),
+                fenced: reply.fenced,
+                lease_until: if reply.fenced { None } else { lease.or(standing.lease_until) },
+                may_stop: reply.should_shut_down,
+            };
+        });
+        false
+    }
+}

@@ -1,0 +1,160 @@
+//! The grammar: `quorate NOUN VERB [ARGS] [--flags]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::failure::Outcome;
+use crate::output::{self, Format};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "quorate",
+    version,
+    about = "Talk to a Quorate cluster",
+    after_help = "Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 the outcome is unknown."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Nodes to ask, any of them [env: QUORATE_BOOTSTRAP] [default: the context's, or a local cluster]
+    #[arg(long, global = true, value_name = "HOST:PORT,…", value_delimiter = ',', conflicts_with = "context")]
+    pub bootstrap: Vec<String>,
+    /// A named cluster of ~/.config/quorate/config.toml
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// A table for people, JSON or YAML for programs
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+    /// How long to try
+    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+    /// The authority that signed the nodes' certificates (PEM); turns TLS on
+    #[arg(long, global = true, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate (PEM)
+    #[arg(long, global = true, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of our certificate (PEM)
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create, list, describe, delete and alter topics
+    #[command(subcommand, alias = "topics")]
+    Topic(crate::topic::Topic),
+    /// Find partitions in trouble, explain them, elect leaders
+    #[command(subcommand, alias = "partitions")]
+    Partition(crate::partition::Partition),
+    /// List, describe and unregister brokers
+    #[command(subcommand, alias = "brokers")]
+    Broker(crate::broker::Broker),
+    /// The controllers
+    #[command(subcommand, alias = "quorums")]
+    Quorum(crate::quorum::Quorum),
+    /// Dynamic configs of topics and brokers
+    #[command(subcommand, alias = "configs")]
+    Config(crate::config::Config),
+    /// The metadata feed, a line a record
+    Watch(crate::watch::Arguments),
+    /// Whether the cluster is healthy, and why it is not
+    Status,
+    /// Print a shell's completion script
+    Completion { shell: clap_complete::Shell },
+    /// Load and timing, one JSON line per measurement
+    #[command(subcommand)]
+    Perf(crate::perf::Perf),
+}
+
+/// What every mutation takes.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Planning {
+    /// Print what would change, and change nothing
+    #[arg(long)]
+    pub plan: bool,
+}
+
+/// What verbs that destroy take.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Consent {
+    /// Do not ask
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+pub fn completion(shell: clap_complete::Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);
+    output::write(&script)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::error::ErrorKind> {
+        Cli::try_parse_from(line.split_whitespace()).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn plural_nouns_are_accepted() {
+        for line in ["topics list", "partitions list", "brokers list", "configs get topic/a"] {
+            assert!(parse(&format!("quorate {line}")).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_flags_stand_anywhere() {
+        let cli = parse("quorate topic list -o json --bootstrap a:1,b:2 --timeout 250ms").expect("parses");
+        assert_eq!(cli.global.output, Format::Json);
+        assert_eq!(cli.global.bootstrap, ["a:1", "b:2"]);
+        assert_eq!(cli.global.timeout, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn a_topic_is_created_with_all_its_flags() {
+        let line = "quorate topic create orders --partitions 3 --replication-factor 2 --config a=b --config c=d=e --plan";
+        assert!(parse(line).is_ok());
+        assert!(parse("quorate topic create orders --assignment 1:2:3,2:3:1 --if-not-exists").is_ok());
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_before_anything_is_sent() {
+        for line in [
+            "quorate",
+            "quorate topic create",
+            "quorate topic alter orders",
+            "quorate topic create orders --assignment 1:2 --partitions 3",
+            "quorate topic create orders --config novalue",
+            "quorate partition explain orders",
+            "quorate partition elect",
+            "quorate partition elect --unclean orders-0",
+            "quorate partition elect --all orders-0",
+            "quorate config set topic/orders",
+            "quorate config get nothing/orders",
+            "quorate topic list --bootstrap a:1 --context prod",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_unclean_election_names_the_loss() {
+        assert!(parse("quorate partition elect --unclean --accept-loss orders-0 orders-1").is_ok());
+        assert!(parse("quorate partition elect --preferred --all").is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! What is true: the metadata as of one offset.
+//!
+//! The image is a persistent data structure, so that a snapshot, a read and the start of a watcher are a clone
+//! of a few pointers. It changes in one place only, `replay`, which has no policy.
+
+mod canonical;
+mod delta;
+mod index;
+mod ledger;
+mod replay;
+mod requests;
+mod snapshot;
+pub mod verify;
+
+use std::sync::Arc;
+
+use imbl::{OrdMap, Vector};
+
+use crate::ids::{BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, TopicId, TopicPartition};
+use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition};
+
+pub use delta::Delta;
+pub use index::PartitionIndex;
+pub use ledger::{Ledger, Replayed};
+pub use replay::ReplayError;
+pub use requests::{RequestOutcome, Requests};
+pub use snapshot::SnapshotHeader;
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataImage {
+    /// The offset that the next record will have.
+    pub next_offset: Offset,
+    /// The controller epoch of the last batch replayed.
+    pub controller_epoch: ControllerEpoch,
+    /// The time of the last batch replayed.
+    pub timestamp_ms: i64,
+    /// None until the first controller has written the cluster's first record.
+    pub cluster: Option<ClusterId>,
+    pub features: OrdMap<String, i16>,
+    pub controllers: OrdMap<ControllerId, Arc<ControllerRegistration>>,
+    pub brokers: OrdMap<BrokerId, Arc<BrokerRegistration>>,
+    pub topics: OrdMap<TopicId, Arc<Topic>>,
+    pub topic_names: OrdMap<String, TopicId>,
+    pub configs: OrdMap<ConfigResource, OrdMap<String, String>>,
+    pub requests: Requests,
+    /// Derived from the partitions; not part of the digest.
+    pub index: PartitionIndex,
+    /// Sum of the entities' hashes, kept as each one changes.
+    digest: u128,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topic {
+    pub id: TopicId,
+    pub name: String,
+    /// Dense: the position is the partition id.
+    pub partitions: Vector<Arc<Partition>>,
+}
+
+impl Topic {
+    pub fn partition(&self, id: PartitionId) -> Option<&Arc<Partition>> {
+        usize::try_from(id.get()).ok().and_then(|at| self.partitions.get(at))
+    }
+
+    /// Every partition with its id.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &Arc<Partition>)> {
+        (0..).zip(self.partitions.iter()).map(|(id, partition)| (TopicPartition::new(self.id, PartitionId::new(id)), partition))
+    }
+}
+
+impl MetadataImage {
+    pub fn broker(&self, id: BrokerId) -> Option<&Arc<BrokerRegistration>> {
+        self.brokers.get(&id)
+    }
+
+    /// Whether this broker may be in an ISR or lead: registered, unfenced, and not on its way out.
+    pub fn is_active(&self, id: BrokerId) -> bool {
+        self.broker(id).is_some_and(|broker| !broker.fenced && !broker.in_controlled_shutdown)
+    }
+
+    pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(&id)
+    }
+
+    pub fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topic_names.get(name).and_then(|id| self.topics.get(id))
+    }
+
+    pub fn partition(&self, id: TopicPartition) -> Option<&Arc<Partition>> {
+        self.topic(id.topic).and_then(|topic| topic.partition(id.partition))
+    }
+
+    /// Every partition of every topic.
+    pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &Arc<Partition>)> {
+        self.topics.values().flat_map(|topic| topic.partitions())
+    }
+
+    /// The digest of everything that a snapshot would hold.
+    pub fn digest(&self) -> u128 {
+        self.digest
+    }
+}

@@ -1,0 +1,208 @@
+//! Which brokers are alive, as far as their contact with the active controller tells.
+//!
+//! Sessions are soft state of the active controller: nothing of them is in the log until a broker is fenced. A
+//! new controller gives every unfenced broker a fresh one (`start_all`), so every unfenced broker always has one. A
+//! session is that of one incarnation: contact under an older epoch is not contact.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{BrokerEpoch, BrokerId, Offset};
+use crate::image::MetadataImage;
+
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    session_timeout_ms: u64,
+    sessions: BTreeMap<BrokerId, Session>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    epoch: BrokerEpoch,
+    /// When the broker was last heard, or was given a fresh session.
+    contact_ms: u64,
+    /// The next metadata offset that it wants; 0 until it says.
+    metadata_offset: Offset,
+}
+
+impl Sessions {
+    pub fn new(session_timeout_ms: u64) -> Self {
+        Self { session_timeout_ms, sessions: BTreeMap::new() }
+    }
+
+    /// The broker was heard. A stale epoch never overwrites a newer one.
+    pub fn touch(&mut self, broker: BrokerId, epoch: BrokerEpoch, now_ms: u64) {
+        let fresh = Session { epoch, contact_ms: now_ms, metadata_offset: Offset::default() };
+        let session = self.sessions.entry(broker).or_insert(fresh);
+        if epoch > session.epoch {
+            *session = fresh;
+        } else if epoch == session.epoch {
+            session.contact_ms = session.contact_ms.max(now_ms);
+        }
+    }
+
+    /// The broker has replayed everything below `offset`.
+    pub fn report_offset(&mut self, broker: BrokerId, epoch: BrokerEpoch, offset: Offset) {
+        if let Some(session) = self.sessions.get_mut(&broker).filter(|session| session.epoch == epoch) {
+            session.metadata_offset = session.metadata_offset.max(offset);
+        }
+    }
+
+    pub fn remove(&mut self, broker: BrokerId) {
+        self.sessions.remove(&broker);
+    }
+
+    /// A claim: what was heard before says nothing, and every unfenced broker gets a full session.
+    pub fn start_all(&mut self, image: &MetadataImage, now_ms: u64) {
+        self.sessions.clear();
+        for broker in image.brokers.values().filter(|broker| !broker.fenced) {
+            self.touch(broker.broker, broker.epoch, now_ms);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.sessions.clear();
+    }
+
+    pub fn has_live(&self, broker: BrokerId, now_ms: u64) -> bool {
+        self.silence_ms(broker, now_ms).is_some_and(|silence| silence < self.session_timeout_ms)
+    }
+
+    /// How long ago the broker was last heard; `None` without a session.
+    pub fn silence_ms(&self, broker: BrokerId, now_ms: u64) -> Option<u64> {
+        self.sessions.get(&broker).map(|session| now_ms.saturating_sub(session.contact_ms))
+    }
+
+    /// Of the brokers that are not fenced and whose session has ended, the one whose ended first. One at a time, so
+    /// that each decision sees what the one before it did.
+    pub fn expired(&self, image: &MetadataImage, now_ms: u64) -> Option<BrokerId> {
+        let ended = |(broker, session): &(&BrokerId, &Session)| {
+            let silence_ms = now_ms.saturating_sub(session.contact_ms);
+            silence_ms >= self.session_timeout_ms && image.broker(**broker).is_some_and(|broker| !broker.fenced)
+        };
+        self.sessions.iter().filter(ended).min_by_key(|(_, session)| session.contact_ms).map(|(broker, _)| *broker)
+    }
+
+    /// The lowest offset that the active brokers other than `except` reported; `None` if there is no other. One that has
+    /// not reported counts as being at the beginning.
+    pub fn lowest_active_offset(&self, image: &MetadataImage, except: BrokerId) -> Option<Offset> {
+        let others = image.brokers.keys().filter(|&&broker| broker != except && image.is_active(broker));
+        others.map(|broker| self.sessions.get(broker).map_or_else(Offset::default, |at| at.metadata_offset)).min()
+    }
+
+    /// The controller itself stood still: no broker can be blamed for the silence.
+    pub fn extend_all(&mut self, stall_ms: u64) {
+        for session in self.sessions.values_mut() {
+            session.contact_ms = session.contact_ms.saturating_add(stall_ms);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::IncarnationId;
+    use crate::record::BrokerRegistration;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    const TIMEOUT_MS: u64 = 3_000;
+
+    fn broker(id: i32) -> BrokerId {
+        BrokerId::new(id)
+    }
+
+    fn epoch(value: i64) -> BrokerEpoch {
+        BrokerEpoch::new(value)
+    }
+
+    /// Brokers 1 to 3: unfenced, unfenced, fenced.
+    fn image() -> MetadataImage {
+        let mut image = MetadataImage::default();
+        for (id, fenced) in [(1, false), (2, false), (3, true)] {
+            let registration = BrokerRegistration {
+                broker: broker(id),
+                epoch: epoch(i64::from(id)),
+                incarnation: IncarnationId::default(),
+                endpoints: Vec::new(),
+                rack: None,
+                features: BTreeMap::new(),
+                directories: Vec::new(),
+                cordoned_directories: None,
+                fenced,
+                in_controlled_shutdown: false,
+                controlled_shutdown_offset: None,
+            };
+            image.brokers.insert(broker(id), Arc::new(registration));
+        }
+        image
+    }
+
+    fn started(now_ms: u64) -> Sessions {
+        let mut sessions = Sessions::new(TIMEOUT_MS);
+        sessions.start_all(&image(), now_ms);
+        sessions
+    }
+
+    #[test]
+    fn a_claim_gives_every_unfenced_broker_a_full_session() {
+        let sessions = started(10_000);
+        assert!(sessions.has_live(broker(1), 12_999) && sessions.has_live(broker(2), 12_999));
+        assert!(!sessions.has_live(broker(3), 10_000));
+        assert_eq!(sessions.expired(&image(), 12_999), None);
+    }
+
+    #[test]
+    fn the_session_that_ended_first_is_the_first_to_be_fenced() {
+        let mut sessions = started(0);
+        sessions.touch(broker(1), epoch(1), 500);
+        assert_eq!(sessions.expired(&image(), 3_000), Some(broker(2)));
+        assert_eq!(sessions.expired(&image(), 4_000), Some(broker(2)));
+        sessions.remove(broker(2));
+        assert_eq!(sessions.expired(&image(), 4_000), Some(broker(1)));
+    }
+
+    #[test]
+    fn a_fenced_broker_does_not_expire() {
+        let mut sessions = started(0);
+        sessions.touch(broker(1), epoch(1), 9_000);
+        sessions.touch(broker(2), epoch(2), 9_000);
+        sessions.touch(broker(3), epoch(3), 0);
+        assert_eq!(sessions.expired(&image(), 9_000), None);
+    }
+
+    #[test]
+    fn a_stale_epoch_neither_refreshes_nor_reports() {
+        let mut sessions = started(0);
+        sessions.touch(broker(1), epoch(7), 1_000);
+        sessions.touch(broker(1), epoch(6), 2_000);
+        sessions.report_offset(broker(1), epoch(6), Offset::new(50));
+        assert_eq!(sessions.silence_ms(broker(1), 3_000), Some(2_000));
+        assert_eq!(sessions.lowest_active_offset(&image(), broker(2)), Some(Offset::new(0)));
+    }
+
+    #[test]
+    fn a_late_stamp_does_not_shorten_a_session() {
+        let mut sessions = started(1_000);
+        sessions.touch(broker(1), epoch(1), 500);
+        assert_eq!(sessions.silence_ms(broker(1), 1_000), Some(0));
+    }
+
+    #[test]
+    fn a_stall_of_the_controller_extends_every_session() {
+        let mut sessions = started(0);
+        sessions.extend_all(5_000);
+        assert_eq!(sessions.expired(&image(), 7_999), None);
+        assert_eq!(sessions.expired(&image(), 8_000), Some(broker(1)));
+    }
+
+    #[test]
+    fn the_barrier_waits_for_the_slowest_active_broker() {
+        let mut sessions = started(0);
+        sessions.report_offset(broker(1), epoch(1), Offset::new(40));
+        assert_eq!(sessions.lowest_active_offset(&image(), broker(3)), Some(Offset::new(0)));
+        sessions.report_offset(broker(2), epoch(2), Offset::new(30));
+        assert_eq!(sessions.lowest_active_offset(&image(), broker(3)), Some(Offset::new(30)));
+        assert_eq!(sessions.lowest_active_offset(&image(), broker(2)), Some(Offset::new(40)));
+        assert_eq!(sessions.lowest_active_offset(&MetadataImage::default(), broker(1)), None);
+    }
+}

@@ -1,0 +1,287 @@
+//! The life of a broker: registered and fenced, unfenced, in controlled shutdown, fenced again, unregistered.
+//!
+//! Where a broker stops being active, the changes of its partitions come first and the record about the broker
+//! comes last; where it becomes active, its own record comes first. So the image is sound after every prefix of the
+//! records, and a plan of many batches may be cut between any two: what is left is found and finished later.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{ApiError, ErrorName};
+use crate::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, TopicPartition};
+use crate::image::MetadataImage;
+use crate::plan::partition_change::change_all;
+use crate::plan::{Plan, features};
+use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Record, VersionRange};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegisterBroker {
+    pub broker: BrokerId,
+    pub cluster: ClusterId,
+    pub incarnation: IncarnationId,
+    pub endpoints: Vec<Endpoint>,
+    pub rack: Option<String>,
+    pub features: BTreeMap<String, VersionRange>,
+    pub directories: Vec<DirectoryId>,
+    pub cordoned_directories: Option<Vec<DirectoryId>>,
+    /// The epoch under which it last stopped cleanly, if it did.
+    pub previous_epoch: Option<BrokerEpoch>,
+}
+
+/// Registers a broker, or amends the registration of one that is running.
+///
+/// The epoch is the offset of the record that registers it, which is the plan's last: the records must be
+/// proposed at `image.next_offset`, with nothing before them.
+pub fn register(
+    image: &MetadataImage,
+    request: RegisterBroker,
+    has_live_session: bool,
+) -> Result<Plan<BrokerEpoch>, ApiError> {
+    check_cluster(image, &request)?;
+    check_duplicate(image, &request, has_live_session)?;
+    check_features(image, &request)?;
+    check_directories(image, &request)?;
+    check_endpoints(&request)?;
+    match image.broker(request.broker) {
+        Some(before) if before.incarnation == request.incarnation => Ok(amend(image, before, request)),
+        before => Ok(register_incarnation(image, before.map(AsRef::as_ref), request)),
+    }
+}
+
+fn check_cluster(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
+    match image.cluster {
+        Some(cluster) if cluster == request.cluster => Ok(()),
+        Some(cluster) => Err(ApiError::new(
+            ErrorName::InconsistentClusterId,
+            format!("broker {} belongs to cluster {}, this is cluster {cluster}", request.broker, request.cluster),
+        )),
+        None => Err(ApiError::new(ErrorName::ControllerUnavailable, "the cluster has not been created yet")),
+    }
+}
+
+/// Two processes under one id: the one that is alive keeps it, unless it is about to stop anyway.
+fn check_duplicate(image: &MetadataImage, request: &RegisterBroker, has_live_session: bool) -> Result<(), ApiError> {
+    let Some(before) = image.broker(request.broker) else { return Ok(()) };
+    let other_is_running = before.incarnation != request.incarnation
+        && has_live_session
+        && !before.fenced
+        && !before.in_controlled_shutdown;
+    if !other_is_running {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorName::DuplicateBrokerRegistration,
+        format!("broker {} is running as incarnation {}", request.broker, before.incarnation),
+    ))
+}
+
+fn check_features(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
+    for (name, &level) in &image.features {
+        let unsaid = match name.as_str() {
+            features::METADATA_VERSION => features::METADATA_VERSION_OLDEST,
+            _ => VersionRange { min: 0, max: 0 },
+        };
+        let range = request.features.get(name).copied().unwrap_or(unsaid);
+        if level < range.min || level > range.max {
+            return Err(ApiError::new(
+                ErrorName::UnsupportedVersion,
+                format!(
+                    "broker {} supports {name} {} to {}, the cluster is at {level}",
+                    request.broker, range.min, range.max
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
+    if request.directories.is_empty() {
+        return Err(invalid_registration(request, "has no log directory"));
+    }
+    let mut seen = BTreeSet::new();
+    for &directory in &request.directories {
+        if directory.is_reserved() {
+            return Err(invalid_registration(request, &format!("uses the reserved directory id {directory}")));
+        }
+        if !seen.insert(directory) {
+            return Err(invalid_registration(request, &format!("names directory {directory} twice")));
+        }
+        let others = image.brokers.values().filter(|other| other.broker != request.broker);
+        if let Some(owner) = others.into_iter().find(|other| other.directories.contains(&directory)) {
+            let why = format!("names directory {directory}, which broker {} has", owner.broker);
+            return Err(invalid_registration(request, &why));
+        }
+    }
+    Ok(())
+}
+
+fn check_endpoints(request: &RegisterBroker) -> Result<(), ApiError> {
+    if request.broker.get() < 0 {
+        return Err(invalid_registration(request, "has a negative id"));
+    }
+    if request.endpoints.is_empty() {
+        return Err(invalid_registration(request, "has no endpoint"));
+    }
+    match request.endpoints.iter().find(|endpoint| endpoint.host.is_empty()) {
+        Some(endpoint) => Err(invalid_registration(request, &format!("has no host for endpoint {:?}", endpoint.name))),
+        None => Ok(()),
+    }
+}
+
+fn invalid_registration(request: &RegisterBroker, why: &str) -> ApiError {
+    ApiError::new(ErrorName::InvalidRegistration, format!("broker {} {why}", request.broker))
+}
+
+/// The same process again: what it says of itself is taken over, what it is stays.
+fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBroker) -> Plan<BrokerEpoch> {
+    let epoch = before.epoch;
+    let after = BrokerRegistration {
+        fenced: before.fenced,
+        in_controlled_shutdown: before.in_controlled_shutdown,
+        controlled_shutdown_offset: before.controlled_shutdown_offset,
+        ..registration(request, epoch)
+    };
+    if after == *before {
+        return Plan::new(Vec::new(), epoch);
+    }
+    let lost = hosted_elsewhere(image, before, &after.directories);
+    let cause = Cause::UncleanRestart(before.broker);
+    let mut records = change_all(image, lost, cause, |change| change.rehome(before.broker, &after.directories));
+    records.push(Record::RegisterBroker(after));
+    Plan::new(records, epoch)
+}
+
+/// A new process: born fenced, and out of every ISR. Out of the ELR as well, unless it proves that the one before it
+/// stopped cleanly: otherwise the end of its log may be gone.
+fn register_incarnation(
+    image: &MetadataImage,
+    before: Option<&BrokerRegistration>,
+    request: RegisterBroker,
+) -> Plan<BrokerEpoch> {
+    let mut records = before.map_or_else(Vec::new, |before| give_up_seats(image, before, &request));
+    let epoch = BrokerEpoch::from(image.next_offset.advance(records.len()));
+    records.push(Record::RegisterBroker(registration(request, epoch)));
+    Plan::new(records, epoch)
+}
+
+fn give_up_seats(image: &MetadataImage, before: &BrokerRegistration, request: &RegisterBroker) -> Vec<Record> {
+    let broker = request.broker;
+    let directories = &request.directories;
+    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, before, directories);
+    seats.extend(image.index.in_isr(broker));
+    if request.previous_epoch == Some(before.epoch) {
+        let cause = Cause::BrokerFenced(broker);
+        return change_all(image, seats, cause, |change| change.without(broker).rehome(broker, directories));
+    }
+    seats.extend(image.index.in_elr(broker));
+    let cause = Cause::UncleanRestart(broker);
+    change_all(image, seats, cause, |change| change.distrust(broker).rehome(broker, directories))
+}
+
+/// The partitions whose copy was in a directory that the broker no longer has.
+fn hosted_elsewhere(
+    image: &MetadataImage,
+    before: &BrokerRegistration,
+    directories: &[DirectoryId],
+) -> BTreeSet<TopicPartition> {
+    if before.directories.iter().all(|directory| directories.contains(directory)) {
+        return BTreeSet::new();
+    }
+    let is_elsewhere = |id: &TopicPartition| {
+        let partition = image.partition(*id).expect("the index names partitions of the image");
+        let mut replicas = partition.replicas.iter().zip(&partition.directories);
+        replicas.any(|(&replica, at)| {
+            replica == before.broker && *at != DirectoryId::UNASSIGNED && !directories.contains(at)
+        })
+    };
+    image.index.hosted_by(before.broker).filter(is_elsewhere).collect()
+}
+
+/// As a new incarnation: fenced, with its directories sorted.
+fn registration(request: RegisterBroker, epoch: BrokerEpoch) -> BrokerRegistration {
+    let mut directories = request.directories;
+    directories.sort_unstable();
+    BrokerRegistration {
+        broker: request.broker,
+        epoch,
+        incarnation: request.incarnation,
+        endpoints: request.endpoints,
+        rack: request.rack,
+        features: request.features,
+        directories,
+        cordoned_directories: request.cordoned_directories,
+        fenced: true,
+        in_controlled_shutdown: false,
+        controlled_shutdown_offset: None,
+    }
+}
+
+/// Unfences a broker; the leaderless partitions that it can lead get it as their leader.
+pub fn unfence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+    let registration = registered(image, broker)?;
+    if !registration.fenced {
+        return Ok(Plan::new(Vec::new(), ()));
+    }
+    let hosts = |id: &TopicPartition| image.partition(*id).is_some_and(|at| at.replicas.contains(&broker));
+    let leaderless = image.index.leaderless().filter(hosts);
+    let mut records = vec![Record::UnfenceBroker { broker, epoch: registration.epoch }];
+    records.extend(change_all(image, leaderless, Cause::BrokerUnfenced(broker), |change| change.admit(broker)));
+    Ok(Plan::new(records, ()))
+}
+
+/// Fences a broker: it leaves every ISR, and what it led elects among who remains.
+pub fn fence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+    let registration = registered(image, broker)?;
+    if registration.fenced {
+        return Ok(Plan::new(Vec::new(), ()));
+    }
+    let mut records = leave_isr(image, broker, Cause::BrokerFenced(broker));
+    records.push(Record::FenceBroker { broker, epoch: registration.epoch });
+    Ok(Plan::new(records, ()))
+}
+
+/// Begins a controlled shutdown. Its record stands last, so that its offset is the barrier: who has replayed it
+/// has seen every move.
+pub fn begin_controlled_shutdown(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+    let registration = registered(image, broker)?;
+    if registration.fenced || registration.in_controlled_shutdown {
+        return Ok(Plan::new(Vec::new(), ()));
+    }
+    let mut records = leave_isr(image, broker, Cause::ControlledShutdown(broker));
+    records.push(Record::BeginControlledShutdown { broker, epoch: registration.epoch });
+    Ok(Plan::new(records, ()))
+}
+
+fn leave_isr(image: &MetadataImage, broker: BrokerId, cause: Cause) -> Vec<Record> {
+    change_all(image, image.index.in_isr(broker), cause, |change| change.without(broker))
+}
+
+/// Forgets a broker, running or not. It keeps its place in replica lists: moving its replicas is another matter.
+pub fn unregister(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+    let registration = registered(image, broker)?;
+    let seats: BTreeSet<TopicPartition> = image.index.in_isr(broker).chain(image.index.in_elr(broker)).collect();
+    let mut records = change_all(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
+    records.push(Record::UnregisterBroker { broker, epoch: registration.epoch });
+    Ok(Plan::new(records, ()))
+}
+
+/// Registers a controller, so that upgrades can tell what every node supports.
+pub fn register_controller(image: &MetadataImage, registration: ControllerRegistration) -> Plan<()> {
+    let is_known = image.controllers.get(&registration.controller).is_some_and(|before| **before == registration);
+    let records = if is_known { Vec::new() } else { vec![Record::RegisterController(registration)] };
+    Plan::new(records, ())
+}
+
+fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {
+    image.broker(broker).map(AsRef::as_ref).ok_or_else(|| not_registered(broker))
+}
+
+pub(super) fn not_registered(broker: BrokerId) -> ApiError {
+    ApiError::new(ErrorName::BrokerIdNotRegistered, format!("broker {broker} is not registered"))
+}
+
+/// Whether a new replica may be put on this broker: not on its way out, and not cordoned in every directory.
+pub(super) fn takes_replicas(broker: &BrokerRegistration) -> bool {
+    let is_cordoned = |directory| broker.cordoned_directories.iter().flatten().any(|cordoned| cordoned == directory);
+    !broker.in_controlled_shutdown && !broker.directories.iter().all(is_cordoned)
+}

@@ -1,0 +1,410 @@
+//! The only place that picks a leader, changes an ISR or bumps a leader epoch.
+//!
+//! Callers say what they want (another ISR, another election, a broker out) and who may lead; `build` then runs the
+//! same steps for all of them, in this order:
+//!
+//! 1. finish the reassignment, if the ISR now holds every target replica;
+//! 2. ELR: whoever leaves the ISR while it falls below `min.insync.replicas` stays eligible;
+//! 3. elect;
+//! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR;
+//! 5. remember the last leader, if there is none now;
+//! 6. write what differs. Nothing differs: no change.
+//!
+//! Writing the leader is what bumps the leader epoch. It is written if it changed, and re-stated if a replica left the
+//! partition for good: the old replica must not go on fetching under an epoch that still names it. An ISR that
+//! grows or shrinks under the same leader bumps nothing.
+//!
+//! Example: replicas [1,2,3], ISR [1,2], ELR [3], leader 1, min.insync.replicas 2. Fencing 1 leaves ISR [2], which is
+//! below 2, so 1 joins the ELR; 2 is elected; the change is `isr [2] elr [1,3] leader 2`. Fencing 2 as well leaves
+//! ISR [] and ELR [1,2,3], and no one to elect: `leader none`, and 2 is remembered as the last leader. The
+//! first of the three to be unfenced leads again, alone in the ISR, and nothing acknowledged is lost.
+//!
+//! Invariant: ISR and ELR are disjoint subsets of the replicas; the leader is in the ISR; the ELR is empty where the
+//! ISR has `min.insync.replicas` members.
+
+use crate::config;
+use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
+use crate::image::{MetadataImage, Topic};
+use crate::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, Record};
+
+/// Who may be elected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Election {
+    /// Keep the leader if it is valid, else the first valid replica, else the last known leader.
+    Online,
+    /// The first replica if it is valid, else as `Online`.
+    Preferred,
+    /// As `Online`, else any active replica: records may be lost.
+    Unclean,
+}
+
+/// What the configs of a topic say about its elections.
+#[derive(Debug, Clone, Copy)]
+pub struct ElectionRules {
+    unclean_allowed: bool,
+    min_isr: usize,
+}
+
+impl ElectionRules {
+    pub fn of(image: &MetadataImage, topic: &Topic) -> Self {
+        Self {
+            unclean_allowed: config::unclean_allowed(image, &topic.name),
+            min_isr: config::min_insync_replicas(image, &topic.name),
+        }
+    }
+
+    pub fn unclean_allowed(self) -> bool {
+        self.unclean_allowed
+    }
+
+    /// The election that a lost leader leads to.
+    fn election(self) -> Election {
+        if self.unclean_allowed { Election::Unclean } else { Election::Online }
+    }
+}
+
+/// Changes of many partitions for one cause: each is shaped by `shape`, and those that come to nothing are left out.
+pub fn change_all<'a>(
+    image: &'a MetadataImage,
+    partitions: impl IntoIterator<Item = TopicPartition>,
+    cause: Cause,
+    shape: impl Fn(PartitionChangeBuilder<'a>) -> PartitionChangeBuilder<'a>,
+) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut rules = RulesByTopic::new(image);
+    for id in partitions {
+        let topic = image.topic(id.topic).expect("the index names topics of the image");
+        let partition = topic.partition(id.partition).expect("the index names partitions of the image");
+        let builder = PartitionChangeBuilder::new(image, id, partition, rules.of(topic), cause);
+        records.extend(shape(builder).build().map(Record::PartitionChange));
+    }
+    records
+}
+
+/// The rules of the topic asked for last: partitions come sorted by topic, and a look-up costs more than a change.
+pub struct RulesByTopic<'a> {
+    image: &'a MetadataImage,
+    last: Option<(TopicId, ElectionRules)>,
+}
+
+impl<'a> RulesByTopic<'a> {
+    pub fn new(image: &'a MetadataImage) -> Self {
+        Self { image, last: None }
+    }
+
+    pub fn of(&mut self, topic: &Topic) -> ElectionRules {
+        match self.last {
+            Some((id, rules)) if id == topic.id => rules,
+            _ => {
+                let rules = ElectionRules::of(self.image, topic);
+                self.last = Some((topic.id, rules));
+                rules
+            }
+        }
+    }
+}
+
+/// One partition on its way to a change: the state wanted, and who may lead.
+#[derive(Debug, Clone)]
+pub struct PartitionChangeBuilder<'a> {
+    image: &'a MetadataImage,
+    id: TopicPartition,
+    before: &'a Partition,
+    rules: ElectionRules,
+    cause: Cause,
+    election: Election,
+    /// May lead although the image still has it fenced.
+    admitted: Option<BrokerId>,
+    /// May not lead although the image still has it active.
+    excluded: Option<BrokerId>,
+    /// Its copy cannot be trusted: no seat in the ELR either.
+    distrusted: Option<BrokerId>,
+    forget_elr: bool,
+    replicas: Vec<BrokerId>,
+    directories: Vec<DirectoryId>,
+    isr: Vec<BrokerId>,
+    elr: Vec<BrokerId>,
+    adding: Vec<BrokerId>,
+    removing: Vec<BrokerId>,
+    recovery: LeaderRecoveryState,
+}
+
+/// The outcome of an election.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Elected {
+    Cleanly(BrokerId),
+    /// From outside ISR and ELR.
+    Uncleanly(BrokerId),
+    Nobody,
+}
+
+impl Elected {
+    fn leader(self) -> Option<BrokerId> {
+        match self {
+            Self::Cleanly(leader) | Self::Uncleanly(leader) => Some(leader),
+            Self::Nobody => None,
+        }
+    }
+}
+
+impl<'a> PartitionChangeBuilder<'a> {
+    pub fn new(
+        image: &'a MetadataImage,
+        id: TopicPartition,
+        before: &'a Partition,
+        rules: ElectionRules,
+        cause: Cause,
+    ) -> Self {
+        Self {
+            image,
+            id,
+            before,
+            rules,
+            cause,
+            election: rules.election(),
+            admitted: None,
+            excluded: None,
+            distrusted: None,
+            forget_elr: false,
+            replicas: before.replicas.clone(),
+            directories: before.directories.clone(),
+            isr: before.isr.clone(),
+            elr: before.elr.clone(),
+            adding: before.adding.clone(),
+            removing: before.removing.clone(),
+            recovery: before.recovery,
+        }
+    }
+
+    /// Another election than the one that the topic's configs lead to.
+    #[must_use]
+    pub fn election(mut self, election: Election) -> Self {
+        self.election = election;
+        self
+    }
+
+    /// Counts `broker` as active: the record that unfences it stands before this change.
+    #[must_use]
+    pub fn admit(mut self, broker: BrokerId) -> Self {
+        self.admitted = Some(broker);
+        self
+    }
+
+    /// Takes `broker` out of the ISR and bars it from leading. In the ELR it may keep or get a seat.
+    #[must_use]
+    pub fn without(mut self, broker: BrokerId) -> Self {
+        self.excluded = Some(broker);
+        self.isr.retain(|&member| member != broker);
+        self
+    }
+
+    /// As `without`, and out of the ELR: its copy may lack records.
+    #[must_use]
+    pub fn distrust(mut self, broker: BrokerId) -> Self {
+        self.distrusted = Some(broker);
+        self.without(broker)
+    }
+
+    /// The log directories of `broker` are now `online`: a copy that was in another one is lost, and starts afresh.
+    #[must_use]
+    pub fn rehome(mut self, broker: BrokerId, online: &[DirectoryId]) -> Self {
+        let at = self.replicas.iter().position(|&replica| replica == broker);
+        let Some(directory) = at.and_then(|at| self.directories.get_mut(at)) else { return self };
+        if *directory == DirectoryId::UNASSIGNED || online.contains(directory) {
+            return self;
+        }
+        *directory = only_directory(online);
+        self.cause = Cause::UncleanRestart(broker);
+        self.distrust(broker)
+    }
+
+    #[must_use]
+    pub fn isr(mut self, isr: Vec<BrokerId>) -> Self {
+        self.isr = isr;
+        self
+    }
+
+    #[must_use]
+    pub fn recovery(mut self, recovery: LeaderRecoveryState) -> Self {
+        self.recovery = recovery;
+        self
+    }
+
+    /// Empties the ELR: it was earned under another `min.insync.replicas`.
+    #[must_use]
+    pub fn forget_elr(mut self) -> Self {
+        self.forget_elr = true;
+        self
+    }
+
+    /// The change that leads to what was asked for; `None` if that is what is.
+    pub fn build(mut self) -> Option<PartitionChange> {
+        self.finish_reassignment();
+        self.update_elr();
+        let elected = self.elect();
+        self.seat(elected);
+        self.assert_sound(elected.leader());
+        self.difference(elected)
+    }
+
+    /// Drops the replicas to be removed once the ISR holds every other one.
+    fn finish_reassignment(&mut self) {
+        if self.adding.is_empty() && self.removing.is_empty() {
+            return;
+        }
+        let stays = |replica: &BrokerId| !self.removing.contains(replica);
+        let target: Vec<BrokerId> = self.replicas.iter().copied().filter(stays).collect();
+        if target.is_empty() || !target.iter().all(|replica| self.isr.contains(replica)) {
+            return;
+        }
+        self.directories = target.iter().map(|&replica| self.directory_of(replica)).collect();
+        self.isr.retain(|replica| target.contains(replica));
+        self.replicas = target;
+        self.adding.clear();
+        self.removing.clear();
+        self.cause = Cause::Reassignment;
+    }
+
+    fn update_elr(&mut self) {
+        self.elr.clear();
+        if self.forget_elr || self.has_enough_in_sync() {
+            return;
+        }
+        let was_eligible = |replica: &BrokerId| self.before.elr.contains(replica) || self.before.isr.contains(replica);
+        let is_trusted = |replica: &BrokerId| self.distrusted != Some(*replica) && !self.isr.contains(replica);
+        self.elr = self.replicas.iter().copied().filter(was_eligible).filter(is_trusted).collect();
+    }
+
+    fn has_enough_in_sync(&self) -> bool {
+        self.isr.len() >= self.rules.min_isr.min(self.replicas.len())
+    }
+
+    fn elect(&self) -> Elected {
+        let preferred = self.replicas.first().copied().filter(|_| self.election == Election::Preferred);
+        let clean = [preferred, self.before.leader].into_iter().flatten().chain(self.replicas.iter().copied());
+        if let Some(leader) = clean.into_iter().find(|&replica| self.is_valid(replica)) {
+            return Elected::Cleanly(leader);
+        }
+        if let Some(leader) = self.last_known_leader() {
+            return Elected::Uncleanly(leader);
+        }
+        match self.election {
+            Election::Online | Election::Preferred => Elected::Nobody,
+            Election::Unclean => self.any_acceptable().map_or(Elected::Nobody, Elected::Uncleanly),
+        }
+    }
+
+    fn any_acceptable(&self) -> Option<BrokerId> {
+        self.replicas.iter().copied().find(|&replica| self.is_acceptable(replica))
+    }
+
+    /// Whether electing `replica` loses nothing that was acknowledged.
+    fn is_valid(&self, replica: BrokerId) -> bool {
+        let in_sync = self.isr.contains(&replica) || (self.isr.is_empty() && self.elr.contains(&replica));
+        in_sync && self.is_acceptable(replica)
+    }
+
+    /// Whether `replica` is able to lead at all.
+    fn is_acceptable(&self, replica: BrokerId) -> bool {
+        if self.excluded == Some(replica) || !self.replicas.contains(&replica) {
+            return false;
+        }
+        let active = self.admitted == Some(replica) || self.image.is_active(replica);
+        active && self.has_its_disk(replica)
+    }
+
+    fn has_its_disk(&self, replica: BrokerId) -> bool {
+        let directory = self.directory_of(replica);
+        directory == DirectoryId::UNASSIGNED
+            || self.image.broker(replica).is_some_and(|broker| broker.directories.contains(&directory))
+    }
+
+    fn directory_of(&self, replica: BrokerId) -> DirectoryId {
+        let at = self.replicas.iter().position(|&other| other == replica);
+        at.and_then(|at| self.directories.get(at).copied()).unwrap_or(DirectoryId::UNASSIGNED)
+    }
+
+    /// The last leader, where no one else could be better: neither ISR nor ELR has a member left to wait for.
+    /// It must be able to lead: naming one that is gone would only look like a leader.
+    fn last_known_leader(&self) -> Option<BrokerId> {
+        match self.before.last_known_elr[..] {
+            [last] if self.isr.is_empty() && self.elr.is_empty() && self.is_acceptable(last) => Some(last),
+            _ => None,
+        }
+    }
+
+    /// Gives the leader its seat in the ISR, if it was not elected from there.
+    fn seat(&mut self, elected: Elected) {
+        match elected {
+            Elected::Nobody => return,
+            Elected::Cleanly(leader) if self.isr.contains(&leader) => return,
+            Elected::Cleanly(leader) => {
+                self.elr.retain(|&member| member != leader);
+                self.isr = vec![leader];
+            }
+            Elected::Uncleanly(leader) => {
+                // What the others hold may contradict the new leader's log: no one else is in sync or eligible.
+                self.elr.clear();
+                self.isr = vec![leader];
+                self.recovery = LeaderRecoveryState::Recovering;
+            }
+        }
+        if self.has_enough_in_sync() {
+            self.elr.clear();
+        }
+    }
+
+    fn assert_sound(&self, leader: Option<BrokerId>) {
+        assert!(leader.is_none_or(|leader| self.isr.contains(&leader)), "leader outside the ISR in {}", self.id);
+        assert!(self.isr.iter().all(|member| self.replicas.contains(member)), "ISR outside replicas in {}", self.id);
+        assert!(!self.elr.iter().any(|member| self.isr.contains(member)), "ISR and ELR overlap in {}", self.id);
+        assert!(self.elr.is_empty() || !self.has_enough_in_sync(), "ELR beside a full ISR in {}", self.id);
+        assert_eq!(self.replicas.len(), self.directories.len(), "a replica without a directory in {}", self.id);
+    }
+
+    /// Kept from the moment there is no leader until there is one.
+    fn last_known_after(&self, leader: Option<BrokerId>) -> Vec<BrokerId> {
+        match (leader, self.before.leader) {
+            (Some(_), _) => Vec::new(),
+            (None, Some(last)) if self.replicas.contains(&last) => vec![last],
+            (None, Some(_)) => Vec::new(),
+            (None, None) => self.before.last_known_elr.clone(),
+        }
+    }
+
+    fn difference(self, elected: Elected) -> Option<PartitionChange> {
+        let before = self.before;
+        let leader = elected.leader();
+        let loses_a_replica = before.replicas.iter().any(|replica| !self.replicas.contains(replica));
+        let last_known_elr = self.last_known_after(leader);
+        let none = PartitionChange::none(self.id, self.cause);
+        let change = PartitionChange {
+            leader: (leader != before.leader || loses_a_replica).then_some(leader),
+            last_known_elr: changed(&before.last_known_elr, last_known_elr),
+            replicas: changed(&before.replicas, self.replicas),
+            directories: changed(&before.directories, self.directories),
+            isr: changed(&before.isr, self.isr),
+            elr: changed(&before.elr, self.elr),
+            adding: changed(&before.adding, self.adding),
+            removing: changed(&before.removing, self.removing),
+            recovery: changed(&before.recovery, self.recovery),
+            ..none.clone()
+        };
+        if change == none {
+            return None;
+        }
+        Some(PartitionChange { unclean: matches!(elected, Elected::Uncleanly(_)), ..change })
+    }
+}
+
+/// The directory of a new replica: where there is but one it is that, else the broker chooses.
+pub fn only_directory(online: &[DirectoryId]) -> DirectoryId {
+    match online {
+        [only] => *only,
+        _ => DirectoryId::UNASSIGNED,
+    }
+}
+
+fn changed<T: PartialEq>(before: &T, after: T) -> Option<T> {
+    (*before != after).then_some(after)
+}

@@ -1,0 +1,163 @@
+//! Which brokers get the replicas of new partitions, by hand or by placement, and what such a partition starts as.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::error::{ApiError, ErrorName};
+use crate::ids::{BrokerId, DirectoryId, LeaderEpoch, PartitionEpoch, TopicPartition};
+use crate::image::{MetadataImage, Topic};
+use crate::limits;
+use crate::placement::{Candidate, Load, place};
+use crate::plan::brokers::takes_replicas;
+use crate::plan::partition_change::only_directory;
+use crate::record::{BrokerRegistration, LeaderRecoveryState, Partition, PartitionRegistration, Record};
+use crate::rng::Rng;
+
+/// The brokers with their load, which grows as the request goes on: its last topic sees what its first has placed.
+pub struct Assigner<'a> {
+    image: &'a MetadataImage,
+    candidates: Vec<Candidate<'a>>,
+    /// Where a broker is in `candidates`.
+    positions: BTreeMap<BrokerId, usize>,
+}
+
+impl<'a> Assigner<'a> {
+    pub fn new(image: &'a MetadataImage) -> Self {
+        let preferred = preferred_leaders(image);
+        let candidate = |broker: &'a BrokerRegistration| Candidate {
+            id: broker.broker,
+            rack: broker.rack.as_deref(),
+            fenced: broker.fenced,
+            cluster: Load {
+                leaders: preferred.get(&broker.broker).copied().unwrap_or_default(),
+                replicas: image.index.replica_count(broker.broker),
+            },
+            topic: Load::default(),
+        };
+        let takers = image.brokers.values().filter(|broker| takes_replicas(broker));
+        let candidates: Vec<_> = takers.map(|broker| candidate(broker)).collect();
+        let positions = candidates.iter().enumerate().map(|(at, candidate)| (candidate.id, at)).collect();
+        Self { image, candidates, positions }
+    }
+
+    /// Places partitions of a topic that has `existing` ones, and counts them.
+    pub fn place(
+        &mut self,
+        existing: Option<&Topic>,
+        partitions: usize,
+        replication_factor: usize,
+        rng: &mut Rng,
+    ) -> Result<Vec<Vec<BrokerId>>, ApiError> {
+        self.weigh_topic(existing);
+        let placed = place(&self.candidates, partitions, replication_factor, rng)?;
+        for replicas in &placed {
+            self.count(replicas);
+        }
+        Ok(placed)
+    }
+
+    fn weigh_topic(&mut self, existing: Option<&Topic>) {
+        for candidate in &mut self.candidates {
+            candidate.topic = Load::default();
+        }
+        for partition in existing.into_iter().flat_map(|topic| topic.partitions.iter()) {
+            for (at, replica) in partition.replicas.iter().enumerate() {
+                let Some(&position) = self.positions.get(replica) else { continue };
+                let load = &mut self.candidates[position].topic;
+                load.replicas += 1;
+                load.leaders += usize::from(at == 0);
+            }
+        }
+    }
+
+    /// Counts a partition that was assigned.
+    pub fn count(&mut self, replicas: &[BrokerId]) {
+        for (at, replica) in replicas.iter().enumerate() {
+            let Some(&position) = self.positions.get(replica) else { continue };
+            let load = &mut self.candidates[position].cluster;
+            load.replicas += 1;
+            load.leaders += usize::from(at == 0);
+        }
+    }
+
+    /// Checks an assignment by hand. `what` names the partition in the error.
+    pub fn check_manual(&self, what: &str, replicas: &[BrokerId]) -> Result<(), ApiError> {
+        let refuse = |why: String| Err(invalid_assignment(format!("{what} {why}")));
+        if replicas.is_empty() {
+            return refuse("has no replicas".to_owned());
+        }
+        for (at, replica) in replicas.iter().enumerate() {
+            if replicas[..at].contains(replica) {
+                return refuse(format!("has two replicas on broker {replica}"));
+            }
+            let Some(broker) = self.image.broker(*replica) else {
+                return refuse(format!("has a replica on broker {replica}, which is not registered"));
+            };
+            // A broker in controlled shutdown may be named: it will be back. One that is cordoned may not.
+            if !broker.in_controlled_shutdown && !takes_replicas(broker) {
+                return refuse(format!("has a replica on broker {replica}, whose directories are all cordoned"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn has_active(&self, replicas: &[BrokerId]) -> bool {
+        replicas.iter().any(|&replica| self.image.is_active(replica))
+    }
+
+    /// The record of a new partition: in sync are the replicas that are active, and the first of them leads.
+    pub fn registration(&self, id: TopicPartition, replicas: Vec<BrokerId>) -> Record {
+        let isr: Vec<BrokerId> = replicas.iter().copied().filter(|&replica| self.image.is_active(replica)).collect();
+        let state = Partition {
+            directories: replicas.iter().map(|&replica| self.directory(replica)).collect(),
+            leader: isr.first().copied(),
+            replicas,
+            isr,
+            elr: Vec::new(),
+            last_known_elr: Vec::new(),
+            adding: Vec::new(),
+            removing: Vec::new(),
+            recovery: LeaderRecoveryState::Recovered,
+            leader_epoch: LeaderEpoch::default(),
+            partition_epoch: PartitionEpoch::default(),
+            history: Vec::new(),
+        };
+        Record::CreatePartition(PartitionRegistration { id, state })
+    }
+
+    fn directory(&self, replica: BrokerId) -> DirectoryId {
+        self.image.broker(replica).map_or(DirectoryId::UNASSIGNED, |broker| only_directory(&broker.directories))
+    }
+}
+
+/// How many partitions each broker would lead if all were led by their first replica. It is what new partitions
+/// must be weighed against: after a restart a broker leads nothing, but it is about to.
+fn preferred_leaders(image: &MetadataImage) -> BTreeMap<BrokerId, usize> {
+    let index = &image.index;
+    let mut preferred: BTreeMap<BrokerId, usize> =
+        image.brokers.keys().map(|&broker| (broker, index.led_count(broker))).collect();
+    let misplaced: BTreeSet<_> = index.not_preferred().chain(index.leaderless()).collect();
+    for id in misplaced {
+        let partition = image.partition(id).expect("the index names partitions of the image");
+        if let Some(leader) = partition.leader {
+            *preferred.entry(leader).or_default() -= 1;
+        }
+        if let Some(leader) = partition.preferred_leader() {
+            *preferred.entry(leader).or_default() += 1;
+        }
+    }
+    preferred
+}
+
+/// Bounds what one request can make the controller hold in memory.
+pub fn check_total(partitions: usize) -> Result<(), ApiError> {
+    if partitions <= limits::PARTITIONS_PER_REQUEST_MAX {
+        return Ok(());
+    }
+    let max = limits::PARTITIONS_PER_REQUEST_MAX;
+    let message = format!("the request asks for {partitions} partitions, one request may ask for {max}");
+    Err(ApiError::new(ErrorName::PolicyViolation, message))
+}
+
+pub fn invalid_assignment(message: String) -> ApiError {
+    ApiError::new(ErrorName::InvalidReplicaAssignment, message)
+}

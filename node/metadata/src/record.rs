@@ -1,0 +1,430 @@
+//! The facts that the metadata log holds. A record says what became true, never what was asked for;
+//! the meaning of a record does not change once released, and a new fact is a new record.
+//!
+//! A change record carries only what changed: `None` means unchanged. Epochs of partitions are never
+//! carried by a change, because replay derives them (leader epoch +1 iff `leader` is present,
+//! partition epoch +1 always).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::ids::{
+    BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId,
+    LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition,
+};
+
+/// What one log entry carries: records planned together under one claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The epoch the planner had claimed. A batch whose claim is not its entry's term replays to nothing.
+    pub controller_epoch: ControllerEpoch,
+    /// Chosen by the planner, so that every node writes the same time.
+    pub timestamp_ms: i64,
+    pub records: Vec<Record>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// First record of a cluster.
+    ClusterCreated { cluster: ClusterId },
+    /// A finalized feature; level 0 removes it.
+    FeatureLevel { name: String, level: i16 },
+    RegisterController(ControllerRegistration),
+
+    /// A new incarnation is born fenced. The same incarnation again amends endpoints and the like,
+    /// and keeps epoch and state.
+    RegisterBroker(BrokerRegistration),
+    FenceBroker { broker: BrokerId, epoch: BrokerEpoch },
+    UnfenceBroker { broker: BrokerId, epoch: BrokerEpoch },
+    BeginControlledShutdown { broker: BrokerId, epoch: BrokerEpoch },
+    UnregisterBroker { broker: BrokerId, epoch: BrokerEpoch },
+
+    CreateTopic { topic: TopicId, name: String },
+    /// Removes the topic with its partitions and configs.
+    RemoveTopic { topic: TopicId },
+    CreatePartition(PartitionRegistration),
+    PartitionChange(PartitionChange),
+
+    /// Sets a config, or removes it with `None`.
+    Config { resource: ConfigResource, key: String, value: Option<String> },
+
+    /// A mutation of this client was applied; `reply` is what it was answered, for its retries.
+    /// The two options are set in snapshots only: where it was applied, and the client's highest request that is no
+    /// longer remembered.
+    RequestApplied {
+        client: ClientId,
+        request: u64,
+        reply: Vec<u8>,
+        offset: Option<Offset>,
+        forgotten_up_to: Option<u64>,
+    },
+
+    /// The digest of the image before this record. A node whose own differs must stop.
+    Digest { digest: u128 },
+
+    /// Until the matching end, readers and watchers see the image from before.
+    BeginTransaction { name: String },
+    EndTransaction,
+    AbortTransaction { reason: String },
+}
+
+impl Record {
+    /// Every name that `kind` gives.
+    pub const KINDS: &'static [&'static str] = &[
+        "ClusterCreated",
+        "FeatureLevel",
+        "RegisterController",
+        "RegisterBroker",
+        "FenceBroker",
+        "UnfenceBroker",
+        "BeginControlledShutdown",
+        "UnregisterBroker",
+        "CreateTopic",
+        "RemoveTopic",
+        "CreatePartition",
+        "PartitionChange",
+        "Config",
+        "RequestApplied",
+        "Digest",
+        "BeginTransaction",
+        "EndTransaction",
+        "AbortTransaction",
+    ];
+
+    /// The record's name on the wire, in `watch` and in logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ClusterCreated { .. } => "ClusterCreated",
+            Self::FeatureLevel { .. } => "FeatureLevel",
+            Self::RegisterController(_) => "RegisterController",
+            Self::RegisterBroker(_) => "RegisterBroker",
+            Self::FenceBroker { .. } => "FenceBroker",
+            Self::UnfenceBroker { .. } => "UnfenceBroker",
+            Self::BeginControlledShutdown { .. } => "BeginControlledShutdown",
+            Self::UnregisterBroker { .. } => "UnregisterBroker",
+            Self::CreateTopic { .. } => "CreateTopic",
+            Self::RemoveTopic { .. } => "RemoveTopic",
+            Self::CreatePartition(_) => "CreatePartition",
+            Self::PartitionChange(_) => "PartitionChange",
+            Self::Config { .. } => "Config",
+            Self::RequestApplied { .. } => "RequestApplied",
+            Self::Digest { .. } => "Digest",
+            Self::BeginTransaction { .. } => "BeginTransaction",
+            Self::EndTransaction => "EndTransaction",
+            Self::AbortTransaction { .. } => "AbortTransaction",
+        }
+    }
+
+    /// About how long it is when encoded, and seldom longer: what batches are filled by.
+    pub fn approximate_bytes(&self) -> usize {
+        const FRAME: usize = 8;
+        const ID: usize = 18;
+        const NUMBER: usize = 11;
+        let body = match self {
+            Self::ClusterCreated { .. } | Self::RemoveTopic { .. } | Self::Digest { .. } => ID,
+            Self::FeatureLevel { name, .. } => name.len() + NUMBER,
+            Self::RegisterController(controller) => {
+                ID + NUMBER + bytes_of_endpoints(&controller.endpoints) + bytes_of_features(&controller.features)
+            }
+            Self::RegisterBroker(broker) => {
+                let directories = broker.directories.len() + broker.cordoned_directories.iter().flatten().count();
+                let rack = broker.rack.as_ref().map_or(0, String::len);
+                let lists = bytes_of_endpoints(&broker.endpoints) + bytes_of_features(&broker.features);
+                ID + 6 * NUMBER + rack + lists + directories * ID
+            }
+            Self::FenceBroker { .. }
+            | Self::UnfenceBroker { .. }
+            | Self::BeginControlledShutdown { .. }
+            | Self::UnregisterBroker { .. } => 2 * NUMBER,
+            Self::CreateTopic { name, .. } => ID + name.len(),
+            Self::CreatePartition(partition) => bytes_of_partition(&partition.state),
+            Self::PartitionChange(change) => bytes_of_change(change),
+            Self::Config { resource, key, value } => {
+                let resource = if let ConfigResource::Topic(name) = resource { name.len() } else { NUMBER };
+                resource + key.len() + value.as_ref().map_or(0, String::len)
+            }
+            Self::RequestApplied { reply, .. } => ID + 3 * NUMBER + reply.len(),
+            Self::BeginTransaction { name } => name.len(),
+            Self::EndTransaction => 0,
+            Self::AbortTransaction { reason } => reason.len(),
+        };
+        FRAME + body
+    }
+}
+
+fn bytes_of_endpoints(endpoints: &[Endpoint]) -> usize {
+    endpoints.iter().map(|endpoint| 16 + endpoint.name.len() + endpoint.host.len()).sum()
+}
+
+fn bytes_of_features(features: &BTreeMap<String, VersionRange>) -> usize {
+    features.keys().map(|name| 16 + name.len()).sum()
+}
+
+fn bytes_of_partition(partition: &Partition) -> usize {
+    let brokers = partition.replicas.len()
+        + partition.isr.len()
+        + partition.elr.len()
+        + partition.last_known_elr.len()
+        + partition.adding.len()
+        + partition.removing.len();
+    64 + 6 * brokers + 18 * partition.directories.len() + 48 * partition.history.len()
+}
+
+fn bytes_of_change(change: &PartitionChange) -> usize {
+    let lists = [
+        &change.replicas,
+        &change.isr,
+        &change.elr,
+        &change.last_known_elr,
+        &change.adding,
+        &change.removing,
+    ];
+    let brokers: usize = lists.into_iter().flatten().map(|list| 2 + 6 * list.len()).sum();
+    64 + brokers + 18 * change.directories.as_ref().map_or(0, Vec::len)
+}
+
+/// Where a node can be reached, under which listener name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+    pub security: SecurityProtocol,
+}
+
+/// Kafka's security protocols, by their wire numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i16)]
+pub enum SecurityProtocol {
+    Plaintext = 0,
+    Ssl = 1,
+    SaslPlaintext = 2,
+    SaslSsl = 3,
+}
+
+/// The levels of one feature that a node can work with, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VersionRange {
+    pub min: i16,
+    pub max: i16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerRegistration {
+    pub controller: ControllerId,
+    pub incarnation: IncarnationId,
+    pub endpoints: Vec<Endpoint>,
+    pub features: BTreeMap<String, VersionRange>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerRegistration {
+    pub broker: BrokerId,
+    /// Equals the offset of the record that first registered this incarnation.
+    pub epoch: BrokerEpoch,
+    pub incarnation: IncarnationId,
+    pub endpoints: Vec<Endpoint>,
+    pub rack: Option<String>,
+    pub features: BTreeMap<String, VersionRange>,
+    /// Online log directories, sorted.
+    pub directories: Vec<DirectoryId>,
+    /// Directories that take no new replicas; `None` is "does not say".
+    pub cordoned_directories: Option<Vec<DirectoryId>>,
+    pub fenced: bool,
+    pub in_controlled_shutdown: bool,
+    /// Where its controlled shutdown began: the barrier that the other brokers must pass.
+    pub controlled_shutdown_offset: Option<Offset>,
+}
+
+/// The whole state of a partition: written when it is created, and in snapshots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionRegistration {
+    pub id: TopicPartition,
+    pub state: Partition,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Ordered; the first is the preferred leader.
+    pub replicas: Vec<BrokerId>,
+    /// One per replica, in the same order.
+    pub directories: Vec<DirectoryId>,
+    pub isr: Vec<BrokerId>,
+    /// Eligible leaders outside the ISR (KIP-966); disjoint from it.
+    pub elr: Vec<BrokerId>,
+    /// The last leader, kept while neither ISR nor ELR has a member.
+    pub last_known_elr: Vec<BrokerId>,
+    pub adding: Vec<BrokerId>,
+    pub removing: Vec<BrokerId>,
+    pub leader: Option<BrokerId>,
+    pub recovery: LeaderRecoveryState,
+    pub leader_epoch: LeaderEpoch,
+    pub partition_epoch: PartitionEpoch,
+    /// Its last changes, oldest first, at most `limits::PARTITION_CHANGES_KEPT`.
+    pub history: Vec<ChangeNote>,
+}
+
+impl Partition {
+    pub fn preferred_leader(&self) -> Option<BrokerId> {
+        self.replicas.first().copied()
+    }
+
+    pub fn has_preferred_leader(&self) -> bool {
+        self.leader.is_some() && self.leader == self.preferred_leader()
+    }
+
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+}
+
+/// Why, when and to what a partition changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeNote {
+    pub cause: Cause,
+    pub offset: Offset,
+    pub time_ms: i64,
+    pub leader: Option<BrokerId>,
+    pub leader_epoch: LeaderEpoch,
+    /// The leader was taken from outside ISR and ELR: records may be lost.
+    pub unclean: bool,
+}
+
+/// Whether the leader was elected cleanly (Kafka's LeaderRecoveryState).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(i8)]
+pub enum LeaderRecoveryState {
+    #[default]
+    Recovered = 0,
+    /// Elected uncleanly; the leader has yet to say that it is ready.
+    Recovering = 1,
+}
+
+/// Why a partition changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The topic was created or got more partitions.
+    Created,
+    BrokerFenced(BrokerId),
+    BrokerUnfenced(BrokerId),
+    ControlledShutdown(BrokerId),
+    BrokerUnregistered(BrokerId),
+    /// A new incarnation registered without proof of a clean stop: its copy may lack records.
+    UncleanRestart(BrokerId),
+    /// The leader asked for another ISR.
+    AlterPartition(BrokerId),
+    /// An operator asked for the election.
+    ElectionRequested,
+    /// The periodic return to the preferred leader.
+    PreferredElection,
+    /// The periodic unclean election, where the topic allows it.
+    UncleanElection,
+    /// `min.insync.replicas` changed, so the ELR was cleared.
+    MinIsrChanged,
+    Reassignment,
+}
+
+impl Cause {
+    /// The cause's name on the wire and in `partition explain`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::BrokerFenced(_) => "broker-fenced",
+            Self::BrokerUnfenced(_) => "broker-unfenced",
+            Self::ControlledShutdown(_) => "controlled-shutdown",
+            Self::BrokerUnregistered(_) => "broker-unregistered",
+            Self::UncleanRestart(_) => "unclean-restart",
+            Self::AlterPartition(_) => "alter-partition",
+            Self::ElectionRequested => "election-requested",
+            Self::PreferredElection => "preferred-election",
+            Self::UncleanElection => "unclean-election",
+            Self::MinIsrChanged => "min-isr-changed",
+            Self::Reassignment => "reassignment",
+        }
+    }
+
+    /// The broker that caused it, where one did.
+    pub fn broker(self) -> Option<BrokerId> {
+        match self {
+            Self::BrokerFenced(broker)
+            | Self::BrokerUnfenced(broker)
+            | Self::ControlledShutdown(broker)
+            | Self::BrokerUnregistered(broker)
+            | Self::UncleanRestart(broker)
+            | Self::AlterPartition(broker) => Some(broker),
+            Self::Created
+            | Self::ElectionRequested
+            | Self::PreferredElection
+            | Self::UncleanElection
+            | Self::MinIsrChanged
+            | Self::Reassignment => None,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.broker() {
+            Some(broker) => write!(f, "{} {broker}", self.name()),
+            None => f.write_str(self.name()),
+        }
+    }
+}
+
+/// What changed in one partition; `None` is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionChange {
+    pub id: TopicPartition,
+    pub cause: Cause,
+    /// The leader in this change was taken from outside ISR and ELR.
+    pub unclean: bool,
+    pub replicas: Option<Vec<BrokerId>>,
+    pub directories: Option<Vec<DirectoryId>>,
+    pub isr: Option<Vec<BrokerId>>,
+    pub elr: Option<Vec<BrokerId>>,
+    pub last_known_elr: Option<Vec<BrokerId>>,
+    pub adding: Option<Vec<BrokerId>>,
+    pub removing: Option<Vec<BrokerId>>,
+    /// `Some(None)`: now leaderless. `Some(Some(same))`: re-stated, to bump the leader epoch.
+    pub leader: Option<Option<BrokerId>>,
+    pub recovery: Option<LeaderRecoveryState>,
+}
+
+impl PartitionChange {
+    /// A change of nothing, to be filled in.
+    pub fn none(id: TopicPartition, cause: Cause) -> Self {
+        Self {
+            id,
+            cause,
+            unclean: false,
+            replicas: None,
+            directories: None,
+            isr: None,
+            elr: None,
+            last_known_elr: None,
+            adding: None,
+            removing: None,
+            leader: None,
+            recovery: None,
+        }
+    }
+}
+
+/// What a config belongs to. Topics are named, not identified: configs go with the name's topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ConfigResource {
+    Topic(String),
+    Broker(BrokerId),
+    /// The dynamic default of every broker (Kafka's empty broker name).
+    BrokerDefault,
+}
+
+impl fmt::Display for ConfigResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Topic(name) => write!(f, "topic/{name}"),
+            Self::Broker(broker) => write!(f, "broker/{broker}"),
+            Self::BrokerDefault => f.write_str("broker/default"),
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! `quorate.admin.v1.Admin`.
+
+use std::time::Duration;
+
+use quorate_metadata::ids::{BrokerId, PartitionId, TopicPartition};
+use quorate_metadata::plan::elections::ElectionKind;
+use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic};
+use quorate_metadata::plan::{brokers, configs, elections, topics};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_proto::admin::admin_client::AdminClient;
+use quorate_proto::admin::admin_server::Admin;
+use quorate_proto::admin::*;
+use quorate_proto::error::to_item;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::describe;
+use super::gateway::Gateway;
+use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
+
+pub struct AdminService {
+    pub gateway: Gateway,
+}
+
+/// A client to the active controller, with this service's message limits.
+fn remote(channel: Channel) -> AdminClient<Channel> {
+    AdminClient::new(channel)
+        .max_decoding_message_size(super::server::REPLY_BYTES_MAX)
+        .max_encoding_message_size(super::server::REQUEST_BYTES_MAX)
+}
+
+impl AdminService {
+    async fn image(&self, options: Option<&ReadOptions>) -> Result<MetadataImage, Status> {
+        let options = options.copied().unwrap_or_default();
+        self.gateway.read(options.stale, timeout(options.timeout_ms)).await
+    }
+
+    fn refused(&self) -> impl Fn(ApiError) -> Status + '_ {
+        |error| self.gateway.status(&error)
+    }
+}
+
+/// Plans the items that are well formed, and answers the others with their own error, in the order of the request.
+fn merge<T, U>(checked: Vec<Result<T, ApiError>>, plan: impl FnOnce(Vec<T>) -> Vec<Result<U, ApiError>>) -> Vec<Result<U, ApiError>> {
+    let mut well_formed = Vec::new();
+    let places: Vec<Option<ApiError>> = checked
+        .into_iter()
+        .map(|item| item.map(|item| well_formed.push(item)).err())
+        .collect();
+    let mut planned = plan(well_formed).into_iter();
+    places
+        .into_iter()
+        .map(|error| match error {
+            Some(error) => Err(error),
+            None => planned.next().expect("a plan answers every item"),
+        })
+        .collect()
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn create_topics(&self, request: Request<CreateTopicsRequest>) -> Result<Response<CreateTopicsReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: CreateTopicsRequest, left: Duration| async move {
+            let wanted: Vec<CreateTopic> = body.topics.iter().map(create_topic).collect::<Result<_, _>>()?;
+            self.gateway
+                .controller
+                .mutate(
+                    "create-topics",
+                    terms.within(left),
+                    move |image, rng| topics::create_topics(image, &wanted, rng),
+                    move |created, position, planned| CreateTopicsReply {
+                        result: result(position, planned),
+                        topics: body.topics.iter().zip(created).map(|(asked, created)| created_topic(asked, created)).collect(),
+                    },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).create_topics(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn delete_topics(&self, request: Request<DeleteTopicsRequest>) -> Result<Response<DeleteTopicsReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: DeleteTopicsRequest, left: Duration| async move {
+            let wanted: Vec<_> = body.topics.iter().map(topic_ref).collect();
+            self.gateway
+                .controller
+                .mutate(
+                    "delete-topics",
+                    terms.within(left),
+                    move |image, _| {
+                        let mut records = Vec::new();
+                        let response = merge(wanted, |wanted| {
+                            let plan = topics::delete_topics(image, &wanted);
+                            records = plan.records;
+                            plan.response
+                        });
+                        Ok(quorate_metadata::Plan::new(records, response))
+                    },
+                    move |deleted, position, planned| DeleteTopicsReply {
+                        result: result(position, planned),
+                        topics: body
+                            .topics
+                            .into_iter()
+                            .zip(deleted)
+                            .map(|(topic, deleted)| DeletedTopic {
+                                topic: Some(topic),
+                                error: item_error(&deleted),
+                                id: deleted.map(|id| id.to_string()).unwrap_or_default(),
+                            })
+                            .collect(),
+                    },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).delete_topics(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn create_partitions(
+        &self,
+        request: Request<CreatePartitionsRequest>,
+    ) -> Result<Response<CreatePartitionsReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: CreatePartitionsRequest, left: Duration| async move {
+            let wanted: Vec<CreatePartitions> = body.topics.iter().map(more_partitions).collect();
+            self.gateway
+                .controller
+                .mutate(
+                    "create-partitions",
+                    terms.within(left),
+                    move |image, rng| Ok(topics::create_partitions(image, &wanted, rng)),
+                    move |expanded, position, planned| CreatePartitionsReply {
+                        result: result(position, planned),
+                        topics: body
+                            .topics
+                            .into_iter()
+                            .zip(expanded)
+                            .map(|(asked, expanded)| ExpandedTopic {
+                                topic: asked.topic,
+                                error: item_error(&expanded),
+                                partitions: expanded.unwrap_or_default(),
+                            })
+                            .collect(),
+                    },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).create_partitions(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn elect_leaders(&self, request: Request<ElectLeadersRequest>) -> Result<Response<ElectLeadersReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: ElectLeadersRequest, left: Duration| async move {
+            let kind = election_kind(body.kind())?;
+            if body.all && !body.partitions.is_empty() {
+                return Err(invalid("either all partitions or a list of them"));
+            }
+            self.gateway
+                .controller
+                .mutate(
+                    "elect-leaders",
+                    terms.within(left),
+                    move |image, _| Ok(elect(image, kind, &body)),
+                    |elected, position, planned| ElectLeadersReply { result: result(position, planned), partitions: elected },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).elect_leaders(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn alter_configs(&self, request: Request<AlterConfigsRequest>) -> Result<Response<AlterConfigsReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: AlterConfigsRequest, left: Duration| async move {
+            let wanted: Vec<_> = body.resources.iter().map(config_alteration).collect();
+            self.gateway
+                .controller
+                .mutate(
+                    "alter-configs",
+                    terms.within(left),
+                    move |image, _| {
+                        let mut records = Vec::new();
+                        let response = merge(wanted, |wanted| {
+                            let plan = configs::alter_configs(image, &wanted);
+                            records = plan.records;
+                            plan.response
+                        });
+                        Ok(quorate_metadata::Plan::new(records, response))
+                    },
+                    move |altered, position, planned| AlterConfigsReply {
+                        result: result(position, planned),
+                        resources: body
+                            .resources
+                            .into_iter()
+                            .zip(altered)
+                            .map(|(asked, altered)| AlteredConfig { resource: asked.resource, error: item_error(&altered) })
+                            .collect(),
+                    },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).alter_configs(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn unregister_broker(
+        &self,
+        request: Request<UnregisterBrokerRequest>,
+    ) -> Result<Response<UnregisterBrokerReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let terms = terms(body.options.as_ref()).map_err(self.refused())?;
+        let local = |body: UnregisterBrokerRequest, left: Duration| async move {
+            let broker = BrokerId::new(body.broker);
+            self.gateway
+                .controller
+                .mutate(
+                    "unregister-broker",
+                    terms.within(left),
+                    move |image, _| brokers::unregister(image, broker),
+                    |(), position, planned| UnregisterBrokerReply { result: result(position, planned) },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { remote(channel).unregister_broker(request).await };
+        self.gateway.route(passage(forwarded, &terms), body, local, remote).await
+    }
+
+    async fn list_topics(&self, request: Request<ListTopicsRequest>) -> Result<Response<ListTopicsReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        let topics = image.topic_names.values().filter_map(|id| image.topic(*id)).map(|topic| describe::summary(topic)).collect();
+        Ok(Response::new(ListTopicsReply { offset: image.next_offset.get(), topics }))
+    }
+
+    async fn describe_topics(
+        &self,
+        request: Request<DescribeTopicsRequest>,
+    ) -> Result<Response<DescribeTopicsReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        let topics = request.into_inner().topics.into_iter().map(|asked| described(&image, asked)).collect();
+        Ok(Response::new(DescribeTopicsReply { offset: image.next_offset.get(), topics }))
+    }
+
+    async fn list_partitions(
+        &self,
+        request: Request<ListPartitionsRequest>,
+    ) -> Result<Response<ListPartitionsReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        let filter = request.into_inner();
+        if let Some(name) = &filter.topic
+            && image.topic_named(name).is_none()
+        {
+            return Err(self.gateway.status(&describe::unknown_topic(name)));
+        }
+        let partitions = describe::partitions(&image, &filter);
+        Ok(Response::new(ListPartitionsReply { offset: image.next_offset.get(), partitions }))
+    }
+
+    async fn describe_configs(
+        &self,
+        request: Request<DescribeConfigsRequest>,
+    ) -> Result<Response<DescribeConfigsReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        let resources = request
+            .into_inner()
+            .resources
+            .into_iter()
+            .map(|asked| {
+                let entries = config_resource(Some(&asked)).and_then(|resource| describe::configs(&image, &resource));
+                ConfigDescription { resource: Some(asked), error: item_error(&entries), entries: entries.unwrap_or_default() }
+            })
+            .collect();
+        Ok(Response::new(DescribeConfigsReply { offset: image.next_offset.get(), resources }))
+    }
+
+    async fn list_brokers(&self, request: Request<ListBrokersRequest>) -> Result<Response<ListBrokersReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        let brokers = image.brokers.values().map(|broker| describe::broker(&image, broker)).collect();
+        Ok(Response::new(ListBrokersReply { offset: image.next_offset.get(), brokers }))
+    }
+
+    async fn describe_quorum(
+        &self,
+        request: Request<DescribeQuorumRequest>,
+    ) -> Result<Response<DescribeQuorumReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let options = body.options.unwrap_or_default();
+        if options.stale {
+            return Ok(Response::new(describe::quorum(&self.gateway)));
+        }
+        let passage = super::gateway::Passage {
+            forwarded,
+            deadline: tokio::time::Instant::now() + timeout(options.timeout_ms),
+            repeatable: true,
+        };
+        let local = |_, _| async { Ok(describe::quorum(&self.gateway)) };
+        let remote = |channel, request| async move { remote(channel).describe_quorum(request).await };
+        self.gateway.route(passage, body, local, remote).await
+    }
+
+    async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let body = request.into_inner();
+        let options = body.options.unwrap_or_default();
+        let passage = super::gateway::Passage {
+            forwarded,
+            deadline: tokio::time::Instant::now() + timeout(options.timeout_ms),
+            repeatable: true,
+        };
+        let local = |_, left| async move {
+            self.gateway
+                .raft
+                .read_barrier(left)
+                .await
+                .map_err(|error| ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))?;
+            Ok(describe::status(&self.gateway))
+        };
+        let remote = |channel, request| async move { remote(channel).cluster_status(request).await };
+        self.gateway.route(passage, body, local, remote).await
+    }
+}
+
+fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {
+    let replication_factor = topic
+        .replication_factor
+        .map(|factor| {
+            i16::try_from(factor).map_err(|_| {
+                ApiError::new(ErrorName::InvalidReplicationFactor, format!("replication factor {factor} is out of range"))
+            })
+        })
+        .transpose()?;
+    Ok(CreateTopic {
+        name: topic.name.clone(),
+        partitions: topic.partitions,
+        replication_factor,
+        assignment: assignment(&topic.assignment),
+        configs: topic.configs.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect(),
+    })
+}
+
+fn created_topic(asked: &NewTopic, created: Result<topics::CreatedTopic, ApiError>) -> CreatedTopic {
+    match created {
+        Ok(created) => CreatedTopic {
+            name: created.name,
+            error: None,
+            id: created.id.to_string(),
+            partitions: created.partitions,
+            replication_factor: created.replication_factor.into(),
+            configs: created.configs.into_iter().collect(),
+        },
+        Err(error) => CreatedTopic { name: asked.name.clone(), error: Some(to_item(&error)), ..CreatedTopic::default() },
+    }
+}
+
+fn more_partitions(asked: &MorePartitions) -> CreatePartitions {
+    let replicas = assignment(&asked.assignment);
+    CreatePartitions {
+        topic: asked.topic.clone(),
+        count: asked.count,
+        assignment: (!replicas.is_empty()).then(|| replicas.into_iter().map(|(_, replicas)| replicas).collect()),
+    }
+}
+
+fn election_kind(kind: quorate_proto::admin::ElectionKind) -> Result<ElectionKind, ApiError> {
+    match kind {
+        quorate_proto::admin::ElectionKind::Preferred => Ok(ElectionKind::Preferred),
+        quorate_proto::admin::ElectionKind::Unclean => Ok(ElectionKind::Unclean),
+        quorate_proto::admin::ElectionKind::Unspecified => Err(invalid("unknown election kind")),
+    }
+}
+
+/// Elects, and answers by name; a name that is no topic of ours is an error of its own item.
+fn elect(image: &MetadataImage, kind: ElectionKind, body: &ElectLeadersRequest) -> quorate_metadata::Plan<Vec<ElectedPartition>> {
+    let named = |id: TopicPartition| {
+        let topic = image.topic(id.topic).map(|topic| topic.name.clone()).unwrap_or_else(|| id.topic.to_string());
+        quorate_proto::admin::TopicPartition { topic, partition: id.partition.get() }
+    };
+    if body.all {
+        return elections::elect(image, kind, None).map(|elected| {
+            elected
+                .into_iter()
+                .map(|(id, elected)| ElectedPartition { partition: Some(named(id)), error: item_error(&elected) })
+                .collect()
+        });
+    }
+    let checked: Vec<Result<TopicPartition, ApiError>> = body
+        .partitions
+        .iter()
+        .map(|asked| {
+            let topic = image.topic_named(&asked.topic).ok_or_else(|| describe::unknown_topic(&asked.topic))?;
+            Ok(TopicPartition::new(topic.id, PartitionId::new(asked.partition)))
+        })
+        .collect();
+    let mut records = Vec::new();
+    let elected = merge(checked, |partitions| {
+        let plan = elections::elect(image, kind, Some(&partitions));
+        records = plan.records;
+        plan.response.into_iter().map(|(_, elected)| elected).collect()
+    });
+    let answers = body
+        .partitions
+        .iter()
+        .zip(elected)
+        .map(|(asked, elected)| ElectedPartition { partition: Some(asked.clone()), error: item_error(&elected) })
+        .collect();
+    quorate_metadata::Plan::new(records, answers)
+}
+
+fn config_alteration(asked: &ConfigAlteration) -> Result<configs::AlterConfigs, ApiError> {
+    let op = |change: &ConfigChange| {
+        let op = match change.op() {
+            ConfigOp::Set => configs::ConfigOp::Set(change.value.clone()),
+            ConfigOp::Delete => configs::ConfigOp::Delete,
+            ConfigOp::Append => configs::ConfigOp::Append(change.value.clone()),
+            ConfigOp::Subtract => configs::ConfigOp::Subtract(change.value.clone()),
+            ConfigOp::Unspecified => return Err(invalid(format!("config {}: unknown operation", change.key))),
+        };
+        Ok((change.key.clone(), op))
+    };
+    Ok(configs::AlterConfigs {
+        resource: config_resource(asked.resource.as_ref())?,
+        ops: asked.changes.iter().map(op).collect::<Result<_, _>>()?,
+    })
+}
+
+fn described(image: &MetadataImage, asked: TopicRef) -> TopicDescription {
+    let found = topic_ref(&asked).and_then(|topic| describe::find_topic(image, &topic));
+    match found {
+        Ok(topic) => describe::topic(image, &topic, asked),
+        Err(error) => TopicDescription { topic: Some(asked), error: Some(to_item(&error)), ..TopicDescription::default() },
+    }
+}

@@ -1,0 +1,270 @@
+//! The image in the words of the wire. Reads only.
+
+use std::sync::Arc;
+
+use quorate_metadata::config;
+use quorate_metadata::ids::{BrokerId, TopicPartition};
+use quorate_metadata::image::Topic;
+use quorate_metadata::plan::topics::TopicRef;
+use quorate_metadata::record::{BrokerRegistration, ChangeNote, ConfigResource, LeaderRecoveryState, Partition};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_proto::{admin, endpoint_to_wire};
+
+use super::gateway::Gateway;
+use crate::raft::VoterState;
+
+pub fn unknown_topic(name: &str) -> ApiError {
+    ApiError::new(ErrorName::UnknownTopicOrPartition, format!("topic {name:?} does not exist"))
+}
+
+pub fn find_topic(image: &MetadataImage, topic: &TopicRef) -> Result<Arc<Topic>, ApiError> {
+    match topic {
+        TopicRef::Name(name) => image.topic_named(name).cloned().ok_or_else(|| unknown_topic(name)),
+        TopicRef::Id(id) => image
+            .topic(*id)
+            .cloned()
+            .ok_or_else(|| ApiError::new(ErrorName::UnknownTopicId, format!("topic id {id} does not exist"))),
+    }
+}
+
+pub fn summary(topic: &Topic) -> admin::TopicSummary {
+    let leaderless = topic.partitions.iter().filter(|partition| partition.leader.is_none()).count();
+    let under_replicated = topic.partitions.iter().filter(|partition| is_under_replicated(partition)).count();
+    admin::TopicSummary {
+        name: topic.name.clone(),
+        id: topic.id.to_string(),
+        partitions: count(topic.partitions.len()),
+        replication_factor: topic.partitions.front().map_or(0, |partition| count(partition.replicas.len())),
+        leaderless: count(leaderless),
+        under_replicated: count(under_replicated),
+    }
+}
+
+pub fn topic(image: &MetadataImage, topic: &Topic, asked: admin::TopicRef) -> admin::TopicDescription {
+    let configs = image.configs.get(&ConfigResource::Topic(topic.name.clone()));
+    let min_isr = config::min_insync_replicas(image, &topic.name);
+    admin::TopicDescription {
+        topic: Some(asked),
+        error: None,
+        name: topic.name.clone(),
+        id: topic.id.to_string(),
+        configs: configs.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
+        partitions: topic.partitions().map(|(id, state)| partition(&topic.name, id, state, min_isr)).collect(),
+    }
+}
+
+pub fn partitions(image: &MetadataImage, filter: &admin::ListPartitionsRequest) -> Vec<admin::PartitionDescription> {
+    let wanted = |state: &Partition, min_isr: usize| {
+        (!filter.leaderless || state.leader.is_none())
+            && (!filter.under_replicated || is_under_replicated(state))
+            && (!filter.under_min_isr || is_under_min_isr(state, min_isr))
+            && filter.broker.is_none_or(|broker| state.replicas.contains(&BrokerId::new(broker)))
+    };
+    image
+        .topic_names
+        .iter()
+        .filter(|(name, _)| filter.topic.as_ref().is_none_or(|topic| topic == *name))
+        .filter_map(|(_, id)| image.topic(*id))
+        .flat_map(|topic| {
+            let min_isr = config::min_insync_replicas(image, &topic.name);
+            topic
+                .partitions()
+                .filter(move |(_, state)| wanted(state, min_isr))
+                .map(move |(id, state)| partition(&topic.name, id, state, min_isr))
+        })
+        .collect()
+}
+
+fn partition(topic: &str, id: TopicPartition, state: &Partition, min_isr: usize) -> admin::PartitionDescription {
+    let ids = |brokers: &[BrokerId]| brokers.iter().map(|broker| broker.get()).collect();
+    admin::PartitionDescription {
+        topic: topic.to_owned(),
+        partition: id.partition.get(),
+        leader: state.leader.map(BrokerId::get),
+        leader_epoch: state.leader_epoch.get(),
+        partition_epoch: state.partition_epoch.get(),
+        replicas: ids(&state.replicas),
+        isr: ids(&state.isr),
+        elr: ids(&state.elr),
+        last_known_elr: ids(&state.last_known_elr),
+        adding: ids(&state.adding),
+        removing: ids(&state.removing),
+        leader_recovery_state: recovery(state.recovery).to_owned(),
+        cause: state.history.last().map(|note| note.cause.to_string()).unwrap_or_default(),
+        history: state.history.iter().map(change_note).collect(),
+        min_insync_replicas: count(min_isr.min(state.replicas.len())),
+    }
+}
+
+fn change_note(note: &ChangeNote) -> admin::PartitionChangeNote {
+    admin::PartitionChangeNote {
+        cause: note.cause.to_string(),
+        offset: note.offset.get(),
+        time_ms: note.time_ms,
+        leader: note.leader.map(BrokerId::get),
+        leader_epoch: note.leader_epoch.get(),
+        unclean: note.unclean,
+    }
+}
+
+fn recovery(state: LeaderRecoveryState) -> &'static str {
+    match state {
+        LeaderRecoveryState::Recovered => "recovered",
+        LeaderRecoveryState::Recovering => "recovering",
+    }
+}
+
+fn is_under_replicated(state: &Partition) -> bool {
+    state.isr.len() < state.replicas.len()
+}
+
+fn is_under_min_isr(state: &Partition, min_isr: usize) -> bool {
+    state.isr.len() < min_isr.min(state.replicas.len())
+}
+
+pub fn broker(image: &MetadataImage, broker: &BrokerRegistration) -> admin::BrokerDescription {
+    admin::BrokerDescription {
+        id: broker.broker.get(),
+        epoch: broker.epoch.get(),
+        state: broker_state(broker).to_owned(),
+        endpoints: broker.endpoints.iter().map(endpoint_to_wire).collect(),
+        rack: broker.rack.clone(),
+        leaders: count(image.index.led_count(broker.broker)),
+        replicas: count(image.index.replica_count(broker.broker)),
+        in_sync: count(image.index.isr_count(broker.broker)),
+        incarnation: broker.incarnation.to_string(),
+        directories: broker.directories.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn broker_state(broker: &BrokerRegistration) -> &'static str {
+    match (broker.fenced, broker.in_controlled_shutdown) {
+        (true, _) => "fenced",
+        (false, true) => "controlled-shutdown",
+        (false, false) => "unfenced",
+    }
+}
+
+pub fn configs(image: &MetadataImage, resource: &ConfigResource) -> Result<Vec<admin::ConfigEntry>, ApiError> {
+    let (topic, broker) = match resource {
+        ConfigResource::Topic(name) => {
+            image.topic_named(name).ok_or_else(|| unknown_topic(name))?;
+            (Some(name.as_str()), None)
+        }
+        ConfigResource::Broker(id) => {
+            image.broker(*id).ok_or_else(|| {
+                ApiError::new(ErrorName::BrokerIdNotRegistered, format!("broker {id} is not registered"))
+            })?;
+            (None, Some(*id))
+        }
+        ConfigResource::BrokerDefault => (None, None),
+    };
+    Ok(config::keys_for(resource)
+        .map(|key| {
+            let (value, source) = config::effective(image, topic, broker, key.name);
+            admin::ConfigEntry {
+                key: key.name.to_owned(),
+                value,
+                source: source.as_str().to_owned(),
+                r#type: key.kind_name().to_owned(),
+                doc: key.doc.to_owned(),
+            }
+        })
+        .collect())
+}
+
+pub fn quorum(gateway: &Gateway) -> admin::DescribeQuorumReply {
+    let status = gateway.raft.status();
+    let image = gateway.view.image();
+    let leader = status.leader;
+    admin::DescribeQuorumReply {
+        cluster_id: gateway.raft.cluster().to_string(),
+        leader_id: leader.map(|id| id.get()),
+        epoch: status.epoch.get(),
+        high_watermark: status.committed,
+        voters: status
+            .voters
+            .into_iter()
+            .map(|voter| admin::Voter {
+                id: voter.id.get(),
+                directory_id: voter.directory.to_string(),
+                endpoint: voter.api,
+                log_end: voter.log_end,
+                lag: voter.lag,
+                state: voter_state(voter.state).to_owned(),
+                raft_endpoint: voter.raft,
+            })
+            .collect(),
+        observers: Vec::new(),
+        metadata_offset: image.next_offset.get(),
+        digest: format!("{:032x}", image.digest()),
+        node_id: gateway.node().get(),
+    }
+}
+
+fn voter_state(state: VoterState) -> &'static str {
+    match state {
+        VoterState::Leader => "leader",
+        VoterState::Follower => "follower",
+        VoterState::Unreachable => "unreachable",
+    }
+}
+
+/// Whether the cluster is healthy, and every reason why not.
+pub fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
+    let quorum = gateway.raft.status();
+    let image = gateway.view.image();
+    let unreachable: Vec<String> = quorum
+        .voters
+        .iter()
+        .filter(|voter| voter.state == VoterState::Unreachable)
+        .map(|voter| voter.id.to_string())
+        .collect();
+    let fenced: Vec<String> =
+        image.brokers.values().filter(|broker| broker.fenced).map(|broker| broker.broker.to_string()).collect();
+    let mut reply = admin::ClusterStatusReply {
+        cluster_id: gateway.raft.cluster().to_string(),
+        controller_id: quorum.leader.map(|id| id.get()),
+        controller_epoch: quorum.epoch.get(),
+        offset: image.next_offset.get(),
+        voters: count(quorum.voters.len()),
+        voters_unreachable: count(unreachable.len()),
+        brokers: count(image.brokers.len()),
+        brokers_fenced: count(fenced.len()),
+        topics: count(image.topics.len()),
+        leaderless: count(image.index.leaderless_count()),
+        not_preferred: count(image.index.not_preferred_count()),
+        ..admin::ClusterStatusReply::default()
+    };
+    for topic in image.topics.values() {
+        let min_isr = config::min_insync_replicas(&image, &topic.name);
+        reply.partitions += count(topic.partitions.len());
+        for state in &topic.partitions {
+            reply.under_replicated += i32::from(is_under_replicated(state));
+            reply.under_min_isr += i32::from(is_under_min_isr(state, min_isr));
+        }
+    }
+    reply.reasons = reasons(&reply, &unreachable, &fenced);
+    reply.healthy = reply.reasons.is_empty();
+    reply
+}
+
+fn reasons(status: &admin::ClusterStatusReply, unreachable: &[String], fenced: &[String]) -> Vec<String> {
+    let some = |number: i32, what: &str| (number > 0).then(|| format!("{number} {what}"));
+    [
+        status.controller_id.is_none().then(|| "no active controller".to_owned()),
+        (!unreachable.is_empty()).then(|| format!("voters unreachable: {}", unreachable.join(", "))),
+        (!fenced.is_empty()).then(|| format!("brokers fenced: {}", fenced.join(", "))),
+        some(status.leaderless, "partitions without a leader"),
+        some(status.under_min_isr, "partitions under min.insync.replicas"),
+        some(status.under_replicated, "partitions under-replicated"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// A number of things in memory; more than i32 holds do not fit there.
+fn count(things: usize) -> i32 {
+    i32::try_from(things).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,231 @@
+//! Where a request is served: here, or by the active controller.
+//!
+//! A request is forwarded at most once; the node that receives it then answers or says NOT_CONTROLLER, so two nodes
+//! that disagree about who is active cannot play ping-pong.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use quorate_metadata::ids::{ControllerEpoch, ControllerId};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_proto::error::{self, CONTROLLER_ENDPOINT, Context};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
+
+use crate::controller::{ControllerHandle, RETRY_AFTER_THROTTLED};
+use crate::raft::{DialMap, LeaderInfo, RaftNode};
+use crate::replica::MetadataView;
+
+/// Marks a request that has been forwarded already, with the forwarding node's id.
+const FORWARDED: &str = "quorate-forwarded";
+
+/// A pause before asking again a controller that was not (yet, or any more) active.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Gateway {
+    node: ControllerId,
+    pub controller: ControllerHandle,
+    pub raft: RaftNode,
+    pub view: MetadataView,
+    dial: DialMap,
+    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    /// Serve linearizable reads without asking the quorum while nothing says that the office was lost.
+    lease_reads: bool,
+}
+
+/// Whether the request may still go to another node, and until when it must be answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Passage {
+    pub forwarded: bool,
+    pub deadline: Instant,
+    /// A retry of it takes effect once, so it may be sent again when its outcome is unknown.
+    pub repeatable: bool,
+}
+
+impl Passage {
+    pub fn remaining(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Gateway {
+    pub fn new(
+        node: ControllerId,
+        controller: ControllerHandle,
+        raft: RaftNode,
+        view: MetadataView,
+        dial: DialMap,
+        lease_reads: bool,
+    ) -> Self {
+        Self { node, controller, raft, view, dial, channels: Arc::default(), lease_reads }
+    }
+
+    pub fn node(&self) -> ControllerId {
+        self.node
+    }
+
+    pub fn was_forwarded<T>(request: &Request<T>) -> bool {
+        request.metadata().contains_key(FORWARDED)
+    }
+
+    /// Runs a mutation on whichever node is the active controller, until it is answered or the time is up.
+    pub async fn route<T, M, Local, Remote, LocalFuture, RemoteFuture>(
+        &self,
+        passage: Passage,
+        body: T,
+        local: Local,
+        remote: Remote,
+    ) -> Result<Response<M>, Status>
+    where
+        T: Clone,
+        Local: Fn(T, Duration) -> LocalFuture,
+        LocalFuture: Future<Output = Result<M, ApiError>>,
+        Remote: Fn(Channel, Request<T>) -> RemoteFuture,
+        RemoteFuture: Future<Output = Result<Response<M>, Status>>,
+    {
+        loop {
+            let attempt = if self.controller.claimed().is_some() {
+                local(body.clone(), passage.remaining()).await.map(Response::new).map_err(|error| self.status(&error))
+            } else if passage.forwarded {
+                Err(self.not_controller())
+            } else {
+                self.forward(&passage, body.clone(), &remote).await
+            };
+            match attempt {
+                Err(status) if !passage.forwarded && may_retry(&status, &passage) => {
+                    if !self.pause(passage.deadline).await {
+                        return Err(status);
+                    }
+                }
+                answered => return answered,
+            }
+        }
+    }
+
+    async fn forward<T, M, Remote, RemoteFuture>(
+        &self,
+        passage: &Passage,
+        body: T,
+        remote: &Remote,
+    ) -> Result<Response<M>, Status>
+    where
+        Remote: Fn(Channel, Request<T>) -> RemoteFuture,
+        RemoteFuture: Future<Output = Result<Response<M>, Status>>,
+    {
+        let Some(leader) = self.another_leader() else { return Err(self.no_controller()) };
+        let channel = self.channel(&leader).await?;
+        let mut request = Request::new(body);
+        request.set_timeout(passage.remaining());
+        request.metadata_mut().insert(FORWARDED, MetadataValue::from(self.node.get()));
+        match timeout_at(passage.deadline, remote(channel, request)).await {
+            Ok(answer) => answer.map_err(|status| self.as_ours(status)),
+            Err(_) => Err(self.status(&ApiError::new(
+                ErrorName::RequestTimedOut,
+                "the active controller did not answer in time; it may still be applied",
+            ))),
+        }
+    }
+
+    /// An open connection to the leader's API. That none can be opened proves that nothing was sent.
+    async fn channel(&self, leader: &LeaderInfo) -> Result<Channel, Status> {
+        let address = self.dial.api(leader.id, &leader.api);
+        if let Some(known) = self.channels.lock().expect("no one panics while holding the channels").get(&address) {
+            return Ok(known.clone());
+        }
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|error| Status::internal(format!("the controller's address is unusable: {error}")))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5));
+        let channel = endpoint.connect().await.map_err(|_| self.no_controller())?;
+        self.channels.lock().expect("no one panics while holding the channels").insert(address, channel.clone());
+        Ok(channel)
+    }
+
+    fn another_leader(&self) -> Option<LeaderInfo> {
+        self.raft.leader().filter(|leader| leader.id != self.node)
+    }
+
+    /// Waits a little, or until this node claims; false when the time is up.
+    async fn pause(&self, deadline: Instant) -> bool {
+        let mut claims = self.controller.claims();
+        let wake = (Instant::now() + RETRY_PAUSE).min(deadline);
+        tokio::select! {
+            _ = sleep_until(wake) => {}
+            _ = claims.changed() => {}
+        }
+        Instant::now() < deadline
+    }
+
+    /// The image for a read, as fresh as it asked for.
+    pub async fn read(&self, stale: bool, timeout: Duration) -> Result<MetadataImage, Status> {
+        let by_lease = self.lease_reads && self.controller.claimed().is_some();
+        if !stale && !by_lease {
+            self.raft.read_barrier(timeout).await.map_err(|error| {
+                self.status(&ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))
+            })?;
+        }
+        Ok(self.view.image())
+    }
+
+    pub fn claimed(&self) -> Option<ControllerEpoch> {
+        self.controller.claimed()
+    }
+
+    /// The status of a refusal, with what helps the caller on.
+    pub fn status(&self, refusal: &ApiError) -> Status {
+        let mut context = Context::default();
+        if refusal.name == ErrorName::NotController
+            && let Some(leader) = self.another_leader()
+        {
+            context.metadata.insert(CONTROLLER_ENDPOINT.to_owned(), leader.api);
+        }
+        if refusal.name == ErrorName::Throttled {
+            context.retry_after = Some(RETRY_AFTER_THROTTLED);
+        }
+        error::to_status(refusal, context)
+    }
+
+    pub fn not_controller(&self) -> Status {
+        self.status(&ApiError::new(ErrorName::NotController, "this node is not the active controller"))
+    }
+
+    fn no_controller(&self) -> Status {
+        self.status(&ApiError::new(
+            ErrorName::ControllerUnavailable,
+            "no active controller can be reached; a majority of the voters may be down",
+        ))
+    }
+
+    /// A status that a library raised on the way to the controller: its outcome is unknown.
+    fn as_ours(&self, status: Status) -> Status {
+        if error::is_ours(&status) {
+            return status;
+        }
+        match status.code() {
+            Code::Unavailable | Code::Cancelled | Code::Unknown | Code::Internal => self.status(&ApiError::new(
+                ErrorName::OutcomeUnknown,
+                format!("the connection to the active controller broke: {}", status.message()),
+            )),
+            Code::DeadlineExceeded => self.status(&ApiError::new(ErrorName::RequestTimedOut, status.message())),
+            _ => status,
+        }
+    }
+}
+
+/// Whether the same request may be sent again: it certainly did nothing, or a repetition is recognised.
+fn may_retry(status: &Status, passage: &Passage) -> bool {
+    match error::from_status(status).name {
+        ErrorName::NotController | ErrorName::ControllerUnavailable => true,
+        ErrorName::OutcomeUnknown => passage.repeatable,
+        _ => false,
+    }
+}

@@ -1,0 +1,202 @@
+//! A broker's heartbeat stream.
+//!
+//! The contact is stamped here, in the RPC's own task, before anything else: a busy event loop cannot fence a live
+//! broker. A heartbeat that changes nothing is answered from the image; the others go through the event loop.
+
+use std::time::Duration;
+
+use prost::Message;
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, Offset};
+use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, heartbeat};
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::gateway::Gateway;
+use crate::controller::{Contact, MutationTerms, OpenStream};
+
+/// Replies that may wait for a slow broker before its stream is held back.
+const REPLIES_BUFFERED_MAX: usize = 4;
+
+/// A heartbeat that could not be decided within this time is answered by the next one.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Copy)]
+pub struct HeartbeatTerms {
+    pub interval: Duration,
+    /// Ends before the session does: counted from when the broker sent, the session from when we received, and
+    /// shortened for clocks that run at different rates.
+    pub lease: Duration,
+    /// An office that no majority has confirmed for so long grants no leases.
+    pub quorum_silence_max: Duration,
+}
+
+/// One broker's stream on the active controller.
+struct Stream_ {
+    gateway: Gateway,
+    terms: HeartbeatTerms,
+    open: Option<(BrokerId, BrokerEpoch, OpenStream)>,
+}
+
+pub fn serve(
+    gateway: Gateway,
+    terms: HeartbeatTerms,
+    mut requests: Streaming<HeartbeatRequest>,
+) -> Result<impl Stream<Item = Result<HeartbeatReply, Status>>, Status> {
+    if gateway.claimed().is_none() {
+        return Err(gateway.not_controller());
+    }
+    let (sender, replies) = mpsc::channel(REPLIES_BUFFERED_MAX);
+    let mut claims = gateway.controller.claims();
+    let mut stream = Stream_ { gateway, terms, open: None };
+    tokio::spawn(async move {
+        loop {
+            let request = tokio::select! {
+                biased;
+                // Resigned: the broker looks for the new controller at once.
+                _ = claims.wait_for(Option::is_none) => {
+                    let _ = sender.send(Err(stream.gateway.not_controller())).await;
+                    return stream.leave();
+                }
+                () = sender.closed() => return,
+                request = requests.message() => request,
+            };
+            // The end of the stream, broken or not: without a goodbye, `open` reports it as lost when dropped.
+            let Ok(Some(request)) = request else { return };
+            match stream.answer(request).await {
+                Ok(reply) => {
+                    let goodbye = reply.should_shut_down;
+                    if sender.send(Ok(reply)).await.is_err() {
+                        return;
+                    }
+                    if goodbye {
+                        return stream.leave();
+                    }
+                }
+                Err(error) => {
+                    // The receiver is the broker's connection; when it is gone there is nobody to tell.
+                    let _ = sender.send(Err(stream.gateway.status(&error))).await;
+                    return stream.leave();
+                }
+            }
+        }
+    });
+    Ok(ReceiverStream::new(replies))
+}
+
+impl Stream_ {
+    async fn answer(&mut self, request: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
+        let wanted = Heartbeat {
+            broker: BrokerId::new(request.broker),
+            epoch: BrokerEpoch::new(request.broker_epoch),
+            metadata_offset: Offset::new(request.metadata_offset),
+            want_fence: request.want_fence,
+            want_shutdown: request.want_shutdown,
+        };
+        self.check_identity(&wanted)?;
+        self.stamp(&wanted);
+        let answer = match self.unchanged(&wanted)? {
+            Some(answer) => answer,
+            None => self.decide(wanted).await?,
+        };
+        Ok(self.reply(request.sequence, &answer))
+    }
+
+    /// A stream speaks for one incarnation of one broker.
+    fn check_identity(&self, heartbeat: &Heartbeat) -> Result<(), ApiError> {
+        match &self.open {
+            Some((broker, epoch, _)) if (*broker, *epoch) != (heartbeat.broker, heartbeat.epoch) => Err(ApiError::new(
+                ErrorName::InvalidRequest,
+                format!("this stream speaks for broker {broker} at epoch {epoch}"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn stamp(&mut self, heartbeat: &Heartbeat) {
+        let sessions = &self.gateway.controller.sessions;
+        sessions.touch(Contact {
+            broker: heartbeat.broker,
+            epoch: heartbeat.epoch,
+            metadata_offset: heartbeat.metadata_offset,
+        });
+        if self.open.is_none() {
+            let known = self.gateway.view.image().broker(heartbeat.broker).is_some_and(|known| known.epoch == heartbeat.epoch);
+            if known {
+                let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
+                self.open = Some((heartbeat.broker, heartbeat.epoch, open));
+            }
+        }
+    }
+
+    /// The answer when nothing has to be written. What is committed decides; the event loop decides the rest.
+    fn unchanged(&self, wanted: &Heartbeat) -> Result<Option<HeartbeatAnswer>, ApiError> {
+        let image = self.gateway.view.image();
+        let lowest = self.gateway.controller.sessions.lowest_active_offset(&image, wanted.broker);
+        // Unknown or stale here may be merely not yet committed: the draft knows.
+        let Ok(plan) = heartbeat(&image, wanted.clone(), lowest) else { return Ok(None) };
+        Ok(plan.records.is_empty().then_some(plan.response))
+    }
+
+    async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
+        let sessions = self.gateway.controller.sessions.clone();
+        let terms = MutationTerms { request: None, plan_only: false, timeout: DECISION_TIMEOUT };
+        let reply: Decision = self
+            .gateway
+            .controller
+            .mutate(
+                "heartbeat",
+                terms,
+                move |image, _| {
+                    let lowest = sessions.lowest_active_offset(image, wanted.broker);
+                    heartbeat(image, wanted, lowest)
+                },
+                |answer, _, _| Decision {
+                    fenced: answer.fenced,
+                    caught_up: answer.caught_up,
+                    should_shut_down: answer.should_shut_down,
+                },
+            )
+            .await?;
+        Ok(HeartbeatAnswer { fenced: reply.fenced, caught_up: reply.caught_up, should_shut_down: reply.should_shut_down })
+    }
+
+    fn reply(&self, sequence: u64, answer: &HeartbeatAnswer) -> HeartbeatReply {
+        // A fenced broker leads nothing; and an office that may be lost must not keep a leader in its own.
+        let may_lead = !answer.fenced && self.gateway.raft.quorum_acked_within(self.terms.quorum_silence_max);
+        HeartbeatReply {
+            sequence,
+            fenced: answer.fenced,
+            caught_up: answer.caught_up,
+            should_shut_down: answer.should_shut_down,
+            lease_ms: if may_lead { millis(self.terms.lease) } else { 0 },
+            interval_ms: millis(self.terms.interval),
+            controller_epoch: self.gateway.claimed().map_or(0, |epoch| epoch.get()),
+        }
+    }
+
+    /// The stream ends with a goodbye: nobody is to be suspected for it.
+    fn leave(self) {
+        if let Some((_, _, open)) = self.open {
+            open.close();
+        }
+    }
+}
+
+/// `HeartbeatAnswer` on its way through the event loop.
+#[derive(Clone, PartialEq, Message)]
+struct Decision {
+    #[prost(bool, tag = "1")]
+    fenced: bool,
+    #[prost(bool, tag = "2")]
+    caught_up: bool,
+    #[prost(bool, tag = "3")]
+    should_shut_down: bool,
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,13 @@
+//! The gRPC services: translate, call the controller's handle or read the image, translate back. No decisions here.
+
+mod admin;
+mod broker;
+mod describe;
+mod gateway;
+mod heartbeat;
+mod request;
+mod server;
+mod watch;
+
+pub use gateway::Gateway;
+pub use server::{ApiServer, serve};

@@ -1,0 +1,95 @@
+//! The API's listener, with every limit set on purpose: tonic's own defaults leave streams and time unbounded.
+
+use std::future::Future;
+use std::time::Duration;
+
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::admin::admin_server::AdminServer;
+use quorate_proto::broker::broker_server::BrokerServer;
+use quorate_proto::error::{Context, to_status};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tower::ServiceBuilder;
+use tower::util::MapResponseLayer;
+
+use super::admin::AdminService;
+use super::broker::BrokerService;
+use super::gateway::Gateway;
+use super::heartbeat::HeartbeatTerms;
+
+/// A request of 10 000 topics with explicit assignments fits four times over.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A listing of a million partitions fits.
+pub const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// HTTP/2's customary bound; hyper's own is unlimited when unset.
+const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+
+/// Requests under way per connection; those beyond it wait on the connection, which is back-pressure.
+const REQUESTS_PER_CONNECTION_MAX: usize = 256;
+
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Lists with thousands of items come through in one window.
+const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+
+pub struct ApiServer {
+    pub gateway: Gateway,
+    pub heartbeat: HeartbeatTerms,
+}
+
+/// Serves until `stop` resolves, then lets the calls under way end.
+pub async fn serve(
+    server: ApiServer,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<AdminServer<AdminService>>().await;
+    health_reporter.set_serving::<BrokerServer<BrokerService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("our own descriptors are well formed");
+    let admin = AdminServer::new(AdminService { gateway: server.gateway.clone() })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(REPLY_BYTES_MAX);
+    let broker = BrokerServer::new(BrokerService { gateway: server.gateway, heartbeat: server.heartbeat })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(REPLY_BYTES_MAX);
+    Server::builder()
+        .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+        .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .layer(ServiceBuilder::new().layer(MapResponseLayer::new(name_oversized)))
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(admin)
+        .add_service(broker)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
+        .await
+}
+
+/// The library refuses a message above the limit without a name of ours: gives it one.
+fn name_oversized<B: Default>(response: http::Response<B>) -> http::Response<B> {
+    const OUT_OF_RANGE: &str = "11";
+    let headers = response.headers();
+    let oversized = headers.get("grpc-status").is_some_and(|status| status == OUT_OF_RANGE)
+        && !headers.contains_key("grpc-status-details-bin");
+    if !oversized {
+        return response;
+    }
+    let message = format!("the message is larger than {} bytes", REQUEST_BYTES_MAX);
+    to_status(&ApiError::new(ErrorName::MessageTooLarge, message), Context::default()).into_http()
+}

@@ -1,0 +1,76 @@
+//! Claim and resign: how this node becomes the active controller, and stops being it.
+
+use std::collections::BTreeSet;
+
+use quorate_metadata::ids::{BrokerId, ControllerEpoch};
+use quorate_metadata::plan::{brokers, checkpoint};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::event_loop::{Claim, EventLoop};
+use super::inflight::InFlightBatches;
+use super::operation::Operation;
+use super::tasks::TaskTable;
+
+impl EventLoop {
+    /// Everything committed before this epoch has been replayed here, so the draft starts as what is true.
+    pub(super) fn activate(&mut self, epoch: ControllerEpoch) {
+        let draft = self.view.ledger();
+        info!(controller_epoch = %epoch, offset = %draft.working().next_offset, "claimed");
+        self.metrics.claims.inc();
+        self.sessions.start_all(draft.working());
+        self.claim = Some(Claim {
+            epoch,
+            draft,
+            in_flight: InFlightBatches::default(),
+            tasks: TaskTable::starting(Instant::now()),
+            probes: JoinSet::new(),
+            suspects: BTreeSet::new(),
+            digested_at: None,
+        });
+        self.run_all(self.first_operations());
+        self.publish_claim(Some(epoch));
+        self.probe_every_broker();
+    }
+
+    pub(super) fn resign(&mut self, why: &str) {
+        let Some(mut claim) = self.claim.take() else { return };
+        self.publish_claim(None);
+        claim.in_flight.fail_all();
+        self.sessions.clear();
+        info!(controller_epoch = %claim.epoch, why, "resigned");
+    }
+
+    /// What a new controller writes before it serves: the end of a transaction it found open, the cluster's first
+    /// records, and its own registration.
+    fn first_operations(&self) -> Vec<Operation> {
+        let claim = self.claim.as_ref().expect("called while claiming");
+        let mut operations = Vec::new();
+        if claim.draft.has_open_transaction() {
+            let abort = checkpoint::abort_transaction(&claim.draft);
+            operations.push(Operation::internal("abort-transaction", move |_, _| Ok(abort)).0);
+        }
+        if claim.draft.visible().cluster.is_none() {
+            let cluster = self.raft.cluster();
+            operations.push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))).0);
+        }
+        let registration = self.config.registration.clone();
+        operations.push(
+            Operation::internal("register-controller", move |image, _| {
+                Ok(brokers::register_controller(image, registration))
+            })
+            .0,
+        );
+        operations
+    }
+
+    /// A broker that died together with the last controller costs no session timeout.
+    fn probe_every_broker(&mut self) {
+        let claim = self.claim.as_mut().expect("called while claiming");
+        let unfenced: Vec<BrokerId> =
+            claim.draft.working().brokers.values().filter(|broker| !broker.fenced).map(|broker| broker.broker).collect();
+        claim.suspects.extend(&unfenced);
+        unfenced.into_iter().for_each(|broker| self.probe(broker));
+    }
+}

@@ -1,0 +1,26 @@
+//! The controller: one task owns the draft, plans every mutation on it and proposes the records.
+//!
+//! Goals in order: never promise what a majority has not stored; never let one request starve another; answer fast.
+//!
+//! ```text
+//!   rpc handler ──bounded queue──► event loop ── plan on draft ── propose ──► log
+//!        ▲                            │ parks the reply                        │ replayed here
+//!        └──────── reply at its offset ◄───────────────────────────────────────┘
+//! ```
+//!
+//! Only the active controller plans. A claim starts from the image replayed so far; a resignation drops the draft and
+//! fails every parked reply.
+
+mod activation;
+mod event_loop;
+mod handle;
+mod inflight;
+mod liveness;
+mod operation;
+mod probe;
+mod tasks;
+
+pub use event_loop::{ControllerConfig, EventLoop};
+pub use handle::{ControllerHandle, MutationTerms, RETRY_AFTER_THROTTLED};
+pub use liveness::{Contact, OpenStream, SessionTable};
+pub use operation::{Operation, Position, Reply, RequestId};

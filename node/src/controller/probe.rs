@@ -1,0 +1,72 @@
+//! Asking a silent broker's host whether the process is still there.
+//!
+//! Only a refused connection is evidence: the host answered that nobody listens. A reset or a time-out says nothing
+//! about the process, so then the session timeout decides.
+
+use std::io;
+use std::time::Duration;
+
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerId};
+use quorate_metadata::record::BrokerRegistration;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::raft::DialMap;
+
+/// Long enough for a loaded host on the same site to answer, short enough to be worth asking again.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What a probe found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// Host up, process gone.
+    Refused,
+    /// Somebody accepts connections there.
+    Listening,
+    /// Nothing learned.
+    Unknown,
+}
+
+/// The result of probing one incarnation of a broker.
+#[derive(Debug, Clone, Copy)]
+pub struct Probed {
+    pub broker: BrokerId,
+    pub epoch: BrokerEpoch,
+    pub evidence: Evidence,
+}
+
+/// Connects to the broker's first endpoint, by the address that this node dials it under.
+pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
+    let evidence = match broker.endpoints.first() {
+        // Brokers and controllers share one namespace, and one map of addresses.
+        Some(endpoint) => {
+            let address = dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
+            knock(&address).await
+        }
+        None => Evidence::Unknown,
+    };
+    Probed { broker: broker.broker, epoch: broker.epoch, evidence }
+}
+
+async fn knock(address: &str) -> Evidence {
+    match timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Evidence::Listening,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Evidence::Refused,
+        Ok(Err(_)) | Err(_) => Evidence::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_refused_connection_is_evidence() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let address = listener.local_addr().expect("bound").to_string();
+        assert_eq!(knock(&address).await, Evidence::Listening);
+        drop(listener);
+        assert_eq!(knock(&address).await, Evidence::Refused);
+        assert_eq!(knock("host.invalid:1").await, Evidence::Unknown);
+    }
+}

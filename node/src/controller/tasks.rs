@@ -1,0 +1,122 @@
+//! The one table of periodic tasks. A task is a name, a period and a function; the table says when it runs next:
+//! at once if there is more to do, otherwise after its period.
+
+use std::time::Duration;
+
+use quorate_metadata::ids::BrokerId;
+use quorate_metadata::limits::ELECTIONS_PER_RUN_MAX;
+use quorate_metadata::plan::{checkpoint, elections};
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::event_loop::{Claim, EventLoop};
+use super::operation::Operation;
+
+/// Whether a task has more to do right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Later,
+    AtOnce,
+}
+
+struct Task {
+    name: &'static str,
+    period: Duration,
+    run: fn(&mut EventLoop) -> Next,
+}
+
+const TASKS: &[Task] = &[
+    Task { name: "fence-expired", period: Duration::from_millis(50), run: EventLoop::fence_expired },
+    Task { name: "probe-suspects", period: Duration::from_millis(250), run: EventLoop::probe_suspects },
+    Task { name: "digest", period: Duration::from_secs(5), run: EventLoop::commit_digest },
+    Task { name: "preferred-leaders", period: Duration::from_secs(30), run: EventLoop::balance_preferred },
+    Task { name: "unclean-elections", period: Duration::from_secs(5), run: EventLoop::elect_uncleanly },
+];
+
+/// When each task is due.
+pub(super) struct TaskTable {
+    due: Vec<Instant>,
+}
+
+impl TaskTable {
+    pub fn starting(now: Instant) -> Self {
+        Self { due: TASKS.iter().map(|task| now + task.period).collect() }
+    }
+}
+
+impl EventLoop {
+    pub(super) fn run_due_tasks(&mut self, now: Instant) {
+        for (at, task) in TASKS.iter().enumerate() {
+            let Some(claim) = &self.claim else { return };
+            if claim.tasks.due[at] > now || claim.in_flight.is_full() {
+                continue;
+            }
+            let next = (task.run)(self);
+            let Some(claim) = &mut self.claim else { return };
+            claim.tasks.due[at] = match next {
+                Next::AtOnce => now,
+                Next::Later => now + task.period,
+            };
+        }
+    }
+
+    /// One broker a run, so that each decision sees the effect of the one before.
+    fn fence_expired(&mut self) -> Next {
+        let Some(claim) = &self.claim else { return Next::Later };
+        let Some(broker) = self.sessions.expired(claim.draft.working()) else { return Next::Later };
+        self.fence(broker, "session timed out");
+        Next::AtOnce
+    }
+
+    fn probe_suspects(&mut self) -> Next {
+        let Some(claim) = &mut self.claim else { return Next::Later };
+        let sessions = &self.sessions;
+        let draft = claim.draft.working();
+        claim.suspects.retain(|&broker| {
+            !sessions.has_stream(broker) && draft.broker(broker).is_some_and(|known| !known.fenced)
+        });
+        let suspects: Vec<BrokerId> = claim.suspects.iter().copied().collect();
+        suspects.into_iter().for_each(|broker| self.probe(broker));
+        Next::Later
+    }
+
+    fn commit_digest(&mut self) -> Next {
+        let unchanged = |claim: &Claim| claim.digested_at == Some(claim.draft.working().next_offset);
+        if self.claim.as_ref().is_none_or(unchanged) {
+            return Next::Later;
+        }
+        let next = self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))).0);
+        if let Some(claim) = &mut self.claim {
+            claim.digested_at = Some(claim.draft.working().next_offset);
+        }
+        next
+    }
+
+    fn balance_preferred(&mut self) -> Next {
+        let more = self.claim.as_ref().is_some_and(|claim| {
+            claim.draft.working().index.not_preferred_count() > ELECTIONS_PER_RUN_MAX
+        });
+        self.run_internal(
+            Operation::internal("preferred-leaders", |image, _| {
+                Ok(elections::balance_preferred(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
+            })
+            .0,
+        );
+        if more { Next::AtOnce } else { Next::Later }
+    }
+
+    fn elect_uncleanly(&mut self) -> Next {
+        self.run_internal(
+            Operation::internal("unclean-elections", |image, _| {
+                Ok(elections::elect_uncleanly_where_allowed(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
+            })
+            .0,
+        )
+    }
+
+    fn run_internal(&mut self, operation: Operation) -> Next {
+        debug!(task = operation.name, "due");
+        self.run_all(vec![operation]);
+        Next::Later
+    }
+}

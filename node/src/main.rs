@@ -1,0 +1,158 @@
+//! `quorate-node`: runs one node, gives an identity to a data directory, or looks into one.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quorate_metadata::ids::ControllerId;
+use quorate_node::config::{self, NodeConfig};
+use quorate_node::{inspect, node, raft, telemetry};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "quorate-node", version, about = "A node of a Quorate cluster")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Print the configuration in effect, and exit.
+    #[arg(long)]
+    print_config: bool,
+    #[command(flatten)]
+    sources: Sources,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the node until SIGTERM.
+    Run(Sources),
+    /// Give an empty data directory an identity: once, for a production cluster.
+    Format {
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(long)]
+        node_id: i32,
+        /// 22 characters of URL-safe base64; the same on every node.
+        #[arg(long)]
+        cluster_id: Option<String>,
+    },
+    /// Look into the data directory of a stopped node. Changes nothing.
+    Inspect {
+        #[arg(long)]
+        data: PathBuf,
+        #[arg(value_enum, default_value_t = Part::Log)]
+        part: Part,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Part {
+    Log,
+    Snapshot,
+    Vote,
+}
+
+#[derive(Args, Default)]
+struct Sources {
+    /// A TOML file.
+    #[arg(long, short)]
+    config: Option<PathBuf>,
+    /// Sets one key of the configuration; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    #[arg(long)]
+    node_id: Option<i32>,
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// A TOML file with the addresses to dial for each peer.
+    #[arg(long)]
+    dial_map: Option<PathBuf>,
+    /// Accept non-loopback addresses without TLS.
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl Sources {
+    fn load(self) -> Result<NodeConfig, String> {
+        let mut settings = Vec::new();
+        for text in self.settings {
+            let (key, value) = text.split_once('=').ok_or_else(|| format!("--set {text}: expected KEY=VALUE"))?;
+            settings.push((key.to_owned(), value.to_owned()));
+        }
+        let mut flag = |key: &str, value: Option<String>| {
+            settings.extend(value.map(|value| (key.to_owned(), value)));
+        };
+        flag("node_id", self.node_id.map(|id| id.to_string()));
+        flag("data_dir", self.data_dir.map(|path| path.display().to_string()));
+        flag("dial_map", self.dial_map.map(|path| path.display().to_string()));
+        flag("insecure", self.insecure.then(|| "true".to_owned()));
+        config::load(self.config.as_deref(), std::env::vars(), &settings).map_err(|error| error.to_string())
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        _ if cli.print_config => print_config(cli.command, cli.sources),
+        Some(Command::Run(sources)) => sources.load().and_then(run),
+        Some(Command::Format { data, node_id, cluster_id }) => format(data, node_id, cluster_id),
+        Some(Command::Inspect { data, part }) => look_into(data, part),
+        None => Err("no command; try `quorate-node run --config node.toml`, or --help".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_config(command: Option<Command>, outer: Sources) -> Result<(), String> {
+    let sources = match command {
+        Some(Command::Run(sources)) => sources,
+        _ => outer,
+    };
+    let config = sources.load()?;
+    print!("{}", toml::to_string(&config).map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+fn run(config: NodeConfig) -> Result<(), String> {
+    telemetry::start(config.log_format, &config.log_level)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the runtime: {error}"))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+        let stop = async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        node::run(config, stop).await.map_err(|error| error.to_string())
+    })
+}
+
+fn format(data: PathBuf, node_id: i32, cluster_id: Option<String>) -> Result<(), String> {
+    if node_id <= 0 {
+        return Err(format!("node id {node_id} is not positive"));
+    }
+    let cluster = cluster_id.map(|text| text.parse()).transpose().map_err(|error| format!("cluster id: {error}"))?;
+    let formatted = raft::format(&data, ControllerId::new(node_id), cluster).map_err(|error| error.to_string())?;
+    println!("formatted {} as directory {} of node {node_id}", data.display(), formatted.directory);
+    Ok(())
+}
+
+fn look_into(data: PathBuf, part: Part) -> Result<(), String> {
+    let out = std::io::stdout().lock();
+    match part {
+        Part::Log => inspect::log(&data, out),
+        Part::Snapshot => inspect::snapshot(&data, out),
+        Part::Vote => inspect::vote(&data, out),
+    }
+    .map_err(|error| error.to_string())
+}

@@ -1,0 +1,95 @@
+//! What the node counts, for Prometheus.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use quorate_metadata::MetadataImage;
+
+pub struct Metrics {
+    registry: Registry,
+    pub claims: Counter,
+    pub brokers_fenced: Counter,
+    pub batches_proposed: Counter,
+    pub records_planned: Counter,
+    pub event_loop_busy: Histogram,
+    active_controller: Gauge,
+    last_applied_offset: Gauge,
+    active_brokers: Gauge,
+    fenced_brokers: Gauge,
+    topics: Gauge,
+    offline_partitions: Gauge,
+    preferred_replica_imbalance: Gauge,
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("quorate"),
+            claims: Counter::default(),
+            brokers_fenced: Counter::default(),
+            batches_proposed: Counter::default(),
+            records_planned: Counter::default(),
+            event_loop_busy: Histogram::new(exponential_buckets(0.000_02, 4.0, 10)),
+            active_controller: Gauge::default(),
+            last_applied_offset: Gauge::default(),
+            active_brokers: Gauge::default(),
+            fenced_brokers: Gauge::default(),
+            topics: Gauge::default(),
+            offline_partitions: Gauge::default(),
+            preferred_replica_imbalance: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("controller_claims", "Times this node became the active controller", self.claims.clone());
+        registry.register("brokers_fenced", "Fencing decisions of this node", self.brokers_fenced.clone());
+        registry.register("batches_proposed", "Batches of records proposed", self.batches_proposed.clone());
+        registry.register("records_planned", "Records planned", self.records_planned.clone());
+        registry.register(
+            "event_loop_busy_seconds",
+            "Time to plan and propose one group of operations",
+            self.event_loop_busy.clone(),
+        );
+        registry.register("active_controller", "1 on the active controller", self.active_controller.clone());
+        registry.register("last_applied_record_offset", "Next metadata offset", self.last_applied_offset.clone());
+        registry.register("active_brokers", "Unfenced brokers", self.active_brokers.clone());
+        registry.register("fenced_brokers", "Fenced brokers", self.fenced_brokers.clone());
+        registry.register("global_topics", "Topics", self.topics.clone());
+        registry.register("offline_partitions", "Partitions without a leader", self.offline_partitions.clone());
+        registry.register(
+            "preferred_replica_imbalance",
+            "Partitions that another than their preferred replica leads",
+            self.preferred_replica_imbalance.clone(),
+        );
+    }
+
+    /// The metrics as text, with the gauges read off the image at this moment.
+    pub fn render(&self, image: &MetadataImage, active: bool) -> String {
+        let fenced = image.brokers.values().filter(|broker| broker.fenced).count();
+        self.active_controller.set(i64::from(active));
+        self.last_applied_offset.set(image.next_offset.get());
+        self.fenced_brokers.set(as_gauge(fenced));
+        self.active_brokers.set(as_gauge(image.brokers.len() - fenced));
+        self.topics.set(as_gauge(image.topics.len()));
+        self.offline_partitions.set(as_gauge(image.index.leaderless_count()));
+        self.preferred_replica_imbalance.set(as_gauge(image.index.not_preferred_count()));
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("a String takes any text");
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn as_gauge(things: usize) -> i64 {
+    i64::try_from(things).unwrap_or(i64::MAX)
+}

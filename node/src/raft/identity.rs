@@ -1,0 +1,189 @@
+//! Who this disk is. A voter is a node id *and* a directory id: a wiped disk under an old id is another voter, and must
+//! never be taken for the old one, which promised votes and acknowledged entries that this disk knows nothing of.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
+
+use super::RaftError;
+use super::store::Store;
+
+const FILE: &str = "quorate.meta";
+const VERSION: u32 = 1;
+
+/// What `quorate.meta` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    pub node: ControllerId,
+    pub directory: DirectoryId,
+    /// Unknown until the first contact with a cluster.
+    pub cluster: Option<ClusterId>,
+}
+
+impl Identity {
+    /// A new disk.
+    pub fn new(node: ControllerId, cluster: Option<ClusterId>) -> Self {
+        Self { node, directory: DirectoryId::new(Uuid::new_v4()), cluster }
+    }
+}
+
+/// What `format` wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formatted {
+    pub node: ControllerId,
+    pub directory: DirectoryId,
+    pub cluster: Option<ClusterId>,
+}
+
+/// Makes `data` an empty disk of `node`. Refuses a directory that already has a name.
+pub fn format(data: &Path, node: ControllerId, cluster: Option<ClusterId>) -> Result<Formatted, RaftError> {
+    if let Some(found) = read(data)? {
+        return Err(RaftError::AlreadyFormatted { data: data.into(), node: found.node, directory: found.directory });
+    }
+    let identity = Identity::new(node, cluster);
+    write(data, &identity)?;
+    Ok(Formatted { node, directory: identity.directory, cluster })
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    node: i32,
+    directory: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+}
+
+/// None when there is no such file: the directory is not formatted.
+pub fn read(data: &Path) -> Result<Option<Identity>, RaftError> {
+    let path = data.join(FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(RaftError::io(format!("read {path:?}"))(error)),
+    };
+    let corrupt = |reason: String| RaftError::Corrupt { file: path.clone(), offset: 0, reason };
+    let file: File = toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
+    if file.version != VERSION {
+        return Err(corrupt(format!("version {} is not known to this release", file.version)));
+    }
+    let directory = file.directory.parse().map_err(|error| corrupt(format!("directory: {error}")))?;
+    let cluster = file.cluster.map(|id| id.parse()).transpose().map_err(|error| corrupt(format!("cluster: {error}")))?;
+    Ok(Some(Identity { node: ControllerId::new(file.node), directory, cluster }))
+}
+
+pub fn write(data: &Path, identity: &Identity) -> Result<(), RaftError> {
+    let file = File {
+        version: VERSION,
+        node: identity.node.get(),
+        directory: identity.directory.to_string(),
+        cluster: identity.cluster.map(|id| id.to_string()),
+    };
+    let text = toml::to_string(&file).expect("four plain fields serialize");
+    let path = data.join(FILE);
+    fs::create_dir_all(data)
+        .and_then(|()| replace(&path, text.as_bytes()))
+        .map_err(RaftError::io(format!("write {path:?}")))
+}
+
+/// The old content or the new one, never half of it, whenever the power goes.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = fs::File::create(&part)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    sync_directory(path.parent().expect("a file has a directory"))
+}
+
+/// A rename is durable only when its directory is.
+pub fn sync_directory(directory: &Path) -> io::Result<()> {
+    fs::File::open(directory)?.sync_all()
+}
+
+/// The name of this running voter, shared by all who put it on calls or check it.
+#[derive(Clone)]
+pub struct LocalVoter {
+    pub node: ControllerId,
+    pub directory: DirectoryId,
+    cluster: Arc<RwLock<Option<ClusterId>>>,
+    store: Arc<dyn Store>,
+}
+
+impl LocalVoter {
+    /// Reads who this disk is, or formats it where that is allowed.
+    pub fn load(
+        store: Arc<dyn Store>,
+        node: ControllerId,
+        data: PathBuf,
+        configured: Option<ClusterId>,
+        auto_format: bool,
+    ) -> Result<Self, RaftError> {
+        let mut identity = match store.identity()? {
+            Some(identity) => identity,
+            None if auto_format => Identity::new(node, configured),
+            None => return Err(RaftError::NotFormatted { data }),
+        };
+        if identity.node != node {
+            return Err(RaftError::ForeignDirectory { data, expected: node, found: identity.node });
+        }
+        match (identity.cluster, configured) {
+            (Some(ours), Some(theirs)) if ours != theirs => {
+                let reason = format!("the configuration names cluster {theirs}, {data:?} is of cluster {ours}");
+                return Err(RaftError::InconsistentClusterId(reason));
+            }
+            (None, Some(_)) => identity.cluster = configured,
+            _ => {}
+        }
+        store.save_identity(&identity)?;
+        let cluster = Arc::new(RwLock::new(identity.cluster));
+        Ok(Self { node, directory: identity.directory, cluster, store })
+    }
+
+    pub fn cluster(&self) -> Option<ClusterId> {
+        *self.cluster.read().expect("no holder panics")
+    }
+
+    /// Joins `cluster`, durably, unless this disk already belongs to another one.
+    pub fn adopt(&self, cluster: ClusterId) -> Result<(), RaftError> {
+        let mut ours = self.cluster.write().expect("no holder panics");
+        match *ours {
+            Some(ours) if ours == cluster => return Ok(()),
+            Some(ours) => return Err(RaftError::cluster_ids(cluster, ours)),
+            None => {}
+        }
+        let identity = Identity { node: self.node, directory: self.directory, cluster: Some(cluster) };
+        self.store.save_identity(&identity)?;
+        *ours = Some(cluster);
+        tracing::info!(cluster = %cluster, "joined the cluster");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_formatted_once() {
+        let data = tempfile::tempdir().unwrap();
+        let first = format(data.path(), ControllerId::new(3), None).unwrap();
+        assert!(matches!(format(data.path(), ControllerId::new(3), None), Err(RaftError::AlreadyFormatted { .. })));
+        assert_eq!(read(data.path()).unwrap().unwrap().directory, first.directory);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name() {
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join(FILE), "version = 1\nnode = ").unwrap();
+        let error = read(data.path()).unwrap_err().to_string();
+        assert!(error.contains("quorate.meta"), "{error}");
+    }
+}

@@ -1,0 +1,152 @@
+//! Connections to the other voters, by the dial map. A changed address drops the connection at once.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use prost::Message;
+use tokio::sync::watch;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use quorate_metadata::ids::{ControllerId, DirectoryId};
+use quorate_proto::raft as proto;
+use quorate_proto::raft::raft_client::RaftClient;
+
+use super::super::dial::DialMap;
+use super::super::identity::LocalVoter;
+use super::super::types::{NodeId, VoterNode, controller_id};
+use super::super::wire;
+use super::{CONNECTION_WINDOW_BYTES, HEADER, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How soon a changed dial map is noticed by connections in use.
+const DIAL_MAP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    Log,
+    /// Heartbeats, votes, and the other small calls.
+    Liveness,
+    Snapshot,
+}
+
+/// Cheap to clone; all clones share the connections.
+#[derive(Clone)]
+pub struct Peers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    local: LocalVoter,
+    dial: DialMap,
+    connections: Mutex<BTreeMap<(NodeId, Link), Connection>>,
+    moved: watch::Sender<()>,
+}
+
+struct Connection {
+    address: String,
+    announced: String,
+    channel: Channel,
+}
+
+impl Peers {
+    pub fn new(local: LocalVoter, dial: DialMap) -> Self {
+        let shared = Shared { local, dial, connections: Mutex::default(), moved: watch::Sender::new(()) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    pub fn local(&self) -> &LocalVoter {
+        &self.shared.local
+    }
+
+    /// Where `peer` is dialed now.
+    pub fn address(&self, peer: NodeId, announced: &str) -> String {
+        self.shared.dial.raft(controller_id(peer), announced)
+    }
+
+    /// A client that connects when it is used, and again when it has to.
+    pub fn client(&self, peer: NodeId, announced: &str, link: Link) -> Result<RaftClient<Channel>, Status> {
+        let address = self.address(peer, announced);
+        let mut connections = self.shared.connections.lock().expect("no holder panics");
+        let known = connections.get(&(peer, link)).filter(|connection| connection.address == address);
+        let channel = match known {
+            Some(connection) => connection.channel.clone(),
+            None => {
+                let channel = endpoint(&address)?.connect_lazy();
+                let connection = Connection { address, announced: announced.to_owned(), channel: channel.clone() };
+                connections.insert((peer, link), connection);
+                channel
+            }
+        };
+        let client = RaftClient::new(channel);
+        Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    }
+
+    /// A call to the voter that the membership knows as (`peer`, directory of `node`).
+    pub fn request<T>(&self, peer: NodeId, node: &VoterNode, message: T) -> Request<T> {
+        let local = &self.shared.local;
+        let header = proto::Header {
+            cluster_id: wire::cluster_out(local.cluster()),
+            from_id: local.node.get(),
+            from_directory: wire::directory_out(local.directory),
+            to_id: wire::id_out(peer),
+            to_directory: wire::directory_out(node.directory()),
+        };
+        let mut request = Request::new(message);
+        request.metadata_mut().insert_bin(HEADER, MetadataValue::from_bytes(&header.encode_to_vec()));
+        request
+    }
+
+    /// Changes whenever a connection was dropped because its peer is dialed elsewhere now.
+    pub fn moved(&self) -> watch::Receiver<()> {
+        self.shared.moved.subscribe()
+    }
+
+    /// Drops connections to addresses that are no longer the ones to dial. Runs until dropped.
+    pub async fn follow_dial_map(self) {
+        loop {
+            tokio::time::sleep(DIAL_MAP_INTERVAL).await;
+            let mut connections = self.shared.connections.lock().expect("no holder panics");
+            let before = connections.len();
+            connections.retain(|(peer, _), connection| self.address(*peer, &connection.announced) == connection.address);
+            if connections.len() < before {
+                self.shared.moved.send_replace(());
+            }
+        }
+    }
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, Status> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|error| Status::unavailable(format!("{address:?} is no address: {error}")))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true))
+}
+
+/// Who called, and whom it meant.
+pub struct Header {
+    pub cluster: Option<quorate_metadata::ids::ClusterId>,
+    pub from: (ControllerId, DirectoryId),
+    pub to: (ControllerId, DirectoryId),
+}
+
+pub fn header_of<T>(request: &Request<T>) -> Result<Header, Status> {
+    let value = request.metadata().get_bin(HEADER).ok_or_else(|| Status::invalid_argument("a call without a voter's header"))?;
+    let bytes = value.to_bytes().map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let header = proto::Header::decode(bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let malformed = |error: wire::Malformed| Status::invalid_argument(error.to_string());
+    Ok(Header {
+        cluster: wire::cluster_in(&header.cluster_id).map_err(malformed)?,
+        from: (ControllerId::new(header.from_id), wire::directory_in(&header.from_directory).map_err(malformed)?),
+        to: (ControllerId::new(header.to_id), wire::directory_in(&header.to_directory).map_err(malformed)?),
+    })
+}

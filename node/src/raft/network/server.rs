@@ -1,0 +1,360 @@
+//! The called side. Each call is checked before Raft hears of it: this cluster, this id, this disk, and a caller whose
+//! disk is the one that the membership knows.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, stream};
+use openraft::ReadPolicy;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest, VoteRequest,
+    VoteResponse,
+};
+use tokio::sync::{Notify, mpsc};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+use quorate_proto::raft as proto;
+use quorate_proto::raft::raft_server::{self, RaftServer};
+
+use super::super::Raft;
+use super::super::identity::LocalVoter;
+use super::super::store::{SnapshotWriter, Snapshots};
+use super::super::types::{NodeId, Types, node_id};
+use super::super::wire::{self, Malformed};
+use super::peers::{Header, header_of};
+use super::{
+    CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT,
+    STREAM_WINDOW_BYTES, refusal,
+};
+
+type SnapshotOf = openraft::alias::SnapshotOf<Types, super::super::store::Snapshot>;
+
+/// Three streams a peer are in use; the rest is room for unary calls.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+
+#[derive(Clone)]
+pub struct Service {
+    pub local: LocalVoter,
+    pub raft: Raft,
+    pub snapshots: Snapshots,
+    /// Told of each peer whose stream of appends broke.
+    pub broken: mpsc::Sender<NodeId>,
+    /// Notified when a call was meant for another disk.
+    pub doubted: Arc<Notify>,
+}
+
+impl Service {
+    /// Runs until dropped.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), String> {
+        listener.set_nonblocking(true).map_err(|error| error.to_string())?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
+        let service = RaftServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
+            .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// The caller's id, if the call is for this voter from a voter whose disk is known.
+    fn check<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
+        let header = header_of(request)?;
+        self.check_addressee(&header)?;
+        self.check_caller(&header)?;
+        self.check_cluster(&header)?;
+        Ok(node_id(header.from.0))
+    }
+
+    fn check_cluster(&self, header: &Header) -> Result<(), Status> {
+        let Some(theirs) = header.cluster else {
+            return Err(refusal(INCONSISTENT_CLUSTER_ID, "the caller is of no cluster yet"));
+        };
+        self.local.adopt(theirs).map_err(|error| refusal(INCONSISTENT_CLUSTER_ID, error.to_string()))
+    }
+
+    fn check_addressee(&self, header: &Header) -> Result<(), Status> {
+        let (to, directory) = header.to;
+        if to != self.local.node {
+            return Err(refusal(INVALID_VOTER_KEY, format!("the call is for node {to}; this is node {}", self.local.node)));
+        }
+        if directory != self.local.directory {
+            self.doubted.notify_one();
+            let text = format!("node {to} is a voter with directory {directory}; this disk is {}", self.local.directory);
+            return Err(refusal(INVALID_VOTER_KEY, text));
+        }
+        Ok(())
+    }
+
+    /// An unknown caller passes: a new voter may lead before the entry that made it one has arrived here.
+    fn check_caller(&self, header: &Header) -> Result<(), Status> {
+        let (from, disk) = header.from;
+        if from.get() < 0 {
+            return Err(Status::invalid_argument(format!("node id {from} is negative")));
+        }
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        match metrics.membership_config.get_node(&node_id(from)) {
+            Some(voter) if voter.directory() != disk => {
+                let text = format!("node {from} is a voter with directory {}; the caller's disk is {disk}", voter.directory());
+                Err(refusal(INVALID_VOTER_KEY, text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn stopped(fatal: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft has stopped: {fatal}"))
+}
+
+fn malformed(error: Malformed) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+#[tonic::async_trait]
+impl raft_server::Raft for Service {
+    async fn greet(&self, request: Request<proto::GreetRequest>) -> Result<Response<proto::GreetResponse>, Status> {
+        let request = request.into_inner();
+        let theirs = wire::cluster_in(&request.cluster_id).map_err(malformed)?;
+        if let (Some(theirs), Some(ours)) = (theirs, self.local.cluster())
+            && theirs != ours
+        {
+            let text = format!("the caller is of cluster {theirs}, node {} is of cluster {ours}", self.local.node);
+            return Err(refusal(INCONSISTENT_CLUSTER_ID, text));
+        }
+        let directory = wire::directory_in(&request.directory).map_err(malformed)?;
+        if request.node_id == self.local.node.get() && directory != self.local.directory {
+            let text = format!("node {} already runs here with directory {}", self.local.node, self.local.directory);
+            return Err(refusal(INVALID_VOTER_KEY, text));
+        }
+        Ok(Response::new(self.introduce().await?))
+    }
+
+    async fn append(&self, request: Request<proto::AppendRequest>) -> Result<Response<proto::AppendResponse>, Status> {
+        self.check(&request)?;
+        let request = append_in(request.into_inner()).map_err(malformed)?;
+        let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        let prev = request.prev_log_id;
+        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        Ok(Response::new(append_result_out(answer.into_stream_result(prev, last))))
+    }
+
+    type StreamAppendStream = Pin<Box<dyn Stream<Item = Result<proto::AppendResponse, Status>> + Send>>;
+
+    async fn stream_append(
+        &self,
+        request: Request<Streaming<proto::AppendRequest>>,
+    ) -> Result<Response<Self::StreamAppendStream>, Status> {
+        let caller = self.check(&request)?;
+        let broken = self.broken.clone();
+        let requests = stream::unfold(Some(request.into_inner()), move |requests| {
+            let broken = broken.clone();
+            async move { next_append(requests?, caller, &broken).await }
+        });
+        let answers = self.raft.stream_append(requests).map(stream_answer_out);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+        self.check(&request)?;
+        let request = vote_in(request.into_inner()).map_err(malformed)?;
+        let answer = self.raft.vote(request).await.map_err(stopped)?;
+        Ok(Response::new(vote_out(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
+        self.check(&request)?;
+        let request = vote_in(request.into_inner()).map_err(malformed)?;
+        let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(Response::new(vote_out(&answer)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<proto::TransferLeaderRequest>,
+    ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
+        use proto::transfer_leader_response::Refused;
+        self.check(&request)?;
+        let request = request.into_inner();
+        let vote = wire::vote_in(request.from_leader).map_err(malformed)?;
+        let to = wire::id_in(request.to_node_id).map_err(malformed)?;
+        let request = TransferLeaderRequest::new(vote, to, request.last_log_id.map(wire::log_id_in));
+        let refused = match self.raft.handle_transfer_leader(request).await.map_err(stopped)? {
+            Ok(()) => None,
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => Some(Refused::VoteChanged(wire::vote_out(&actual))),
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+                Some(Refused::LogNotFlushed(proto::LogNotFlushed { actual: actual.map(wire::log_id_out) }))
+            }
+        };
+        Ok(Response::new(proto::TransferLeaderResponse { refused }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<proto::SnapshotPart>>,
+    ) -> Result<Response<proto::SnapshotResponse>, Status> {
+        self.check(&request)?;
+        let mut parts = request.into_inner();
+        let (vote, writer) = self.accept_offer(&mut parts).await?;
+        let snapshot = self.receive(writer, &mut parts).await?;
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote_out(&answer.vote)) }))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<proto::ReadIndexRequest>,
+    ) -> Result<Response<proto::ReadIndexResponse>, Status> {
+        self.check(&request)?;
+        let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        let (id, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
+        Ok(Response::new(proto::ReadIndexResponse { index: id.index() }))
+    }
+}
+
+impl Service {
+    async fn introduce(&self) -> Result<proto::GreetResponse, Status> {
+        let initialized = self.raft.is_initialized().await.map_err(stopped)?;
+        let membership = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        Ok(proto::GreetResponse {
+            cluster_id: wire::cluster_out(self.local.cluster()),
+            node_id: self.local.node.get(),
+            directory: wire::directory_out(self.local.directory),
+            initialized,
+            membership_index: membership.log_id().map(|id| id.index),
+            voters: membership.nodes().map(|(id, node)| wire::voter_out(*id, node)).collect(),
+        })
+    }
+
+    async fn accept_offer(
+        &self,
+        parts: &mut Streaming<proto::SnapshotPart>,
+    ) -> Result<(super::super::types::Vote, SnapshotWriter), Status> {
+        let Some(proto::snapshot_part::Part::Offer(offer)) = next_part(parts).await? else {
+            return Err(Status::invalid_argument("a snapshot begins with its offer"));
+        };
+        let vote = wire::vote_in(offer.vote).map_err(malformed)?;
+        let meta = wire::meta_in(offer.meta).map_err(malformed)?;
+        tracing::info!(index = meta.last_log_id.map(|id| id.index), "receiving a snapshot");
+        let (snapshots, cluster) = (self.snapshots.clone(), self.local.cluster());
+        let writer = self.snapshots.run(move || snapshots.create(meta, cluster)).await.map_err(not_written)?;
+        Ok((vote, writer))
+    }
+
+    async fn receive(
+        &self,
+        mut writer: SnapshotWriter,
+        parts: &mut Streaming<proto::SnapshotPart>,
+    ) -> Result<SnapshotOf, Status> {
+        use proto::snapshot_part::Part;
+        let mut received = 0;
+        loop {
+            match next_part(parts).await? {
+                Some(Part::Chunk(chunk)) => {
+                    if crc32fast::hash(&chunk.data) != chunk.crc32 {
+                        return Err(Status::data_loss(format!("snapshot chunk at {received}: checksum mismatch")));
+                    }
+                    received += chunk.data.len() as u64;
+                    writer = self.write_chunk(writer, chunk.data).await?;
+                }
+                Some(Part::End(length)) if length == received => break,
+                _ => return Err(Status::data_loss(format!("the snapshot was cut after {received} bytes"))),
+            }
+        }
+        let snapshot = self.snapshots.run(move || writer.finish()).await.map_err(not_written)?;
+        Ok(SnapshotOf { meta: snapshot.meta.clone(), snapshot })
+    }
+
+    async fn write_chunk(&self, mut writer: SnapshotWriter, data: bytes::Bytes) -> Result<SnapshotWriter, Status> {
+        let write = move || writer.write_all(&data).map(|()| writer);
+        self.snapshots.run(write).await.map_err(not_written)
+    }
+}
+
+fn not_written(error: std::io::Error) -> Status {
+    Status::internal(format!("cannot write the snapshot: {error}"))
+}
+
+async fn next_part(parts: &mut Streaming<proto::SnapshotPart>) -> Result<Option<proto::snapshot_part::Part>, Status> {
+    Ok(parts.message().await?.and_then(|part| part.part))
+}
+
+type Appends = Streaming<proto::AppendRequest>;
+
+/// A stream that ends otherwise than by its sender's will may mean that the sender is dead.
+async fn next_append(
+    mut requests: Appends,
+    caller: NodeId,
+    broken: &mpsc::Sender<NodeId>,
+) -> Option<(AppendEntriesRequest<Types>, Option<Appends>)> {
+    match requests.message().await {
+        Ok(None) => None,
+        Ok(Some(request)) => match append_in(request) {
+            Ok(request) => Some((request, Some(requests))),
+            Err(error) => {
+                tracing::warn!(peer = caller, %error, "append stream closed");
+                None
+            }
+        },
+        Err(status) => {
+            tracing::debug!(peer = caller, %status, "append stream broke");
+            // A full queue means that others have reported just now.
+            let _ = broken.try_send(caller);
+            None
+        }
+    }
+}
+
+fn append_in(request: proto::AppendRequest) -> Result<AppendEntriesRequest<Types>, Malformed> {
+    Ok(AppendEntriesRequest {
+        vote: wire::vote_in(request.vote)?,
+        prev_log_id: request.prev.map(wire::log_id_in),
+        entries: request.entries.into_iter().map(wire::entry_in).collect::<Result<_, _>>()?,
+        leader_commit: request.commit.map(wire::log_id_in),
+    })
+}
+
+fn stream_answer_out(answer: Result<StreamAppendResult<Types>, Fatal<Types>>) -> Result<proto::AppendResponse, Status> {
+    answer.map(append_result_out).map_err(stopped)
+}
+
+fn append_result_out(result: StreamAppendResult<Types>) -> proto::AppendResponse {
+    use proto::append_response::Result::{Conflict, HigherVote, Matched};
+    let result = match result {
+        Ok(log_id) => Matched(proto::Matched { log_id: log_id.map(wire::log_id_out) }),
+        Err(StreamAppendError::Conflict(id)) => Conflict(wire::log_id_out(id)),
+        Err(StreamAppendError::HigherVote(vote)) => HigherVote(wire::vote_out(&vote)),
+    };
+    proto::AppendResponse { result: Some(result) }
+}
+
+fn vote_in(request: proto::VoteRequest) -> Result<VoteRequest<Types>, Malformed> {
+    Ok(VoteRequest {
+        vote: wire::vote_in(request.vote)?,
+        last_log_id: request.last_log_id.map(wire::log_id_in),
+        leadership_transfer: request.leadership_transfer,
+    })
+}
+
+fn vote_out(answer: &VoteResponse<Types>) -> proto::VoteResponse {
+    proto::VoteResponse {
+        vote: Some(wire::vote_out(&answer.vote)),
+        granted: answer.vote_granted,
+        last_log_id: answer.last_log_id.map(wire::log_id_out),
+    }
+}

@@ -1,0 +1,176 @@
+//! The queue between Raft and the one writer. Order is the point: votes, appends, truncations and purges reach the disk
+//! as they were asked for, and each waiter learns of its own write when, and only when, that is on stable storage.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::super::types::{LogId, Types};
+use super::{Write, entry_bytes};
+
+/// Bytes in one synced batch: larger ones keep the first waiter waiting for the last one's bytes.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Writes waiting for the flusher. openraft merges appends, so this many means a disk that stands still.
+const QUEUE_MAX: usize = 4096;
+
+pub struct Op {
+    pub sequence: u64,
+    pub write: Write,
+    pub done: Done,
+}
+
+/// Whom to tell.
+pub enum Done {
+    Flushed(IOFlushed<Types>),
+    Ack(oneshot::Sender<io::Result<()>>),
+    Nobody,
+}
+
+/// Seen by both ends of the queue.
+pub struct Progress {
+    /// The last write that is on stable storage.
+    flushed: AtomicU64,
+    /// Rides on the next batch: losing it costs a restart some waiting, so it is worth no fsync of its own.
+    committed: Mutex<Option<Option<LogId>>>,
+    /// Why the disk takes no more writes. After a failed fsync nothing later may be reported as durable.
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Progress {
+    pub fn flushed(&self) -> u64 {
+        self.flushed.load(Ordering::Acquire)
+    }
+
+    pub fn set_committed(&self, committed: Option<LogId>) {
+        *self.committed.lock().expect("no holder panics") = Some(committed);
+    }
+
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.failure.subscribe()
+    }
+
+    fn take_committed(&self) -> Option<Write> {
+        self.committed.lock().expect("no holder panics").take().map(Write::Committed)
+    }
+
+    fn refused(&self) -> Option<io::Error> {
+        self.failure.borrow().as_ref().map(|reason| io::Error::other(format!("the log takes no more writes: {reason}")))
+    }
+
+    fn fail(&self, reason: &str) {
+        tracing::error!(reason, "cannot write the log; no further write is accepted");
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| reason.to_owned());
+            first
+        });
+    }
+}
+
+/// The flusher's end.
+pub struct FlushQueue {
+    ops: mpsc::Receiver<Op>,
+    progress: Arc<Progress>,
+    /// Dropped with the queue: whoever waits for the other end knows that the flusher has let go of the disk.
+    _ended: oneshot::Sender<()>,
+}
+
+/// What is written with one fsync.
+pub struct Batch {
+    ops: Vec<Op>,
+    committed: Option<Write>,
+}
+
+impl Batch {
+    pub fn writes(&self) -> impl Iterator<Item = &Write> {
+        self.ops.iter().map(|op| &op.write).chain(&self.committed)
+    }
+}
+
+pub fn queue() -> (mpsc::Sender<Op>, Arc<Progress>, FlushQueue, oneshot::Receiver<()>) {
+    let (sender, ops) = mpsc::channel(QUEUE_MAX);
+    let (ended_tx, ended) = oneshot::channel();
+    let progress = Arc::new(Progress {
+        flushed: AtomicU64::new(0),
+        committed: Mutex::new(None),
+        failure: watch::Sender::new(None),
+    });
+    let queue = FlushQueue { ops, progress: progress.clone(), _ended: ended_tx };
+    (sender, progress, queue, ended)
+}
+
+impl FlushQueue {
+    /// All that waits, up to the cap. None when there will be no more.
+    pub fn blocking_next(&mut self) -> Option<Batch> {
+        let first = self.ops.blocking_recv()?;
+        Some(self.drain(first))
+    }
+
+    pub async fn next(&mut self) -> Option<Batch> {
+        let first = self.ops.recv().await?;
+        Some(self.drain(first))
+    }
+
+    fn drain(&mut self, first: Op) -> Batch {
+        let mut bytes = write_bytes(&first.write);
+        let mut ops = vec![first];
+        while bytes < BATCH_BYTES_MAX
+            && let Ok(op) = self.ops.try_recv()
+        {
+            bytes += write_bytes(&op.write);
+            ops.push(op);
+        }
+        Batch { ops, committed: self.progress.take_committed() }
+    }
+
+    /// What still waits for a batch to ride on.
+    pub fn leftover(&self) -> Option<Write> {
+        self.progress.take_committed()
+    }
+
+    /// An error while the disk is known to be bad: `batch` must not be tried.
+    pub fn refused(&self) -> Option<io::Error> {
+        self.progress.refused()
+    }
+
+    pub fn finish(&self, batch: Batch, result: io::Result<()>) {
+        match &result {
+            Ok(()) => {
+                let last = batch.ops.last().map_or(0, |op| op.sequence);
+                self.progress.flushed.fetch_max(last, Ordering::AcqRel);
+            }
+            Err(error) => self.progress.fail(&error.to_string()),
+        }
+        for op in batch.ops {
+            op.done.tell(copy(&result));
+        }
+    }
+}
+
+impl Done {
+    fn tell(self, result: io::Result<()>) {
+        match self {
+            Self::Flushed(flushed) => flushed.io_completed(result),
+            // A waiter that has gone away no longer cares.
+            Self::Ack(waiter) => drop(waiter.send(result)),
+            Self::Nobody => {}
+        }
+    }
+}
+
+fn copy(result: &io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+    }
+}
+
+fn write_bytes(write: &Write) -> usize {
+    match write {
+        Write::Append(entries) => entries.iter().map(entry_bytes).sum(),
+        Write::Vote(_) | Write::Truncate { .. } | Write::Purge(_) | Write::Committed(_) => 0,
+    }
+}

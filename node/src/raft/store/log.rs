@@ -1,0 +1,228 @@
+//! The log as openraft sees it: the tail in memory, the disk below, the flusher beside.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::super::types::{Entry, LogId, Types, Vote};
+use super::flush::{self, Done, Op, Progress};
+use super::tail::Tail;
+use super::{Disk, Write};
+
+/// Bytes of entries in one append request: what a follower gets in one piece.
+const APPEND_BYTES_MAX: usize = 1 << 20;
+
+/// Cheap to clone; all clones are one log.
+#[derive(Clone)]
+pub struct LogStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    disk: Arc<dyn Disk>,
+    queue: mpsc::Sender<Op>,
+    progress: Arc<Progress>,
+    state: Mutex<State>,
+}
+
+/// What has been asked for so far, whether it is on the disk yet or not.
+struct State {
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    tail: Tail,
+    sequence: u64,
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence
+    }
+}
+
+impl LogStore {
+    /// Reads the disk and starts its flusher. The receiver resolves when the flusher has ended, that is, after all clones
+    /// are gone and all they queued is on the disk.
+    pub fn start(disk: Arc<dyn Disk>) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        let loaded = disk.load()?;
+        let (queue, progress, flush_queue, ended) = flush::queue();
+        disk.clone().start_flusher(flush_queue);
+        let state = Mutex::new(State {
+            vote: loaded.vote,
+            committed: loaded.committed,
+            purged: loaded.purged,
+            last: loaded.last,
+            tail: Tail::default(),
+            sequence: 0,
+        });
+        Ok((Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended))
+    }
+
+    /// Nothing was ever written here: no vote, no entry, no purge.
+    pub fn is_empty(&self) -> bool {
+        let state = self.state();
+        state.vote.is_none() && state.last.is_none()
+    }
+
+    /// Becomes Some when the disk has failed a write.
+    pub fn failure(&self) -> watch::Receiver<Option<String>> {
+        self.shared.progress.failure()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("no holder panics")
+    }
+
+    async fn enqueue(&self, op: Op) -> io::Result<()> {
+        self.shared.queue.send(op).await.map_err(|_| io::Error::other("the flusher has ended"))
+    }
+
+    async fn write(&self, sequence: u64, write: Write) -> io::Result<()> {
+        let (ack, done) = oneshot::channel();
+        self.enqueue(Op { sequence, write, done: Done::Ack(ack) }).await?;
+        done.await.map_err(|_| io::Error::other("the flusher has ended"))?
+    }
+
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let (range, from_tail) = {
+            let state = self.state();
+            let range = available(&state, range);
+            let tail_first = state.tail.first().unwrap_or(range.end);
+            if range.is_empty() || range.start >= tail_first {
+                return Ok(state.tail.read(range, max_bytes));
+            }
+            (range.start..range.end.min(tail_first), state.tail.read(tail_first..range.end, max_bytes))
+        };
+        // What is not in the tail was flushed before it left it, so the disk has it.
+        let mut entries = self.shared.disk.read(range.clone(), max_bytes)?;
+        if entries.last().is_some_and(|entry| entry.log_id.index + 1 == range.end) && max_bytes == usize::MAX {
+            entries.extend(from_tail);
+        }
+        match entries.first() {
+            Some(first) if first.log_id.index == range.start => Ok(entries),
+            _ => Err(io::Error::other(format!("log entry {} is missing", range.start))),
+        }
+    }
+}
+
+/// The part of `range` that the log holds.
+fn available(state: &State, range: Range<u64>) -> Range<u64> {
+    let first = state.purged.map_or(0, |purged| purged.index + 1);
+    let end = state.last.map_or(0, |last| last.index + 1);
+    let start = range.start.max(first);
+    start..range.end.min(end).max(start)
+}
+
+fn bounds(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(start) => *start,
+        Bound::Excluded(before) => before + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(last) => last.saturating_add(1),
+        Bound::Excluded(end) => *end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end.max(start)
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> io::Result<Vec<Entry>> {
+        self.read(bounds(&range), usize::MAX)
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start..end, APPEND_BYTES_MAX)
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(self.state().vote)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<Types>> {
+        let state = self.state();
+        Ok(LogState { last_purged_log_id: state.purged, last_log_id: state.last })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        fail::fail_point!("raft.vote", |_| Err(io::Error::other("failpoint raft.vote")));
+        let sequence = self.state().next();
+        self.write(sequence, Write::Vote(*vote)).await?;
+        self.state().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.state().committed = committed;
+        self.shared.progress.set_committed(committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        Ok(self.state().committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, flushed: IOFlushed<Types>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        fail::fail_point!("raft.append", |_| Err(io::Error::other("failpoint raft.append")));
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let sequence = {
+            let mut state = self.state();
+            let sequence = state.next();
+            state.last = entries.last().map(|entry| entry.log_id).or(state.last);
+            entries.iter().for_each(|entry| state.tail.append(sequence, entry.clone()));
+            state.tail.evict(self.shared.progress.flushed());
+            sequence
+        };
+        self.enqueue(Op { sequence, write: Write::Append(entries), done: Done::Flushed(flushed) }).await
+    }
+
+    async fn truncate_after(&mut self, kept: Option<LogId>) -> io::Result<()> {
+        let from = kept.map_or(0, |id| id.index + 1);
+        let sequence = {
+            let mut state = self.state();
+            state.tail.truncate(from);
+            if state.last.is_some_and(|last| last.index >= from) {
+                state.last = kept;
+            }
+            state.next()
+        };
+        self.write(sequence, Write::Truncate { from }).await
+    }
+
+    async fn purge(&mut self, upto: LogId) -> io::Result<()> {
+        let sequence = {
+            let mut state = self.state();
+            state.tail.purge(upto.index);
+            state.purged = state.purged.max(Some(upto));
+            // A snapshot may reach beyond the log: what it covers counts as present.
+            if state.last.is_none_or(|last| last.index <= upto.index) {
+                state.last = Some(upto);
+            }
+            state.next()
+        };
+        self.enqueue(Op { sequence, write: Write::Purge(upto), done: Done::Nobody }).await
+    }
+}

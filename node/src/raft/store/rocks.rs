@@ -1,0 +1,272 @@
+//! The store on a disk: RocksDB in `<data>/raft`, snapshots in `<data>/snapshots`, the name in `<data>/quorate.meta`.
+//!
+//! Two column families share one write-ahead log, so one batch and one fsync cover vote and entries together.
+
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind, IteratorMode,
+    LogLevel, Options, WriteBatch, WriteOptions,
+};
+
+use super::super::RaftError;
+use super::super::error::Corruption;
+use super::super::identity::{self, Identity};
+use super::super::types::{Entry, LogId};
+use super::flush::Batch;
+use super::{Disk, FlushQueue, Loaded, Opened, Snapshots, Store, Write, codec, entry_bytes, wal};
+
+const LOG: &str = "log";
+const META: &str = "meta";
+const VOTE: &[u8] = b"vote";
+const COMMITTED: &[u8] = b"committed";
+const PURGED: &[u8] = b"purged";
+
+/// The log is written once, read rarely and purged soon: small tables, little memory.
+const MEMTABLE_BYTES: usize = 16 << 20;
+/// Bounds what a restart has to recover, and how long the rarely written `meta` may pin old files.
+const WAL_BYTES_MAX: u64 = 64 << 20;
+
+/// A data directory. Opens and creates nothing by itself.
+#[derive(Debug, Clone)]
+pub struct RocksStore {
+    data: PathBuf,
+}
+
+impl RocksStore {
+    pub fn new(data: &Path) -> Self {
+        Self { data: data.to_owned() }
+    }
+}
+
+impl Store for RocksStore {
+    fn identity(&self) -> Result<Option<Identity>, RaftError> {
+        identity::read(&self.data)
+    }
+
+    fn save_identity(&self, identity: &Identity) -> Result<(), RaftError> {
+        identity::write(&self.data, identity)
+    }
+
+    fn open(&self) -> Result<Opened, RaftError> {
+        let path = self.data.join("raft");
+        std::fs::create_dir_all(&path).map_err(RaftError::io(format!("create {path:?}")))?;
+        let checked = wal::check(&path)?;
+        let db = DB::open_cf_descriptors(&database_options(), &path, families()).map_err(|error| refuse(&path, checked, error))?;
+        let snapshots = Snapshots::directory(self.data.join("snapshots"))
+            .map_err(RaftError::io(format!("open {:?}", self.data.join("snapshots"))))?;
+        Ok(Opened { disk: Arc::new(RocksDisk { db, path }), snapshots })
+    }
+}
+
+/// For those who look but must not touch, also while the node runs.
+pub fn open_read_only(data: &Path) -> Result<Arc<dyn Disk>, RaftError> {
+    let path = data.join("raft");
+    let db = DB::open_cf_descriptors_read_only(&Options::default(), &path, families(), false)
+        .map_err(|error| RaftError::io(format!("open {path:?}"))(to_io(&path, error)))?;
+    Ok(Arc::new(RocksDisk { db, path }))
+}
+
+fn refuse(path: &Path, torn: Option<wal::Torn>, error: rocksdb::Error) -> RaftError {
+    let text = error.to_string();
+    if error.kind() == ErrorKind::IOError && text.contains("lock") {
+        return RaftError::DataLocked { path: path.to_owned() };
+    }
+    match torn {
+        Some(torn) if error.kind() == ErrorKind::Corruption => {
+            RaftError::Corrupt { file: torn.file, offset: torn.offset, reason: text }
+        }
+        _ => RaftError::io(format!("open {path:?}"))(to_io(path, error)),
+    }
+}
+
+fn database_options() -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    // A record cut by a crash was acknowledged to nobody. Any other damage is refused.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    [LOG, META].map(|name| ColumnFamilyDescriptor::new(name, family_options())).into()
+}
+
+fn family_options() -> Options {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::None);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_paranoid_checks(true);
+    options
+}
+
+struct RocksDisk {
+    db: DB,
+    path: PathBuf,
+}
+
+impl RocksDisk {
+    fn family(&self, name: &str) -> &ColumnFamily {
+        self.db.cf_handle(name).expect("opened with both families")
+    }
+
+    fn commit(&self, batch: &Batch) -> io::Result<()> {
+        fail::fail_point!("raft.flush", |_| Err(io::Error::other("failpoint raft.flush")));
+        self.write_all(batch.writes())
+    }
+
+    fn write_all<'a>(&self, writes: impl Iterator<Item = &'a Write>) -> io::Result<()> {
+        let mut batch = WriteBatch::default();
+        writes.for_each(|write| self.add(&mut batch, write));
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        self.db.write_opt(batch, &options).map_err(|error| to_io(&self.path, error))
+    }
+
+    fn add(&self, batch: &mut WriteBatch, write: &Write) {
+        let (log, meta) = (self.family(LOG), self.family(META));
+        match write {
+            Write::Append(entries) => {
+                for entry in entries {
+                    batch.put_cf(log, codec::entry_key(entry.log_id.index), codec::encode_entry(entry));
+                }
+            }
+            Write::Vote(vote) => batch.put_cf(meta, VOTE, codec::encode_vote(VOTE, vote)),
+            Write::Truncate { from } => batch.delete_range_cf(log, codec::entry_key(*from), codec::entry_key(u64::MAX)),
+            Write::Purge(upto) => {
+                batch.put_cf(meta, PURGED, codec::encode_log_id(PURGED, *upto));
+                batch.delete_range_cf(log, codec::entry_key(0), codec::entry_key(upto.index + 1));
+            }
+            Write::Committed(Some(id)) => batch.put_cf(meta, COMMITTED, codec::encode_log_id(COMMITTED, *id)),
+            Write::Committed(None) => batch.delete_cf(meta, COMMITTED),
+        }
+    }
+
+    fn meta<T>(&self, key: &[u8], decode: impl Fn(&[u8], &[u8]) -> Result<T, String>) -> io::Result<Option<T>> {
+        let value = self.db.get_cf(self.family(META), key).map_err(|error| to_io(&self.path, error))?;
+        let damaged = |reason| self.damaged(format!("{}: {reason}", String::from_utf8_lossy(key)));
+        value.map(|value| decode(key, &value).map_err(damaged)).transpose()
+    }
+
+    fn damaged(&self, reason: String) -> io::Error {
+        Corruption { file: self.path.clone(), offset: 0, reason }.into()
+    }
+
+    fn entries_from(&self, start: u64) -> impl Iterator<Item = io::Result<Entry>> {
+        let key = codec::entry_key(start);
+        let rows = self.db.iterator_cf(self.family(LOG), IteratorMode::From(&key, Direction::Forward));
+        rows.map(|row| {
+            let (key, value) = row.map_err(|error| to_io(&self.path, error))?;
+            codec::decode_entry(&key, &value).map_err(|reason| {
+                let index = key[..].try_into().map_or(0, u64::from_be_bytes);
+                self.damaged(format!("log entry {index}: {reason}"))
+            })
+        })
+    }
+
+    /// Every entry is read once at the start: what is damaged is found before this voter promises anything.
+    fn last_entry(&self, purged: Option<LogId>) -> io::Result<Option<LogId>> {
+        let mut last = purged;
+        for entry in self.entries_from(0) {
+            let id = entry?.log_id;
+            let expected = last.map_or(id.index, |last| last.index + 1);
+            if id.index != expected {
+                return Err(self.damaged(format!("log entry {expected} is missing before {}", id.index)));
+            }
+            last = Some(id);
+        }
+        Ok(last)
+    }
+}
+
+impl Disk for RocksDisk {
+    fn load(&self) -> io::Result<Loaded> {
+        let purged = self.meta(PURGED, codec::decode_log_id)?;
+        Ok(Loaded {
+            vote: self.meta(VOTE, codec::decode_vote)?,
+            committed: self.meta(COMMITTED, codec::decode_log_id)?,
+            purged,
+            last: self.last_entry(purged)?,
+        })
+    }
+
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        for entry in self.entries_from(range.start) {
+            let entry = entry?;
+            if entry.log_id.index >= range.end || bytes >= max_bytes {
+                break;
+            }
+            bytes += entry_bytes(&entry);
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn start_flusher(self: Arc<Self>, queue: FlushQueue) {
+        let flusher = move || flush_until_closed(self, queue);
+        std::thread::Builder::new().name("raft-flush".into()).spawn(flusher).expect("the system can start one thread");
+    }
+}
+
+fn flush_until_closed(disk: Arc<RocksDisk>, mut queue: FlushQueue) {
+    while let Some(batch) = queue.blocking_next() {
+        let result = match queue.refused() {
+            Some(error) => Err(error),
+            None => disk.commit(&batch),
+        };
+        queue.finish(batch, result);
+    }
+    if let (None, Some(write)) = (queue.refused(), queue.leftover())
+        && let Err(error) = disk.write_all(std::iter::once(&write))
+    {
+        tracing::warn!(%error, "cannot save the committed index; the next start waits for the leader to tell it");
+    }
+    // The database closes before the queue tells that the flusher has ended.
+    drop(disk);
+    drop(queue);
+}
+
+/// RocksDB names the damaged table and offset in its text, where it knows them.
+fn to_io(path: &Path, error: rocksdb::Error) -> io::Error {
+    match error.kind() {
+        ErrorKind::Corruption => {
+            let reason = error.to_string();
+            let (file, offset) = named_place(&reason).unwrap_or((path.to_owned(), 0));
+            Corruption { file, offset, reason }.into()
+        }
+        _ => io::Error::other(error.to_string()),
+    }
+}
+
+/// `... in /data/raft/000012.sst offset 4096 size 32`
+fn named_place(text: &str) -> Option<(PathBuf, u64)> {
+    let (before, after) = text.rsplit_once(" offset ")?;
+    let offset = after.split_whitespace().next()?.parse().ok()?;
+    let file = before.rsplit_once(" in ")?.1;
+    Some((PathBuf::from(file), offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_damaged_table_is_read_from_the_message() {
+        let text = "Corruption: block checksum mismatch: stored = 1, computed = 2, type = 4  in /d/raft/000012.sst offset 4096 size 32";
+        assert_eq!(named_place(text), Some((PathBuf::from("/d/raft/000012.sst"), 4096)));
+    }
+}

@@ -1,0 +1,111 @@
+//! What the log is replayed on: the ledger behind the image that readers see and the feed that watchers follow.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorate_metadata::ids::{ControllerEpoch, Offset};
+use quorate_metadata::image::{Ledger, MetadataImage};
+use quorate_proto::{batch, snapshot};
+use tokio::sync::watch;
+
+use crate::feed::Feed;
+use crate::raft::{FrozenReplica, Outcome, Replica, ReplicaError};
+
+/// The committed metadata, as everyone but the log sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct MetadataView {
+    /// The ledger after the last batch; readers take its visible side, a claim starts from its whole.
+    ledger: Arc<ArcSwap<Ledger>>,
+    next_offset: Arc<watch::Sender<Offset>>,
+    pub feed: Feed,
+}
+
+impl MetadataView {
+    pub fn new() -> Self {
+        Self {
+            ledger: Arc::new(ArcSwap::from_pointee(Ledger::default())),
+            next_offset: Arc::new(watch::Sender::new(Offset::default())),
+            feed: Feed::new(),
+        }
+    }
+
+    /// What readers may see now.
+    pub fn image(&self) -> MetadataImage {
+        self.ledger.load().visible().clone()
+    }
+
+    /// Everything replayed, with an open transaction if there is one.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::clone(&self.ledger.load())
+    }
+
+    /// Changes whenever records become visible.
+    pub fn offsets(&self) -> watch::Receiver<Offset> {
+        self.next_offset.subscribe()
+    }
+
+    /// An empty view for a node that holds no metadata of its own.
+    fn publish(&self, ledger: &Ledger) {
+        self.ledger.store(Arc::new(ledger.clone()));
+        self.next_offset.send_replace(ledger.visible().next_offset);
+    }
+}
+
+impl Default for MetadataView {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The replaying side: owned by the log, which calls it from one task.
+pub struct MetadataReplica {
+    ledger: Ledger,
+    view: MetadataView,
+}
+
+impl MetadataReplica {
+    pub fn new(view: MetadataView) -> Self {
+        Self { ledger: Ledger::default(), view }
+    }
+}
+
+impl Replica for MetadataReplica {
+    fn replay(&mut self, epoch: ControllerEpoch, payload: &Bytes) -> Result<Outcome, ReplicaError> {
+        let (base_offset, batch) = batch::decode(payload).map_err(|error| ReplicaError(error.to_string()))?;
+        // Planned under another claim, or on a draft that never became true: nobody was promised anything by it.
+        if batch.controller_epoch != epoch || base_offset != self.ledger.working().next_offset {
+            return Ok(Outcome::WrongEpoch);
+        }
+        let before = self.ledger.visible().clone();
+        let replayed = self.ledger.replay(&batch).map_err(|error| ReplicaError(error.to_string()))?;
+        self.view.feed.push(before, self.ledger.visible().clone(), replayed.visible);
+        Ok(Outcome::Replayed { next_offset: replayed.next_offset })
+    }
+
+    fn publish(&mut self) {
+        self.view.publish(&self.ledger);
+        self.view.feed.wake();
+    }
+
+    fn freeze(&self) -> Box<dyn FrozenReplica> {
+        Box::new(FrozenMetadata(self.ledger.clone()))
+    }
+
+    fn install(&mut self, content: &mut dyn Read) -> Result<(), ReplicaError> {
+        let ledger = snapshot::read(content).map_err(|error| ReplicaError(error.to_string()))?;
+        self.ledger = ledger;
+        self.view.feed.restart(self.ledger.visible().next_offset);
+        self.publish();
+        Ok(())
+    }
+}
+
+struct FrozenMetadata(Ledger);
+
+impl FrozenReplica for FrozenMetadata {
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        snapshot::write(&self.0, out)
+    }
+}

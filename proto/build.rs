@@ -1,0 +1,19 @@
+//! Compiles the .proto files with protox: no protoc is needed.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const FILES: [&str; 4] = [
+    "quorate/metadata/v1/metadata.proto",
+    "quorate/admin/v1/admin.proto",
+    "quorate/broker/v1/broker.proto",
+    "quorate/raft/v1/raft.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?).join("quorate.descriptors.bin");
+    fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure().bytes(".quorate.raft.v1").bytes(".quorate.metadata.v1.RequestApplied.reply").compile_fds(descriptors)?;
+    Ok(())
+}
