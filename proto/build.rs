@@ -14,6 +14,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?).join("quorate.descriptors.bin");
     fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;
-    tonic_prost_build::configure().bytes(".quorate.raft.v1").bytes(".quorate.metadata.v1.RequestApplied.reply").compile_fds(descriptors)?;
+    tonic_prost_build::configure().bytes(".quorate.raft.v1").compile_fds(descriptors)?;
     Ok(())
 }

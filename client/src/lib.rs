@@ -13,6 +13,7 @@
 //! ```
 
 mod admin;
+pub mod agent;
 mod error;
 mod nodes;
 pub mod perf;

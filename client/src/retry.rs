@@ -261,3 +261,6 @@ impl Pace {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

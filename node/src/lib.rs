@@ -9,6 +9,7 @@ pub mod config;
 pub mod controller;
 pub mod feed;
 pub mod http;
+pub mod inspect;
 pub mod metrics;
 pub mod node;
 pub mod raft;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quorate_client::agent::Resolve;
 use quorate_metadata::ApiError;
-use quorate_metadata::ids::{BrokerId, ControllerId, IncarnationId};
+use quorate_metadata::ids::{BrokerId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::api::{self, ApiServer, Gateway, HeartbeatTerms};
 use crate::broker::{self, BrokerConfig};
 use crate::config::{ConfigError, NodeConfig, Role, host_and_port};
-use crate::controller::{ControllerConfig, ControllerHandle, EventLoop};
+use crate::controller::{ControllerConfig, EventLoop};
 use crate::http::{self, HttpState};
 use crate::metrics::Metrics;
 use crate::raft::{DialMap, RaftConfig, RaftError, RaftNode, RocksStore, VoterAddress};
@@ -79,7 +79,7 @@ impl Node {
 
         let view = MetadataView::new();
         let metrics = Arc::new(Metrics::new());
-        let store = RocksStore::open(&config.data_dir)?;
+        let store = RocksStore::new(&config.data_dir);
         let replica = Box::new(MetadataReplica::new(view.clone()));
         let raft = RaftNode::start(raft_config(&config, &dial)?, store, raft_listener, replica).await?;
         let (event_loop, controller) =

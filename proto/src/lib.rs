@@ -6,25 +6,38 @@ pub mod snapshot;
 
 pub use convert::{DecodeError, batch, endpoint_from_wire, endpoint_to_wire, features_from_wire, features_to_wire, record};
 
-/// The facts of the log.
-pub mod metadata {
-    tonic::include_proto!("quorate.metadata.v1");
+/// The packages as they are nested on the wire: generated code refers to its neighbours by these paths.
+mod quorate {
+    pub mod metadata {
+        pub mod v1 {
+            tonic::include_proto!("quorate.metadata.v1");
+        }
+    }
+    pub mod admin {
+        pub mod v1 {
+            tonic::include_proto!("quorate.admin.v1");
+        }
+    }
+    pub mod broker {
+        pub mod v1 {
+            tonic::include_proto!("quorate.broker.v1");
+        }
+    }
+    pub mod raft {
+        pub mod v1 {
+            tonic::include_proto!("quorate.raft.v1");
+        }
+    }
 }
 
 /// What people and tools ask.
-pub mod admin {
-    tonic::include_proto!("quorate.admin.v1");
-}
-
+pub use quorate::admin::v1 as admin;
 /// What brokers ask, and the feed.
-pub mod broker {
-    tonic::include_proto!("quorate.broker.v1");
-}
-
+pub use quorate::broker::v1 as broker;
+/// The facts of the log.
+pub use quorate::metadata::v1 as metadata;
 /// Between voters; private.
-pub mod raft {
-    tonic::include_proto!("quorate.raft.v1");
-}
+pub use quorate::raft::v1 as raft;
 
 /// Every message and service, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quorate.descriptors.bin"));

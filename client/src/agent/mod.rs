@@ -116,18 +116,11 @@ impl BrokerAgent {
     /// proof of a clean stop for the next start.
     pub async fn shut_down(mut self, deadline: Duration) -> Option<BrokerEpoch> {
         self.wish.send_replace(Wish::ShutDown);
-        let stopped = tokio::time::timeout(deadline, self.standing.wait_for(|standing| standing.may_stop)).await;
-        let epoch = match stopped {
+        let stopped = self.standing.wait_for(|standing| standing.may_stop);
+        match tokio::time::timeout(deadline, stopped).await {
             Ok(Ok(standing)) => standing.epoch,
             Ok(Err(_)) | Err(_) => None,
-        };
-        self.stop();
-        epoch
-    }
-
-    fn stop(&self) {
-        self.session.abort();
-        self.follower.abort();
+        }
     }
 
     pub fn broker(&self) -> BrokerId {
@@ -142,6 +135,7 @@ impl BrokerAgent {
 
 impl Drop for BrokerAgent {
     fn drop(&mut self) {
-        self.stop();
+        self.session.abort();
+        self.follower.abort();
     }
 }

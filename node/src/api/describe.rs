@@ -159,18 +159,17 @@ pub fn configs(image: &MetadataImage, resource: &ConfigResource) -> Result<Vec<a
         }
         ConfigResource::BrokerDefault => (None, None),
     };
-    Ok(config::keys_for(resource)
-        .map(|key| {
-            let (value, source) = config::effective(image, topic, broker, key.name);
-            admin::ConfigEntry {
-                key: key.name.to_owned(),
-                value,
-                source: source.as_str().to_owned(),
-                r#type: key.kind_name().to_owned(),
-                doc: key.doc.to_owned(),
-            }
+    let entry = |(name, key): (&str, &config::ConfigKey)| {
+        let (value, source) = config::effective(image, topic, broker, name)?;
+        Some(admin::ConfigEntry {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            source: source.as_str().to_owned(),
+            r#type: key.type_name().to_owned(),
+            doc: key.doc.to_owned(),
         })
-        .collect())
+    };
+    Ok(config::keys_for(resource).into_iter().filter_map(entry).collect())
 }
 
 pub fn quorum(gateway: &Gateway) -> admin::DescribeQuorumReply {

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use prost::Message;
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, Offset};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, heartbeat};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -35,7 +35,7 @@ pub struct HeartbeatTerms {
 }
 
 /// One broker's stream on the active controller.
-struct Stream_ {
+struct BrokerStream {
     gateway: Gateway,
     terms: HeartbeatTerms,
     open: Option<(BrokerId, BrokerEpoch, OpenStream)>,
@@ -51,13 +51,13 @@ pub fn serve(
     }
     let (sender, replies) = mpsc::channel(REPLIES_BUFFERED_MAX);
     let mut claims = gateway.controller.claims();
-    let mut stream = Stream_ { gateway, terms, open: None };
+    let mut stream = BrokerStream { gateway, terms, open: None };
     tokio::spawn(async move {
         loop {
             let request = tokio::select! {
                 biased;
                 // Resigned: the broker looks for the new controller at once.
-                _ = claims.wait_for(Option::is_none) => {
+                () = resigned(&mut claims) => {
                     let _ = sender.send(Err(stream.gateway.not_controller())).await;
                     return stream.leave();
                 }
@@ -87,7 +87,7 @@ pub fn serve(
     Ok(ReceiverStream::new(replies))
 }
 
-impl Stream_ {
+impl BrokerStream {
     async fn answer(&mut self, request: HeartbeatRequest) -> Result<HeartbeatReply, ApiError> {
         let wanted = Heartbeat {
             broker: BrokerId::new(request.broker),
@@ -184,6 +184,11 @@ impl Stream_ {
             open.close();
         }
     }
+}
+
+async fn resigned(claims: &mut watch::Receiver<Option<ControllerEpoch>>) {
+    // A dropped sender means that the event loop is gone, which is a resignation as well.
+    let _ = claims.wait_for(Option::is_none).await;
 }
 
 /// `HeartbeatAnswer` on its way through the event loop.

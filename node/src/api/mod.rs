@@ -10,4 +10,5 @@ mod server;
 mod watch;
 
 pub use gateway::Gateway;
+pub use heartbeat::HeartbeatTerms;
 pub use server::{ApiServer, serve};

@@ -8,7 +8,6 @@ use quorate_proto::admin::admin_server::AdminServer;
 use quorate_proto::broker::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::ServiceBuilder;

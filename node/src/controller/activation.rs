@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::plan::{brokers, checkpoint};
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -25,7 +24,6 @@ impl EventLoop {
             draft,
             in_flight: InFlightBatches::default(),
             tasks: TaskTable::starting(Instant::now()),
-            probes: JoinSet::new(),
             suspects: BTreeSet::new(),
             digested_at: None,
         });
@@ -39,6 +37,7 @@ impl EventLoop {
         self.publish_claim(None);
         claim.in_flight.fail_all();
         self.sessions.clear();
+        self.probes.abort_all();
         info!(controller_epoch = %claim.epoch, why, "resigned");
     }
 

@@ -60,7 +60,6 @@ pub(super) struct Claim {
     pub draft: Ledger,
     pub in_flight: InFlightBatches,
     pub tasks: TaskTable,
-    pub probes: JoinSet<Probed>,
     /// Brokers whose stream is gone and whom a probe has not yet found.
     pub suspects: BTreeSet<BrokerId>,
     /// Where the log was after the last digest: nothing new, no new digest.
@@ -77,6 +76,7 @@ pub struct EventLoop {
     claim_sender: watch::Sender<Option<ControllerEpoch>>,
     operations: mpsc::Receiver<Operation>,
     streams_lost: mpsc::UnboundedReceiver<StreamLost>,
+    pub(super) probes: JoinSet<Probed>,
     reclaims: JoinSet<Option<ControllerEpoch>>,
     rng: Rng,
     last_tick: Instant,
@@ -106,6 +106,7 @@ impl EventLoop {
             claim_sender,
             operations,
             streams_lost,
+            probes: JoinSet::new(),
             reclaims: JoinSet::new(),
             rng,
             last_tick: Instant::now(),
@@ -127,7 +128,7 @@ impl EventLoop {
                     None => break,
                 },
                 outcome = Self::next_replayed(&mut self.claim) => self.on_replayed(outcome),
-                Some(probed) = Self::next_probed(&mut self.claim) => self.on_probed(probed),
+                Some(Ok(probed)) = self.probes.join_next() => self.on_probed(probed),
                 Some(Ok(Some(epoch))) = self.reclaims.join_next() => self.on_reclaim(epoch),
                 Some(lost) = self.streams_lost.recv() => self.on_stream_lost(lost),
                 _ = ticks.tick() => self.on_tick(),
@@ -145,17 +146,6 @@ impl EventLoop {
         match claim {
             Some(claim) => claim.in_flight.next_replayed().await,
             None => std::future::pending().await,
-        }
-    }
-
-    async fn next_probed(claim: &mut Option<Claim>) -> Option<Probed> {
-        let probes = &mut claim.as_mut()?.probes;
-        match probes.join_next().await? {
-            Ok(probed) => Some(probed),
-            Err(error) => {
-                error!(%error, "probe panicked");
-                None
-            }
         }
     }
 
@@ -305,10 +295,10 @@ impl EventLoop {
 
     /// Starts a probe of one broker; its result comes back to the loop.
     pub(super) fn probe(&mut self, broker: BrokerId) {
-        let Some(claim) = &mut self.claim else { return };
+        let Some(claim) = &self.claim else { return };
         let Some(registration) = claim.draft.working().broker(broker).cloned() else { return };
         let dial = self.config.dial.clone();
-        claim.probes.spawn(async move { probe(&registration, &dial).await });
+        self.probes.spawn(async move { probe(&registration, &dial).await });
     }
 
     fn on_probed(&mut self, probed: Probed) {

@@ -51,6 +51,7 @@ impl EventLoop {
             if claim.tasks.due[at] > now || claim.in_flight.is_full() {
                 continue;
             }
+            debug!(task = task.name, "due");
             let next = (task.run)(self);
             let Some(claim) = &mut self.claim else { return };
             claim.tasks.due[at] = match next {
@@ -115,7 +116,6 @@ impl EventLoop {
     }
 
     fn run_internal(&mut self, operation: Operation) -> Next {
-        debug!(task = operation.name, "due");
         self.run_all(vec![operation]);
         Next::Later
     }

@@ -20,6 +20,8 @@ pub enum RaftError {
     InconsistentClusterId(String),
     #[error("INVALID_VOTER_KEY: node {node} is a voter with directory {voter}; this disk is {disk}")]
     InvalidVoterKey { node: ControllerId, voter: DirectoryId, disk: DirectoryId },
+    #[error("refused by node {peer}: {reason}")]
+    Refused { peer: ControllerId, reason: String },
     #[error("{file:?} is corrupt at offset {offset}: {reason}")]
     Corrupt { file: PathBuf, offset: u64, reason: String },
     #[error("invalid raft configuration: {0}")]
@@ -30,6 +32,8 @@ pub enum RaftError {
     Stopped(String),
     #[error("this node is not the leader")]
     NotLeader,
+    #[error("no other voter is there to lead")]
+    NoSuccessor,
     #[error("no leadership change within {0} ms")]
     TransferTimedOut(u128),
     #[error("the snapshot was not written within {0} ms")]

@@ -48,6 +48,19 @@ pub fn key_of(resource: &ConfigResource, name: &str) -> Option<&'static ConfigKe
     }
 }
 
+/// The keys that `resource` may have, each by its name there.
+pub fn keys_for(resource: &ConfigResource) -> Vec<(&'static str, &'static ConfigKey)> {
+    match resource {
+        ConfigResource::Topic(_) => TOPIC_KEYS.iter().map(|key| (key.name, key)).collect(),
+        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => {
+            let of_topics = TOPIC_KEYS.iter().filter_map(|key| Some((key.broker_name()?, key)));
+            let mut keys: Vec<_> = BROKER_KEYS.iter().map(|key| (key.name, key)).chain(of_topics).collect();
+            keys.sort_by_key(|(name, _)| *name);
+            keys
+        }
+    }
+}
+
 pub fn topic_key(name: &str) -> Option<&'static ConfigKey> {
     TOPIC_KEYS.iter().find(|key| key.name == name)
 }

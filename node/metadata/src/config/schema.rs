@@ -51,6 +51,18 @@ impl ConfigKey {
         }
     }
 
+    /// The name of what it takes, as Kafka calls it.
+    pub fn type_name(&self) -> &'static str {
+        match self.takes {
+            ConfigType::Bool => "boolean",
+            ConfigType::Int(..) => "int",
+            ConfigType::Long(..) => "long",
+            ConfigType::Double(..) => "double",
+            ConfigType::Enum(_) => "string",
+            ConfigType::ListOf(_) | ConfigType::List => "list",
+        }
+    }
+
     pub fn is_list(&self) -> bool {
         matches!(self.takes, ConfigType::ListOf(_) | ConfigType::List)
     }

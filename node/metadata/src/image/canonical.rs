@@ -1,163 +1,223 @@
-//! One byte encoding for each entity, for the digest alone. Fixed for ever: nodes of different releases compare by it.
+//! The one byte form of each thing in an image, for its hash alone: nothing decodes it, nothing stores it.
+//!
+//! Invariant: two things that differ have different bytes. Each starts with a tag of its kind, every list and text with
+//! its length, every option with whether it is there. Numbers are big-endian.
+//! Every field takes part: structures are taken apart by name, so that a new field does not compile until it does.
 
-use xxhash_rust::xxh3::xxh3_128;
-
-use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId};
+use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, TopicId, TopicPartition};
 use crate::record::{
-    BrokerRegistration, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, VersionRange,
+    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, VersionRange,
 };
-use crate::ids::{TopicId, TopicPartition};
 
-/// The hash of one entity.
-pub(super) struct Canonical(Vec<u8>);
+/// The smallest thing that changes as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entity<'a> {
+    Cluster(ClusterId),
+    Feature { name: &'a str, level: i16 },
+    Controller(&'a ControllerRegistration),
+    Broker(&'a BrokerRegistration),
+    Topic { id: TopicId, name: &'a str },
+    Partition { id: TopicPartition, state: &'a Partition },
+    Config { resource: &'a ConfigResource, key: &'a str, value: &'a str },
+    Request { client: ClientId, request: u64, offset: Offset, reply: &'a [u8] },
+    /// The client's highest request that is no longer remembered.
+    Forgotten { client: ClientId, up_to: u64 },
+}
 
-impl Canonical {
-    fn of(tag: u8) -> Self {
-        let mut bytes = Vec::with_capacity(128);
-        bytes.push(tag);
-        Self(bytes)
+impl Entity<'_> {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Encoder(Vec::with_capacity(256));
+        match *self {
+            Self::Cluster(cluster) => out.tag(1).raw(cluster.as_bytes()),
+            Self::Feature { name, level } => out.tag(2).text(name).raw(&level.to_be_bytes()),
+            Self::Controller(controller) => out.tag(3).controller(controller),
+            Self::Broker(broker) => out.tag(4).broker(broker),
+            Self::Topic { id, name } => out.tag(5).raw(id.as_bytes()).text(name),
+            Self::Partition { id, state } => out.tag(6).partition_id(id).partition(state),
+            Self::Config { resource, key, value } => out.tag(7).resource(resource).text(key).text(value),
+            Self::Request { client, request, offset, reply } => {
+                out.tag(8).raw(client.as_bytes()).raw(&request.to_be_bytes()).long(offset.get()).bytes(reply)
+            }
+            Self::Forgotten { client, up_to } => out.tag(9).raw(client.as_bytes()).raw(&up_to.to_be_bytes()),
+        };
+        out.0
     }
+}
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
-        self.0.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    fn number(mut self, number: impl Into<i64>) -> Self {
-        self.0.extend_from_slice(&number.into().to_be_bytes());
+    fn tag(&mut self, tag: u8) -> &mut Self {
+        self.raw(&[tag])
+    }
+
+    fn flag(&mut self, flag: bool) -> &mut Self {
+        self.tag(u8::from(flag))
+    }
+
+    fn int(&mut self, value: i32) -> &mut Self {
+        self.raw(&value.to_be_bytes())
+    }
+
+    fn long(&mut self, value: i64) -> &mut Self {
+        self.raw(&value.to_be_bytes())
+    }
+
+    fn length(&mut self, length: usize) -> &mut Self {
+        self.raw(&(length as u64).to_be_bytes())
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        self.length(bytes.len()).raw(bytes)
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        self.bytes(text.as_bytes())
+    }
+
+    fn option<T>(&mut self, value: Option<T>, encode: impl FnOnce(&mut Self, T)) -> &mut Self {
+        self.flag(value.is_some());
+        if let Some(value) = value {
+            encode(self, value);
+        }
         self
     }
 
-    fn option(self, number: Option<impl Into<i64>>) -> Self {
-        match number {
-            Some(number) => self.number(1).number(number),
-            None => self.number(0),
+    fn list<T>(&mut self, items: impl ExactSizeIterator<Item = T>, mut encode: impl FnMut(&mut Self, T)) -> &mut Self {
+        self.length(items.len());
+        for item in items {
+            encode(self, item);
         }
+        self
     }
 
-    fn list<T>(self, items: &[T], mut each: impl FnMut(Self, &T) -> Self) -> Self {
-        let counted = self.number(items.len() as i64);
-        items.iter().fold(counted, |bytes, item| each(bytes, item))
-    }
-
-    fn brokers(self, brokers: &[BrokerId]) -> Self {
-        self.list(brokers, |bytes, broker| bytes.number(broker.get()))
-    }
-
-    fn directories(self, directories: &[DirectoryId]) -> Self {
-        self.list(directories, |bytes, directory| bytes.bytes(directory.as_bytes()))
-    }
-
-    fn endpoints(self, endpoints: &[Endpoint]) -> Self {
-        self.list(endpoints, |bytes, endpoint| {
-            bytes
-                .bytes(endpoint.name.as_bytes())
-                .bytes(endpoint.host.as_bytes())
-                .number(endpoint.port)
-                .number(endpoint.security as i16)
+    fn broker_id(&mut self, broker: Option<BrokerId>) -> &mut Self {
+        self.option(broker, |out, broker| {
+            out.int(broker.get());
         })
     }
 
-    fn features<'a>(self, features: impl ExactSizeIterator<Item = (&'a String, &'a VersionRange)>) -> Self {
-        let counted = self.number(features.len() as i64);
-        features.fold(counted, |bytes, (name, range)| bytes.bytes(name.as_bytes()).number(range.min).number(range.max))
+    fn broker_ids(&mut self, brokers: &[BrokerId]) -> &mut Self {
+        self.list(brokers.iter(), |out, broker| {
+            out.int(broker.get());
+        })
     }
 
-    fn hash(self) -> u128 {
-        xxh3_128(&self.0)
+    fn directories(&mut self, directories: &[DirectoryId]) -> &mut Self {
+        self.list(directories.iter(), |out, directory| {
+            out.raw(directory.as_bytes());
+        })
     }
-}
 
-pub(super) fn cluster(id: ClusterId) -> u128 {
-    Canonical::of(1).bytes(id.as_bytes()).hash()
-}
-
-pub(super) fn feature(name: &str, level: i16) -> u128 {
-    Canonical::of(2).bytes(name.as_bytes()).number(level).hash()
-}
-
-pub(super) fn controller(registration: &ControllerRegistration) -> u128 {
-    Canonical::of(3)
-        .number(registration.controller.get())
-        .bytes(registration.incarnation.as_bytes())
-        .endpoints(&registration.endpoints)
-        .features(registration.features.iter())
-        .hash()
-}
-
-pub(super) fn broker(registration: &BrokerRegistration) -> u128 {
-    let bytes = Canonical::of(4)
-        .number(registration.broker.get())
-        .number(registration.epoch.get())
-        .bytes(registration.incarnation.as_bytes())
-        .endpoints(&registration.endpoints)
-        .features(registration.features.iter())
-        .directories(&registration.directories)
-        .number(registration.fenced)
-        .number(registration.in_controlled_shutdown)
-        .option(registration.controlled_shutdown_offset.map(|offset| offset.get()));
-    let bytes = match &registration.rack {
-        Some(rack) => bytes.number(1).bytes(rack.as_bytes()),
-        None => bytes.number(0),
-    };
-    match &registration.cordoned_directories {
-        Some(directories) => bytes.number(1).directories(directories),
-        None => bytes.number(0),
+    fn partition_id(&mut self, id: TopicPartition) -> &mut Self {
+        self.raw(id.topic.as_bytes()).int(id.partition.get())
     }
-    .hash()
-}
 
-pub(super) fn topic(id: TopicId, name: &str) -> u128 {
-    Canonical::of(5).bytes(id.as_bytes()).bytes(name.as_bytes()).hash()
-}
-
-pub(super) fn partition(id: TopicPartition, state: &Partition) -> u128 {
-    Canonical::of(6)
-        .bytes(id.topic.as_bytes())
-        .number(id.partition.get())
-        .brokers(&state.replicas)
-        .directories(&state.directories)
-        .brokers(&state.isr)
-        .brokers(&state.elr)
-        .brokers(&state.last_known_elr)
-        .brokers(&state.adding)
-        .brokers(&state.removing)
-        .option(state.leader.map(BrokerId::get))
-        .number(state.recovery as i8)
-        .number(state.leader_epoch.get())
-        .number(state.partition_epoch.get())
-        .list(&state.history, note)
-        .hash()
-}
-
-fn note(bytes: Canonical, note: &ChangeNote) -> Canonical {
-    bytes
-        .bytes(note.cause.name().as_bytes())
-        .option(note.cause.broker().map(BrokerId::get))
-        .number(note.offset.get())
-        .number(note.time_ms)
-        .option(note.leader.map(BrokerId::get))
-        .number(note.leader_epoch.get())
-        .number(note.unclean)
-}
-
-pub(super) fn config(resource: &ConfigResource, key: &str, value: &str) -> u128 {
-    let bytes = Canonical::of(7);
-    match resource {
-        ConfigResource::Topic(name) => bytes.number(2).bytes(name.as_bytes()),
-        ConfigResource::Broker(id) => bytes.number(4).option(Some(id.get())),
-        ConfigResource::BrokerDefault => bytes.number(4).option(None::<i32>),
+    fn endpoints(&mut self, endpoints: &[Endpoint]) -> &mut Self {
+        self.list(endpoints.iter(), |out, endpoint| {
+            let Endpoint { name, host, port, security } = endpoint;
+            out.text(name).text(host).raw(&port.to_be_bytes()).raw(&(*security as i16).to_be_bytes());
+        })
     }
-    .bytes(key.as_bytes())
-    .bytes(value.as_bytes())
-    .hash()
-}
 
-pub(super) fn request(client: ClientId, request: u64, offset: i64, reply: &[u8]) -> u128 {
-    Canonical::of(8).bytes(client.as_bytes()).bytes(&request.to_be_bytes()).number(offset).bytes(reply).hash()
-}
+    fn features<'a>(&mut self, features: impl ExactSizeIterator<Item = (&'a String, &'a VersionRange)>) -> &mut Self {
+        self.list(features, |out, (name, range)| {
+            let VersionRange { min, max } = range;
+            out.text(name).raw(&min.to_be_bytes()).raw(&max.to_be_bytes());
+        })
+    }
 
-pub(super) fn forgotten(client: ClientId, up_to: u64) -> u128 {
-    Canonical::of(9).bytes(client.as_bytes()).bytes(&up_to.to_be_bytes()).hash()
+    fn resource(&mut self, resource: &ConfigResource) -> &mut Self {
+        match resource {
+            ConfigResource::Topic(name) => self.tag(1).text(name),
+            ConfigResource::Broker(broker) => self.tag(2).int(broker.get()),
+            ConfigResource::BrokerDefault => self.tag(3),
+        }
+    }
+
+    fn controller(&mut self, registration: &ControllerRegistration) -> &mut Self {
+        let ControllerRegistration { controller, incarnation, endpoints, features } = registration;
+        self.int(controller.get()).raw(incarnation.as_bytes()).endpoints(endpoints).features(features.iter())
+    }
+
+    fn broker(&mut self, registration: &BrokerRegistration) -> &mut Self {
+        let BrokerRegistration {
+            broker,
+            epoch,
+            incarnation,
+            endpoints,
+            rack,
+            features,
+            directories,
+            cordoned_directories,
+            fenced,
+            in_controlled_shutdown,
+            controlled_shutdown_offset,
+        } = registration;
+        self.int(broker.get()).long(epoch.get()).raw(incarnation.as_bytes());
+        self.endpoints(endpoints).features(features.iter()).directories(directories);
+        self.option(rack.as_deref(), |out, rack| {
+            out.text(rack);
+        });
+        self.option(cordoned_directories.as_deref(), |out, directories| {
+            out.directories(directories);
+        });
+        self.flag(*fenced).flag(*in_controlled_shutdown);
+        self.option(*controlled_shutdown_offset, |out, offset| {
+            out.long(offset.get());
+        })
+    }
+
+    fn partition(&mut self, partition: &Partition) -> &mut Self {
+        let Partition {
+            replicas,
+            directories,
+            isr,
+            elr,
+            last_known_elr,
+            adding,
+            removing,
+            leader,
+            recovery,
+            leader_epoch,
+            partition_epoch,
+            history,
+        } = partition;
+        for brokers in [replicas, isr, elr, last_known_elr, adding, removing] {
+            self.broker_ids(brokers);
+        }
+        self.directories(directories).broker_id(*leader).raw(&(*recovery as i8).to_be_bytes());
+        self.int(leader_epoch.get()).int(partition_epoch.get());
+        self.list(history.iter(), |out, note| {
+            out.note(note);
+        })
+    }
+
+    fn note(&mut self, note: &ChangeNote) -> &mut Self {
+        let ChangeNote { cause, offset, time_ms, leader, leader_epoch, unclean } = note;
+        self.cause(*cause).long(offset.get()).long(*time_ms).broker_id(*leader).int(leader_epoch.get()).flag(*unclean)
+    }
+
+    fn cause(&mut self, cause: Cause) -> &mut Self {
+        let tag = match cause {
+            Cause::Created => 1,
+            Cause::BrokerFenced(_) => 2,
+            Cause::BrokerUnfenced(_) => 3,
+            Cause::ControlledShutdown(_) => 4,
+            Cause::BrokerUnregistered(_) => 5,
+            Cause::UncleanRestart(_) => 6,
+            Cause::AlterPartition(_) => 7,
+            Cause::ElectionRequested => 8,
+            Cause::PreferredElection => 9,
+            Cause::UncleanElection => 10,
+            Cause::MinIsrChanged => 11,
+            Cause::Reassignment => 12,
+        };
+        self.tag(tag).broker_id(cause.broker())
+    }
 }

@@ -1,6 +1,6 @@
-//! Where brokers stand in partitions, kept as partitions change: fencing touches the partitions affected, not all.
-
-use std::sync::Arc;
+//! Which partitions a broker has to do with, so that fencing one costs what it moves, not what there is.
+//!
+//! Derived from the partitions and kept as each one changes. `verify` compares it with one built from scratch.
 
 use imbl::{OrdMap, OrdSet};
 
@@ -9,72 +9,53 @@ use crate::record::Partition;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionIndex {
-    by_broker: OrdMap<BrokerId, Places>,
+    led: ByBroker,
+    isr: ByBroker,
+    elr: ByBroker,
+    /// By the replica lists, whether or not the broker is registered.
+    hosted: ByBroker,
     leaderless: OrdSet<TopicPartition>,
+    /// Led, but not by the first replica.
     not_preferred: OrdSet<TopicPartition>,
 }
 
-/// The partitions in which one broker stands, by how.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Places {
-    led: OrdSet<TopicPartition>,
-    isr: OrdSet<TopicPartition>,
-    elr: OrdSet<TopicPartition>,
-    hosted: OrdSet<TopicPartition>,
-}
-
-impl Places {
-    fn is_empty(&self) -> bool {
-        self.led.is_empty() && self.isr.is_empty() && self.elr.is_empty() && self.hosted.is_empty()
-    }
-}
-
-/// How a broker stands in a partition.
-#[derive(Clone, Copy)]
-enum Place {
-    Led,
-    Isr,
-    Elr,
-    Hosted,
-}
-
 impl PartitionIndex {
-    pub fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.at(broker, |places| &places.led)
+    pub fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.led.of(broker)
     }
 
-    pub fn in_isr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.at(broker, |places| &places.isr)
+    pub fn in_isr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.isr.of(broker)
     }
 
-    pub fn in_elr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.at(broker, |places| &places.elr)
+    pub fn in_elr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.elr.of(broker)
     }
 
-    /// Partitions that have the broker in their replica list.
-    pub fn hosted_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> + '_ {
-        self.at(broker, |places| &places.hosted)
+    /// The partitions that have a replica on `broker`.
+    pub fn hosted_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.hosted.of(broker)
     }
 
-    pub fn leaderless(&self) -> impl Iterator<Item = TopicPartition> + '_ {
+    pub fn leaderless(&self) -> impl Iterator<Item = TopicPartition> {
         self.leaderless.iter().copied()
     }
 
-    /// Partitions that another than their first replica leads.
-    pub fn not_preferred(&self) -> impl Iterator<Item = TopicPartition> + '_ {
+    /// The partitions that are led by another than their first replica. Those without a leader are `leaderless`.
+    pub fn not_preferred(&self) -> impl Iterator<Item = TopicPartition> {
         self.not_preferred.iter().copied()
     }
 
     pub fn led_count(&self, broker: BrokerId) -> usize {
-        self.by_broker.get(&broker).map_or(0, |places| places.led.len())
+        self.led.count(broker)
     }
 
     pub fn isr_count(&self, broker: BrokerId) -> usize {
-        self.by_broker.get(&broker).map_or(0, |places| places.isr.len())
+        self.isr.count(broker)
     }
 
     pub fn replica_count(&self, broker: BrokerId) -> usize {
-        self.by_broker.get(&broker).map_or(0, |places| places.hosted.len())
+        self.hosted.count(broker)
     }
 
     pub fn leaderless_count(&self) -> usize {
@@ -85,81 +66,89 @@ impl PartitionIndex {
         self.not_preferred.len()
     }
 
-    /// Takes over a change of one partition; `None` is "not there".
-    pub(super) fn update(&mut self, id: TopicPartition, before: Option<&Arc<Partition>>, after: Option<&Arc<Partition>>) {
-        self.move_places(id, before, after, Place::Hosted, |state| &state.replicas);
-        self.move_places(id, before, after, Place::Isr, |state| &state.isr);
-        self.move_places(id, before, after, Place::Elr, |state| &state.elr);
-        self.move_places(id, before, after, Place::Led, |state| state.leader.as_slice());
-        mark(&mut self.leaderless, id, before, after, |state| state.leader.is_none());
-        mark(&mut self.not_preferred, id, before, after, |state| {
-            state.leader.is_some() && !state.has_preferred_leader()
-        });
+    pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
+        self.led.update(id, &[], partition.leader.as_slice());
+        self.isr.update(id, &[], &partition.isr);
+        self.elr.update(id, &[], &partition.elr);
+        self.hosted.update(id, &[], &partition.replicas);
+        mark(&mut self.leaderless, id, false, partition.leader.is_none());
+        mark(&mut self.not_preferred, id, false, is_misplaced(partition));
     }
 
-    fn at<'a>(
-        &'a self,
-        broker: BrokerId,
-        which: impl Fn(&'a Places) -> &'a OrdSet<TopicPartition>,
-    ) -> impl Iterator<Item = TopicPartition> + 'a {
-        self.by_broker.get(&broker).map(which).into_iter().flat_map(|set| set.iter().copied())
+    pub(super) fn remove(&mut self, id: TopicPartition, partition: &Partition) {
+        self.led.update(id, partition.leader.as_slice(), &[]);
+        self.isr.update(id, &partition.isr, &[]);
+        self.elr.update(id, &partition.elr, &[]);
+        self.hosted.update(id, &partition.replicas, &[]);
+        mark(&mut self.leaderless, id, partition.leader.is_none(), false);
+        mark(&mut self.not_preferred, id, is_misplaced(partition), false);
     }
 
-    fn move_places<'a>(
-        &mut self,
-        id: TopicPartition,
-        before: Option<&'a Arc<Partition>>,
-        after: Option<&'a Arc<Partition>>,
-        place: Place,
-        members: impl Fn(&'a Partition) -> &'a [BrokerId],
-    ) {
-        let old = before.map_or(&[][..], |state| members(state));
-        let new = after.map_or(&[][..], |state| members(state));
-        if old == new {
-            return;
-        }
-        for broker in old.iter().filter(|broker| !new.contains(broker)) {
-            self.remove(*broker, place, id);
-        }
-        for broker in new.iter().filter(|broker| !old.contains(broker)) {
-            self.set(*broker, place).insert(id);
-        }
+    pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
+        self.led.update(id, before.leader.as_slice(), after.leader.as_slice());
+        self.isr.update(id, &before.isr, &after.isr);
+        self.elr.update(id, &before.elr, &after.elr);
+        self.hosted.update(id, &before.replicas, &after.replicas);
+        mark(&mut self.leaderless, id, before.leader.is_none(), after.leader.is_none());
+        mark(&mut self.not_preferred, id, is_misplaced(before), is_misplaced(after));
     }
 
-    fn remove(&mut self, broker: BrokerId, place: Place, id: TopicPartition) {
-        self.set(broker, place).remove(&id);
-        if self.by_broker.get(&broker).is_some_and(Places::is_empty) {
-            self.by_broker.remove(&broker);
-        }
-    }
-
-    fn set(&mut self, broker: BrokerId, place: Place) -> &mut OrdSet<TopicPartition> {
-        let places = self.by_broker.entry(broker).or_default();
-        match place {
-            Place::Led => &mut places.led,
-            Place::Isr => &mut places.isr,
-            Place::Elr => &mut places.elr,
-            Place::Hosted => &mut places.hosted,
-        }
+    /// The first list in which the two differ.
+    pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
+        let lists = [
+            ("led", self.led == other.led),
+            ("isr", self.isr == other.isr),
+            ("elr", self.elr == other.elr),
+            ("hosted", self.hosted == other.hosted),
+            ("leaderless", self.leaderless == other.leaderless),
+            ("not-preferred", self.not_preferred == other.not_preferred),
+        ];
+        lists.into_iter().find(|(_, is_equal)| !is_equal).map(|(list, _)| list)
     }
 }
 
-fn mark(
-    set: &mut OrdSet<TopicPartition>,
-    id: TopicPartition,
-    before: Option<&Arc<Partition>>,
-    after: Option<&Arc<Partition>>,
-    holds: impl Fn(&Partition) -> bool,
-) {
-    let was = before.is_some_and(|state| holds(state));
-    let is = after.is_some_and(|state| holds(state));
-    match (was, is) {
-        (false, true) => {
-            set.insert(id);
+fn is_misplaced(partition: &Partition) -> bool {
+    partition.leader.is_some() && !partition.has_preferred_leader()
+}
+
+fn mark(set: &mut OrdSet<TopicPartition>, id: TopicPartition, was: bool, is: bool) {
+    if was && !is {
+        set.remove(&id);
+    } else if is && !was {
+        set.insert(id);
+    }
+}
+
+/// A broker without partitions has no entry, so that equal contents are equal values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct ByBroker(OrdMap<BrokerId, OrdSet<TopicPartition>>);
+
+impl ByBroker {
+    fn of(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.0.get(&broker).into_iter().flatten().copied()
+    }
+
+    fn count(&self, broker: BrokerId) -> usize {
+        self.0.get(&broker).map_or(0, OrdSet::len)
+    }
+
+    fn update(&mut self, id: TopicPartition, before: &[BrokerId], after: &[BrokerId]) {
+        if before == after {
+            return;
         }
-        (true, false) => {
-            set.remove(&id);
+        for &broker in before.iter().filter(|broker| !after.contains(broker)) {
+            self.remove(broker, id);
         }
-        (false, false) | (true, true) => {}
+        for &broker in after.iter().filter(|broker| !before.contains(broker)) {
+            self.0.entry(broker).or_default().insert(id);
+        }
+    }
+
+    fn remove(&mut self, broker: BrokerId, id: TopicPartition) {
+        let Some(partitions) = self.0.get_mut(&broker) else { return };
+        partitions.remove(&id);
+        if partitions.is_empty() {
+            self.0.remove(&broker);
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod canonical;
 mod delta;
+mod digest;
 mod index;
 mod ledger;
 mod replay;
@@ -18,6 +19,7 @@ use imbl::{OrdMap, Vector};
 
 use crate::ids::{BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, TopicId, TopicPartition};
 use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition};
+use digest::Digest;
 
 pub use delta::Delta;
 pub use index::PartitionIndex;
@@ -46,7 +48,7 @@ pub struct MetadataImage {
     /// Derived from the partitions; not part of the digest.
     pub index: PartitionIndex,
     /// Sum of the entities' hashes, kept as each one changes.
-    digest: u128,
+    digest: Digest,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +99,6 @@ impl MetadataImage {
 
     /// The digest of everything that a snapshot would hold.
     pub fn digest(&self) -> u128 {
-        self.digest
+        self.digest.get()
     }
 }

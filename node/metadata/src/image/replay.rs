@@ -1,309 +1,319 @@
-//! From records to the image. Total and dull: a record says what became true, and this writes it down.
+//! How records become the image: total, dull, and the same on every node for ever. No policy, no choice, no default.
 //!
-//! No policy here, so that replicas cannot disagree. A record that does not fit the image is a broken invariant.
+//! Whatever a record leaves to derive is derived here: offsets, leader epoch (+1 iff the change states a leader),
+//! partition epoch (+1 with every change), and the notes of why a partition changed.
+//!
+//! Errors are our own defects: a planner replays what it proposes on its draft first, so what is committed replays.
 
 use std::sync::Arc;
 
-use crate::ids::{BrokerEpoch, BrokerId, ClusterId, Offset, TopicId, TopicPartition};
-use crate::limits::PARTITION_CHANGES_KEPT;
+use imbl::Vector;
+
+use super::canonical::Entity;
+use super::requests::RequestOutcome;
+use super::{MetadataImage, Topic};
+use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, TopicId, TopicPartition};
+use crate::limits;
 use crate::record::{
     Batch, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition, PartitionChange,
     PartitionRegistration, Record,
 };
 
-use super::{MetadataImage, Topic, canonical};
-
-/// A record that does not fit the image it is replayed on.
+/// Why a record cannot be true of the image it was replayed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
-    #[error("the cluster is {found} already")]
-    ClusterExists { found: ClusterId },
-    #[error("topic {name:?} exists already")]
-    TopicExists { name: String },
-    #[error("topic {0} does not exist")]
+    #[error("the cluster was already created as {0}")]
+    ClusterExists(ClusterId),
+    #[error("topic {0} is not known")]
     UnknownTopic(TopicId),
-    #[error("partition {0} does not exist")]
+    #[error("topic {0:?} is not known")]
+    UnknownTopicName(String),
+    #[error("topic {name:?} or its id {topic} is already taken")]
+    TopicExists { topic: TopicId, name: String },
+    #[error("partition {0} is not known")]
     UnknownPartition(TopicPartition),
-    #[error("partition {0} is not the next one of its topic")]
-    PartitionNotNext(TopicPartition),
-    #[error("broker {0} is not registered")]
+    #[error("partition {id} cannot be created: the next one is {next}")]
+    PartitionOutOfOrder { id: TopicPartition, next: usize },
+    #[error("broker {0} is not known")]
     UnknownBroker(BrokerId),
-    #[error("broker {broker} has epoch {found}, and the record is for epoch {expected}")]
-    BrokerEpochMismatch { broker: BrokerId, expected: BrokerEpoch, found: BrokerEpoch },
-    #[error("the digest at offset {offset} is {actual:032x} here and {expected:032x} in the log: this node has diverged")]
+    #[error("broker {broker} has epoch {current}, the record says {stated}")]
+    BrokerEpochMismatch { broker: BrokerId, stated: BrokerEpoch, current: BrokerEpoch },
+    #[error("request {request} of client {client} is applied a second time")]
+    RequestRepeated { client: ClientId, request: u64 },
+    #[error("digest differs at offset {offset}: expected {expected:032x}, this node has {actual:032x}")]
     DigestMismatch { offset: Offset, expected: u128, actual: u128 },
-    #[error("a transaction begins within another")]
-    TransactionWithinTransaction,
-    #[error("a transaction ends that did not begin")]
-    NoTransaction,
-}
-
-/// When and where a record was written.
-#[derive(Clone, Copy)]
-struct At {
-    offset: Offset,
-    time_ms: i64,
+    #[error("a transaction begins at offset {0} while one is open")]
+    TransactionOpen(Offset),
+    #[error("a transaction ends at offset {0} while none is open")]
+    NoTransaction(Offset),
+    #[error("a {0} record does not belong in a snapshot")]
+    NotInSnapshot(&'static str),
 }
 
 impl MetadataImage {
-    /// Replays a batch. After an error the image is unusable: replay on a clone.
+    /// Replays a batch. After an error the image is of no more use: replay on a clone, which is cheap.
+    ///
+    /// Transactions mean nothing to an image: `Ledger` keeps what is open from readers.
     pub fn replay(&mut self, batch: &Batch) -> Result<(), ReplayError> {
         self.controller_epoch = batch.controller_epoch;
         self.timestamp_ms = batch.timestamp_ms;
-        for record in &batch.records {
-            self.replay_record(record, batch.timestamp_ms)?;
-        }
+        batch.records.iter().try_for_each(|record| self.replay_record(record))
+    }
+
+    /// Replays one record at `next_offset`, under the epoch and time of the image.
+    pub fn replay_record(&mut self, record: &Record) -> Result<(), ReplayError> {
+        self.apply(record)?;
+        self.next_offset = self.next_offset.next();
         Ok(())
     }
 
-    pub(super) fn replay_record(&mut self, record: &Record, time_ms: i64) -> Result<(), ReplayError> {
-        let at = At { offset: self.next_offset, time_ms };
+    pub(super) fn apply(&mut self, record: &Record) -> Result<(), ReplayError> {
         match record {
             Record::ClusterCreated { cluster } => self.create_cluster(*cluster)?,
             Record::FeatureLevel { name, level } => self.set_feature(name, *level),
-            Record::RegisterController(registration) => self.register_controller(registration),
-            Record::RegisterBroker(registration) => self.put_broker(registration.clone()),
-            Record::FenceBroker { broker, epoch } => self.change_broker(*broker, *epoch, |registration| {
+            Record::RegisterController(registration) => self.set_controller(registration),
+            Record::RegisterBroker(registration) => self.set_broker(registration.clone()),
+            Record::FenceBroker { broker, epoch } => self.amend_broker(*broker, *epoch, |registration| {
                 registration.fenced = true;
                 registration.controlled_shutdown_offset = None;
             })?,
-            Record::UnfenceBroker { broker, epoch } => self.change_broker(*broker, *epoch, |registration| {
+            Record::UnfenceBroker { broker, epoch } => self.amend_broker(*broker, *epoch, |registration| {
                 registration.fenced = false;
                 registration.in_controlled_shutdown = false;
                 registration.controlled_shutdown_offset = None;
             })?,
             Record::BeginControlledShutdown { broker, epoch } => {
-                self.change_broker(*broker, *epoch, |registration| {
+                let offset = self.next_offset;
+                self.amend_broker(*broker, *epoch, |registration| {
                     registration.in_controlled_shutdown = true;
-                    registration.controlled_shutdown_offset = Some(at.offset);
+                    registration.controlled_shutdown_offset = Some(offset);
                 })?;
             }
             Record::UnregisterBroker { broker, epoch } => self.remove_broker(*broker, *epoch)?,
             Record::CreateTopic { topic, name } => self.create_topic(*topic, name)?,
             Record::RemoveTopic { topic } => self.remove_topic(*topic)?,
-            Record::CreatePartition(registration) => self.create_partition(registration, at)?,
-            Record::PartitionChange(change) => self.change_partition(change, at)?,
-            Record::Config { resource, key, value } => self.set_config(resource, key, value.as_deref()),
-            Record::RequestApplied { client, request, reply, offset, forgotten_up_to } => {
-                let applied_at = offset.unwrap_or(at.offset);
-                let change = self.requests.apply(*client, *request, applied_at, reply, *forgotten_up_to);
-                self.digest = self.digest.wrapping_add(change);
+            Record::CreatePartition(registration) => self.create_partition(registration)?,
+            Record::PartitionChange(change) => self.change_partition(change)?,
+            Record::Config { resource, key, value } => self.set_config(resource, key, value.as_deref())?,
+            Record::RequestApplied { client, request, reply, offset: _, forgotten_up_to: _ } => {
+                self.remember_request(*client, *request, reply)?;
             }
-            Record::Digest { digest } if *digest != self.digest => {
-                return Err(ReplayError::DigestMismatch { offset: at.offset, expected: *digest, actual: self.digest });
-            }
-            // The ledger gives transactions their meaning; for the image they only take an offset.
-            Record::Digest { .. }
-            | Record::BeginTransaction { .. }
-            | Record::EndTransaction
-            | Record::AbortTransaction { .. } => {}
+            Record::Digest { digest } => self.check_digest(*digest)?,
+            Record::BeginTransaction { .. } | Record::EndTransaction | Record::AbortTransaction { .. } => {}
         }
-        self.next_offset = self.next_offset.next();
         Ok(())
     }
 
     fn create_cluster(&mut self, cluster: ClusterId) -> Result<(), ReplayError> {
-        if let Some(found) = self.cluster {
-            return Err(ReplayError::ClusterExists { found });
+        if let Some(existing) = self.cluster {
+            return Err(ReplayError::ClusterExists(existing));
         }
         self.cluster = Some(cluster);
-        self.exchange(None, Some(canonical::cluster(cluster)));
+        self.digest.add(Entity::Cluster(cluster));
         Ok(())
     }
 
     fn set_feature(&mut self, name: &str, level: i16) {
-        let before = if level == 0 {
-            self.features.remove(name)
-        } else {
-            self.features.insert(name.to_owned(), level)
+        let before = match level {
+            0 => self.features.remove(name),
+            _ => {
+                self.digest.add(Entity::Feature { name, level });
+                self.features.insert(name.to_owned(), level)
+            }
         };
-        let after = (level != 0).then_some(level);
-        self.exchange(
-            before.map(|level| canonical::feature(name, level)),
-            after.map(|level| canonical::feature(name, level)),
-        );
-    }
-
-    fn register_controller(&mut self, registration: &ControllerRegistration) {
-        let after = canonical::controller(registration);
-        let before = self.controllers.insert(registration.controller, Arc::new(registration.clone()));
-        self.exchange(before.map(|before| canonical::controller(&before)), Some(after));
-    }
-
-    fn put_broker(&mut self, registration: BrokerRegistration) {
-        let after = canonical::broker(&registration);
-        let before = self.brokers.insert(registration.broker, Arc::new(registration));
-        self.exchange(before.map(|before| canonical::broker(&before)), Some(after));
-    }
-
-    fn known_broker(&self, broker: BrokerId, epoch: BrokerEpoch) -> Result<&Arc<BrokerRegistration>, ReplayError> {
-        let known = self.broker(broker).ok_or(ReplayError::UnknownBroker(broker))?;
-        if known.epoch != epoch {
-            return Err(ReplayError::BrokerEpochMismatch { broker, expected: epoch, found: known.epoch });
+        if let Some(level) = before {
+            self.digest.remove(Entity::Feature { name, level });
         }
-        Ok(known)
     }
 
-    fn change_broker(
+    fn set_controller(&mut self, registration: &ControllerRegistration) {
+        self.digest.add(Entity::Controller(registration));
+        if let Some(before) = self.controllers.insert(registration.controller, Arc::new(registration.clone())) {
+            self.digest.remove(Entity::Controller(&before));
+        }
+    }
+
+    fn set_broker(&mut self, registration: BrokerRegistration) {
+        self.digest.add(Entity::Broker(&registration));
+        if let Some(before) = self.brokers.insert(registration.broker, Arc::new(registration)) {
+            self.digest.remove(Entity::Broker(&before));
+        }
+    }
+
+    fn amend_broker(
         &mut self,
         broker: BrokerId,
         epoch: BrokerEpoch,
-        change: impl FnOnce(&mut BrokerRegistration),
+        amend: impl FnOnce(&mut BrokerRegistration),
     ) -> Result<(), ReplayError> {
-        let mut registration = BrokerRegistration::clone(self.known_broker(broker, epoch)?);
-        change(&mut registration);
-        self.put_broker(registration);
+        let mut registration = self.broker_at(broker, epoch)?.clone();
+        amend(&mut registration);
+        self.set_broker(registration);
         Ok(())
     }
 
     fn remove_broker(&mut self, broker: BrokerId, epoch: BrokerEpoch) -> Result<(), ReplayError> {
-        let before = canonical::broker(self.known_broker(broker, epoch)?);
-        self.brokers.remove(&broker);
-        self.exchange(Some(before), None);
+        self.broker_at(broker, epoch)?;
+        if let Some(before) = self.brokers.remove(&broker) {
+            self.digest.remove(Entity::Broker(&before));
+        }
         Ok(())
     }
 
-    fn create_topic(&mut self, id: TopicId, name: &str) -> Result<(), ReplayError> {
-        if self.topic_names.contains_key(name) || self.topics.contains_key(&id) {
-            return Err(ReplayError::TopicExists { name: name.to_owned() });
+    fn broker_at(&self, broker: BrokerId, epoch: BrokerEpoch) -> Result<&BrokerRegistration, ReplayError> {
+        let registration = self.broker(broker).ok_or(ReplayError::UnknownBroker(broker))?;
+        if registration.epoch != epoch {
+            let current = registration.epoch;
+            return Err(ReplayError::BrokerEpochMismatch { broker, stated: epoch, current });
         }
-        let topic = Topic { id, name: name.to_owned(), partitions: imbl::Vector::new() };
-        self.topics.insert(id, Arc::new(topic));
+        Ok(registration)
+    }
+
+    fn create_topic(&mut self, id: TopicId, name: &str) -> Result<(), ReplayError> {
+        if self.topics.contains_key(&id) || self.topic_names.contains_key(name) {
+            return Err(ReplayError::TopicExists { topic: id, name: name.to_owned() });
+        }
+        self.digest.add(Entity::Topic { id, name });
         self.topic_names.insert(name.to_owned(), id);
-        self.exchange(None, Some(canonical::topic(id, name)));
+        self.topics.insert(id, Arc::new(Topic { id, name: name.to_owned(), partitions: Vector::new() }));
         Ok(())
     }
 
     fn remove_topic(&mut self, id: TopicId) -> Result<(), ReplayError> {
         let topic = self.topics.remove(&id).ok_or(ReplayError::UnknownTopic(id))?;
         self.topic_names.remove(&topic.name);
-        self.exchange(Some(canonical::topic(id, &topic.name)), None);
-        for (partition, state) in topic.partitions() {
-            self.index.update(partition, Some(state), None);
-            self.exchange(Some(canonical::partition(partition, state)), None);
+        self.digest.remove(Entity::Topic { id, name: &topic.name });
+        for (id, state) in topic.partitions() {
+            self.index.remove(id, state);
+            self.digest.remove(Entity::Partition { id, state });
         }
         let resource = ConfigResource::Topic(topic.name.clone());
         for (key, value) in self.configs.remove(&resource).unwrap_or_default() {
-            self.exchange(Some(canonical::config(&resource, &key, &value)), None);
+            self.digest.remove(Entity::Config { resource: &resource, key: &key, value: &value });
         }
         Ok(())
     }
 
-    fn create_partition(&mut self, registration: &PartitionRegistration, at: At) -> Result<(), ReplayError> {
-        let id = registration.id;
+    fn create_partition(&mut self, registration: &PartitionRegistration) -> Result<(), ReplayError> {
+        let PartitionRegistration { id, state } = registration;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
-        if usize::try_from(id.partition.get()) != Ok(topic.partitions.len()) {
-            return Err(ReplayError::PartitionNotNext(id));
+        let next = topic.partitions.len();
+        if usize::try_from(id.partition.get()) != Ok(next) {
+            return Err(ReplayError::PartitionOutOfOrder { id: *id, next });
         }
-        let mut state = registration.state.clone();
-        // A snapshot brings the history along; that of a new partition begins here.
+        let mut state = state.clone();
         if state.history.is_empty() {
-            state.history.push(ChangeNote {
-                cause: Cause::Created,
-                offset: at.offset,
-                time_ms: at.time_ms,
-                leader: state.leader,
-                leader_epoch: state.leader_epoch,
-                unclean: false,
-            });
+            // A new partition; one from a snapshot brings its history.
+            note(&mut state, Cause::Created, false, self.next_offset, self.timestamp_ms);
         }
-        let state = Arc::new(state);
-        Arc::make_mut(topic).partitions.push_back(state.clone());
-        self.index.update(id, None, Some(&state));
-        self.exchange(None, Some(canonical::partition(id, &state)));
+        self.index.add(*id, &state);
+        self.digest.add(Entity::Partition { id: *id, state: &state });
+        Arc::make_mut(topic).partitions.push_back(Arc::new(state));
         Ok(())
     }
 
-    fn change_partition(&mut self, change: &PartitionChange, at: At) -> Result<(), ReplayError> {
+    fn change_partition(&mut self, change: &PartitionChange) -> Result<(), ReplayError> {
         let id = change.id;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
-        let slot = usize::try_from(id.partition.get())
-            .ok()
-            .and_then(|at| Arc::make_mut(topic).partitions.get_mut(at))
-            .ok_or(ReplayError::UnknownPartition(id))?;
-        let before = slot.clone();
-        let after = Arc::new(merge(&before, change, at));
-        *slot = after.clone();
-        self.index.update(id, Some(&before), Some(&after));
-        self.exchange(Some(canonical::partition(id, &before)), Some(canonical::partition(id, &after)));
+        let at = usize::try_from(id.partition.get()).ok().filter(|&at| at < topic.partitions.len());
+        let slot = at.and_then(|at| Arc::make_mut(topic).partitions.get_mut(at));
+        let slot = slot.ok_or(ReplayError::UnknownPartition(id))?;
+        let mut after = Partition::clone(slot);
+        change_state(&mut after, change);
+        note(&mut after, change.cause, change.unclean, self.next_offset, self.timestamp_ms);
+        self.index.update(id, slot, &after);
+        self.digest.remove(Entity::Partition { id, state: slot });
+        self.digest.add(Entity::Partition { id, state: &after });
+        *slot = Arc::new(after);
         Ok(())
     }
 
-    fn set_config(&mut self, resource: &ConfigResource, key: &str, value: Option<&str>) {
-        let mut configs = self.configs.get(resource).cloned().unwrap_or_default();
+    fn set_config(&mut self, resource: &ConfigResource, key: &str, value: Option<&str>) -> Result<(), ReplayError> {
+        if let ConfigResource::Topic(name) = resource
+            && !self.topic_names.contains_key(name)
+        {
+            return Err(ReplayError::UnknownTopicName(name.clone()));
+        }
         let before = match value {
-            Some(value) => configs.insert(key.to_owned(), value.to_owned()),
-            None => configs.remove(key),
+            Some(value) => {
+                self.digest.add(Entity::Config { resource, key, value });
+                self.configs.entry(resource.clone()).or_default().insert(key.to_owned(), value.to_owned())
+            }
+            None => self.remove_config(resource, key),
         };
-        if configs.is_empty() {
+        if let Some(value) = before {
+            self.digest.remove(Entity::Config { resource, key, value: &value });
+        }
+        Ok(())
+    }
+
+    /// Also drops the resource with its last entry, so that equal contents are equal values.
+    fn remove_config(&mut self, resource: &ConfigResource, key: &str) -> Option<String> {
+        let entries = self.configs.get_mut(resource)?;
+        let before = entries.remove(key);
+        if entries.is_empty() {
             self.configs.remove(resource);
-        } else {
-            self.configs.insert(resource.clone(), configs);
         }
-        self.exchange(
-            before.map(|before| canonical::config(resource, key, &before)),
-            value.map(|value| canonical::config(resource, key, value)),
-        );
+        before
     }
 
-    /// Replaces one entity's hash in the digest.
-    fn exchange(&mut self, before: Option<u128>, after: Option<u128>) {
-        self.digest = self.digest.wrapping_sub(before.unwrap_or(0)).wrapping_add(after.unwrap_or(0));
+    fn remember_request(&mut self, client: ClientId, request: u64, reply: &[u8]) -> Result<(), ReplayError> {
+        if self.requests.look_up(client, request) != RequestOutcome::New {
+            return Err(ReplayError::RequestRepeated { client, request });
+        }
+        self.requests.apply(&mut self.digest, client, request, self.next_offset, reply);
+        Ok(())
     }
 
-    /// The digest from scratch.
-    pub(super) fn recomputed_digest(&self) -> u128 {
-        let mut digest = Self::default();
-        let mut add = |hash| digest.exchange(None, Some(hash));
-        self.cluster.into_iter().map(canonical::cluster).for_each(&mut add);
-        self.features.iter().map(|(name, level)| canonical::feature(name, *level)).for_each(&mut add);
-        self.controllers.values().map(|registration| canonical::controller(registration)).for_each(&mut add);
-        self.brokers.values().map(|registration| canonical::broker(registration)).for_each(&mut add);
-        self.topics.values().map(|topic| canonical::topic(topic.id, &topic.name)).for_each(&mut add);
-        self.partitions().map(|(id, state)| canonical::partition(id, state)).for_each(&mut add);
-        for (resource, configs) in &self.configs {
-            configs.iter().map(|(key, value)| canonical::config(resource, key, value)).for_each(&mut add);
+    fn check_digest(&self, expected: u128) -> Result<(), ReplayError> {
+        let actual = self.digest();
+        if actual == expected {
+            return Ok(());
         }
-        add(self.requests.digest());
-        digest.digest
+        Err(ReplayError::DigestMismatch { offset: self.next_offset, expected, actual })
     }
 }
 
-/// The partition after the change: what is present is taken over, and the epochs follow from that.
-fn merge(before: &Partition, change: &PartitionChange, at: At) -> Partition {
-    let mut after = before.clone();
-    let take = |field: &mut Vec<BrokerId>, change: &Option<Vec<BrokerId>>| {
-        if let Some(value) = change {
-            field.clone_from(value);
-        }
-    };
-    take(&mut after.replicas, &change.replicas);
-    take(&mut after.isr, &change.isr);
-    take(&mut after.elr, &change.elr);
-    take(&mut after.last_known_elr, &change.last_known_elr);
-    take(&mut after.adding, &change.adding);
-    take(&mut after.removing, &change.removing);
-    if let Some(directories) = &change.directories {
-        after.directories.clone_from(directories);
+fn change_state(state: &mut Partition, change: &PartitionChange) {
+    let PartitionChange {
+        id: _,
+        cause: _,
+        unclean: _,
+        replicas,
+        directories,
+        isr,
+        elr,
+        last_known_elr,
+        adding,
+        removing,
+        leader,
+        recovery,
+    } = change;
+    replace(&mut state.replicas, replicas);
+    replace(&mut state.directories, directories);
+    replace(&mut state.isr, isr);
+    replace(&mut state.elr, elr);
+    replace(&mut state.last_known_elr, last_known_elr);
+    replace(&mut state.adding, adding);
+    replace(&mut state.removing, removing);
+    replace(&mut state.recovery, recovery);
+    if let Some(leader) = *leader {
+        state.leader = leader;
+        state.leader_epoch = state.leader_epoch.next();
     }
-    if let Some(recovery) = change.recovery {
-        after.recovery = recovery;
+    state.partition_epoch = state.partition_epoch.next();
+}
+
+fn replace<T: Clone>(field: &mut T, after: &Option<T>) {
+    if let Some(after) = after {
+        field.clone_from(after);
     }
-    if let Some(leader) = change.leader {
-        after.leader = leader;
-        after.leader_epoch = before.leader_epoch.next();
+}
+
+fn note(state: &mut Partition, cause: Cause, unclean: bool, offset: Offset, time_ms: i64) {
+    if state.history.len() >= limits::PARTITION_CHANGES_KEPT {
+        state.history.remove(0);
     }
-    after.partition_epoch = before.partition_epoch.next();
-    if after.history.len() == PARTITION_CHANGES_KEPT {
-        after.history.remove(0);
-    }
-    after.history.push(ChangeNote {
-        cause: change.cause,
-        offset: at.offset,
-        time_ms: at.time_ms,
-        leader: after.leader,
-        leader_epoch: after.leader_epoch,
-        unclean: change.unclean,
-    });
-    after
+    let (leader, leader_epoch) = (state.leader, state.leader_epoch);
+    state.history.push(ChangeNote { cause, offset, time_ms, leader, leader_epoch, unclean });
 }

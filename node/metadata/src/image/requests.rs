@@ -1,128 +1,179 @@
-//! The answers given to clients, so that a retry takes effect once (P8).
+//! What clients were answered, so that a retried mutation takes effect once.
 //!
-//! A bounded window: per client its latest requests, and the clients heard from last. A request that left its client's
-//! window is recognised as too old, because a client's request ids only grow.
+//! A bounded window: of each client the last requests that were applied, of all clients those heard from last. It is
+//! part of the image, so it survives a change of controller and a snapshot.
 
-use imbl::OrdMap;
+use std::sync::Arc;
 
+use imbl::{OrdMap, Vector};
+
+use super::canonical::Entity;
+use super::digest::Digest;
+use super::verify::Violation;
 use crate::ids::{ClientId, Offset};
-use crate::limits::{CLIENTS_REMEMBERED_MAX, REQUESTS_PER_CLIENT_MAX};
+use crate::limits;
 use crate::record::Record;
-
-use super::canonical;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requests {
     clients: OrdMap<ClientId, Client>,
-    /// When each client was last heard from: the order in which clients are forgotten.
+    /// Clients by the offset of their last request: the first one has been silent longest.
     by_last_offset: OrdMap<Offset, ClientId>,
 }
 
+/// What is known of a request before it is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestOutcome<'a> {
+    New,
+    /// It was carried out, and this was the answer.
+    Applied { offset: Offset, reply: &'a [u8] },
+    /// It may have been carried out, so long ago that the answer is forgotten.
+    Expired,
+}
+
+/// Invariant: `applied` is in the order of offsets, and is never empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Client {
-    applied: OrdMap<u64, Applied>,
-    /// The highest request that is no longer remembered.
+    applied: Vector<Applied>,
+    /// The highest request that has left the window.
     forgotten_up_to: Option<u64>,
-    last_offset: Offset,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Applied {
+    request: u64,
     offset: Offset,
-    reply: Vec<u8>,
-}
-
-/// What is known of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RequestOutcome<'a> {
-    New,
-    Applied { offset: Offset, reply: &'a [u8] },
-    /// Older than what is remembered: whether it was applied is no longer known.
-    Expired,
+    reply: Arc<[u8]>,
 }
 
 impl Requests {
     pub fn look_up(&self, client: ClientId, request: u64) -> RequestOutcome<'_> {
-        let Some(client) = self.clients.get(&client) else { return RequestOutcome::New };
-        if let Some(applied) = client.applied.get(&request) {
-            return RequestOutcome::Applied { offset: applied.offset, reply: &applied.reply };
+        let Some(known) = self.clients.get(&client) else { return RequestOutcome::New };
+        match known.applied.iter().find(|applied| applied.request == request) {
+            Some(applied) => RequestOutcome::Applied { offset: applied.offset, reply: &applied.reply },
+            None if known.forgotten_up_to.is_some_and(|up_to| request <= up_to) => RequestOutcome::Expired,
+            None => RequestOutcome::New,
         }
-        if client.forgotten_up_to.is_some_and(|forgotten| request <= forgotten) {
-            return RequestOutcome::Expired;
-        }
-        RequestOutcome::New
     }
 
     pub fn client_count(&self) -> usize {
         self.clients.len()
     }
 
-    /// The most requests that any client has remembered.
-    pub fn longest(&self) -> usize {
-        self.clients.values().map(|client| client.applied.len()).max().unwrap_or(0)
-    }
-
-    /// Remembers an answer; what the digest changes by.
+    /// Remembers a request that is `New`, at an offset above all others, and forgets what no longer fits.
     pub(super) fn apply(
         &mut self,
-        id: ClientId,
+        digest: &mut Digest,
+        client: ClientId,
+        request: u64,
+        offset: Offset,
+        reply: &[u8],
+    ) {
+        let known = self.clients.entry(client).or_default();
+        if known.applied.len() >= limits::REQUESTS_PER_CLIENT_MAX {
+            known.forget_oldest(digest, client);
+        }
+        self.push(digest, client, Applied { request, offset, reply: reply.into() });
+        if self.clients.len() > limits::CLIENTS_REMEMBERED_MAX {
+            self.forget_silent_client(digest);
+        }
+    }
+
+    /// Remembers a request from a snapshot, which holds each client's requests in the order of their offsets.
+    pub(super) fn restore(
+        &mut self,
+        digest: &mut Digest,
+        client: ClientId,
         request: u64,
         offset: Offset,
         reply: &[u8],
         forgotten_up_to: Option<u64>,
-    ) -> u128 {
-        let mut client = self.clients.get(&id).cloned().unwrap_or_default();
-        let before = hash_of(id, &client);
-        self.by_last_offset.remove(&client.last_offset);
-        client.applied.insert(request, Applied { offset, reply: reply.to_vec() });
-        client.last_offset = client.last_offset.max(offset);
-        client.forgotten_up_to = client.forgotten_up_to.max(forgotten_up_to);
-        while client.applied.len() > REQUESTS_PER_CLIENT_MAX
-            && let Some(oldest) = client.applied.get_min().map(|(request, _)| *request)
-        {
-            client.applied.remove(&oldest);
-            client.forgotten_up_to = client.forgotten_up_to.max(Some(oldest));
-        }
-        let change = hash_of(id, &client).wrapping_sub(before);
-        self.by_last_offset.insert(client.last_offset, id);
-        self.clients.insert(id, client);
-        change.wrapping_sub(self.forget_surplus())
+    ) {
+        self.clients.entry(client).or_default().set_forgotten(digest, client, forgotten_up_to);
+        self.push(digest, client, Applied { request, offset, reply: reply.into() });
     }
 
-    /// Forgets the clients that have been silent longest; the hash of what went.
-    fn forget_surplus(&mut self) -> u128 {
-        let mut gone = 0_u128;
-        while self.clients.len() > CLIENTS_REMEMBERED_MAX
-            && let Some((at, id)) = self.by_last_offset.get_min().map(|(at, id)| (*at, *id))
-        {
-            self.by_last_offset.remove(&at);
-            let client = self.clients.remove(&id).expect("the order names clients that are there");
-            gone = gone.wrapping_add(hash_of(id, &client));
-        }
-        gone
-    }
-
-    pub(super) fn digest(&self) -> u128 {
-        self.clients.iter().fold(0, |sum, (id, client)| sum.wrapping_add(hash_of(*id, client)))
-    }
-
-    pub(super) fn to_records(&self) -> impl Iterator<Item = Record> + use<> {
-        self.clients.clone().into_iter().flat_map(|(id, client)| {
-            let forgotten_up_to = client.forgotten_up_to;
-            client.applied.into_iter().map(move |(request, applied)| Record::RequestApplied {
-                client: id,
-                request,
-                reply: applied.reply,
+    /// The window as snapshot records, without holding them all at once.
+    pub(super) fn into_records(self) -> impl Iterator<Item = Record> + Send {
+        self.clients.into_iter().flat_map(|(client, known)| {
+            let forgotten_up_to = known.forgotten_up_to;
+            known.applied.into_iter().map(move |applied| Record::RequestApplied {
+                client,
+                request: applied.request,
+                reply: applied.reply.to_vec(),
                 offset: Some(applied.offset),
                 forgotten_up_to,
             })
         })
     }
+
+    pub(super) fn for_each_entity(&self, mut act: impl FnMut(Entity<'_>)) {
+        for (&client, known) in &self.clients {
+            known.forgotten_up_to.into_iter().for_each(|up_to| act(Entity::Forgotten { client, up_to }));
+            known.applied.iter().for_each(|applied| act(applied.entity(client)));
+        }
+    }
+
+    pub(super) fn verify(&self) -> Option<Violation> {
+        let (clients, max) = (self.clients.len(), limits::CLIENTS_REMEMBERED_MAX);
+        if clients > max {
+            return Some(Violation::TooManyClients { clients, max });
+        }
+        let too_many = |known: &Client| known.applied.len() > limits::REQUESTS_PER_CLIENT_MAX;
+        let (&client, known) = self.clients.iter().find(|(_, known)| too_many(known))?;
+        Some(Violation::TooManyRequests { client, requests: known.applied.len(), max: limits::REQUESTS_PER_CLIENT_MAX })
+    }
+
+    /// Whether the order by last offset says the same as the clients.
+    pub(super) fn is_consistent(&self) -> bool {
+        let by_last_offset: OrdMap<_, _> =
+            self.clients.iter().filter_map(|(&client, known)| Some((known.last_offset()?, client))).collect();
+        by_last_offset == self.by_last_offset && self.by_last_offset.len() == self.clients.len()
+    }
+
+    fn push(&mut self, digest: &mut Digest, client: ClientId, applied: Applied) {
+        let known = self.clients.entry(client).or_default();
+        if let Some(last) = known.last_offset() {
+            self.by_last_offset.remove(&last);
+        }
+        self.by_last_offset.insert(applied.offset, client);
+        digest.add(applied.entity(client));
+        known.applied.push_back(applied);
+    }
+
+    fn forget_silent_client(&mut self, digest: &mut Digest) {
+        let Some(&(last, client)) = self.by_last_offset.get_min() else { return };
+        self.by_last_offset.remove(&last);
+        let Some(mut known) = self.clients.remove(&client) else { return };
+        known.applied.iter().for_each(|applied| digest.remove(applied.entity(client)));
+        known.set_forgotten(digest, client, None);
+    }
 }
 
-fn hash_of(id: ClientId, client: &Client) -> u128 {
-    let forgotten = client.forgotten_up_to.map_or(0, |up_to| canonical::forgotten(id, up_to));
-    client.applied.iter().fold(forgotten, |sum, (request, applied)| {
-        sum.wrapping_add(canonical::request(id, *request, applied.offset.get(), &applied.reply))
-    })
+impl Client {
+    fn last_offset(&self) -> Option<Offset> {
+        self.applied.last().map(|applied| applied.offset)
+    }
+
+    /// By offset, not by number: a late request with a low number must not be the first to go.
+    fn forget_oldest(&mut self, digest: &mut Digest, client: ClientId) {
+        let Some(oldest) = self.applied.pop_front() else { return };
+        digest.remove(oldest.entity(client));
+        self.set_forgotten(digest, client, self.forgotten_up_to.max(Some(oldest.request)));
+    }
+
+    fn set_forgotten(&mut self, digest: &mut Digest, client: ClientId, forgotten_up_to: Option<u64>) {
+        if self.forgotten_up_to == forgotten_up_to {
+            return;
+        }
+        self.forgotten_up_to.into_iter().for_each(|up_to| digest.remove(Entity::Forgotten { client, up_to }));
+        forgotten_up_to.into_iter().for_each(|up_to| digest.add(Entity::Forgotten { client, up_to }));
+        self.forgotten_up_to = forgotten_up_to;
+    }
+}
+
+impl Applied {
+    fn entity(&self, client: ClientId) -> Entity<'_> {
+        Entity::Request { client, request: self.request, offset: self.offset, reply: &self.reply }
+    }
 }

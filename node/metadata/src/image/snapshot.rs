@@ -1,12 +1,15 @@
-//! A snapshot is the image re-emitted as records, in an order in which they replay.
+//! The image as records and back: what a node that was away too long gets instead of the log.
+//!
+//! Invariant: image -> records -> image is identity, and the digest proves it on arrival.
 
+use std::iter::once;
+use std::sync::Arc;
+
+use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{ControllerEpoch, Offset, PartitionId, TopicPartition};
-use crate::record::{BrokerRegistration, PartitionRegistration, Record};
+use crate::record::{Partition, PartitionRegistration, Record};
 
-use super::MetadataImage;
-use super::replay::ReplayError;
-
-/// What of an image its records do not say.
+/// What of an image is not in its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotHeader {
     pub next_offset: Offset,
@@ -21,66 +24,86 @@ impl MetadataImage {
             next_offset: self.next_offset,
             controller_epoch: self.controller_epoch,
             timestamp_ms: self.timestamp_ms,
-            digest: self.digest,
+            digest: self.digest(),
         }
     }
 
-    /// The image as records, made one at a time.
-    pub fn to_records(&self) -> impl Iterator<Item = Record> + use<> {
-        let cluster = self.cluster.into_iter().map(|cluster| Record::ClusterCreated { cluster });
-        let features = self.features.clone().into_iter().map(|(name, level)| Record::FeatureLevel { name, level });
-        let controllers =
-            self.controllers.clone().into_iter().map(|(_, known)| Record::RegisterController((*known).clone()));
-        let brokers = self
-            .brokers
-            .clone()
-            .into_iter()
-            .map(|(_, known)| Record::RegisterBroker(BrokerRegistration::clone(&known)));
-        let topics = self.topics.clone().into_iter().flat_map(|(id, topic)| {
-            let created = Record::CreateTopic { topic: id, name: topic.name.clone() };
-            let count = topic.partitions.len();
-            let partitions = (0..).map(PartitionId::new).take(count).map(move |at| {
-                let state = topic.partition(at).expect("partitions are dense");
-                let id = TopicPartition::new(topic.id, at);
-                Record::CreatePartition(PartitionRegistration { id, state: (**state).clone() })
-            });
-            std::iter::once(created).chain(partitions)
-        });
-        let configs = self.configs.clone().into_iter().flat_map(|(resource, configs)| {
-            configs.into_iter().map(move |(key, value)| Record::Config {
-                resource: resource.clone(),
-                key,
-                value: Some(value),
-            })
+    /// The whole image as records, made one at a time while the image itself moves on.
+    pub fn to_records(&self) -> impl Iterator<Item = Record> + Send + use<> {
+        let image = self.clone();
+        let cluster = image.cluster.into_iter().map(|cluster| Record::ClusterCreated { cluster });
+        let features = image.features.into_iter().map(|(name, level)| Record::FeatureLevel { name, level });
+        let controllers = image.controllers.into_iter();
+        let brokers = image.brokers.into_iter();
+        let topics = image.topics.into_iter();
+        let configs = image.configs.into_iter().flat_map(|(resource, entries)| {
+            let config = move |(key, value)| Record::Config { resource: resource.clone(), key, value: Some(value) };
+            entries.into_iter().map(config)
         });
         cluster
             .chain(features)
-            .chain(controllers)
-            .chain(brokers)
-            .chain(topics)
+            .chain(controllers.map(|(_, controller)| Record::RegisterController(Arc::unwrap_or_clone(controller))))
+            .chain(brokers.map(|(_, broker)| Record::RegisterBroker(Arc::unwrap_or_clone(broker))))
+            .chain(topics.flat_map(|(_, topic)| records_of(topic)))
             .chain(configs)
-            .chain(self.requests.to_records())
+            .chain(image.requests.into_records())
     }
 
-    /// The image that gave these records.
+    /// Refuses records that do not add up to what the header says.
     pub fn from_snapshot(
         header: SnapshotHeader,
         records: impl IntoIterator<Item = Record>,
     ) -> Result<Self, ReplayError> {
-        let mut image = Self::default();
+        let mut image = Self {
+            next_offset: header.next_offset,
+            controller_epoch: header.controller_epoch,
+            timestamp_ms: header.timestamp_ms,
+            ..Self::default()
+        };
         for record in records {
-            image.replay_record(&record, header.timestamp_ms)?;
+            image.restore(&record)?;
         }
-        image.next_offset = header.next_offset;
-        image.controller_epoch = header.controller_epoch;
-        image.timestamp_ms = header.timestamp_ms;
-        if image.digest != header.digest {
-            return Err(ReplayError::DigestMismatch {
-                offset: header.next_offset,
-                expected: header.digest,
-                actual: image.digest,
-            });
+        if image.digest() == header.digest {
+            return Ok(image);
         }
-        Ok(image)
+        let (offset, expected, actual) = (header.next_offset, header.digest, image.digest());
+        Err(ReplayError::DigestMismatch { offset, expected, actual })
     }
+
+    fn restore(&mut self, record: &Record) -> Result<(), ReplayError> {
+        match record {
+            Record::ClusterCreated { .. }
+            | Record::FeatureLevel { .. }
+            | Record::RegisterController(_)
+            | Record::RegisterBroker(_)
+            | Record::CreateTopic { .. }
+            | Record::CreatePartition(_)
+            | Record::Config { .. } => self.apply(record),
+            Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
+                self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
+                Ok(())
+            }
+            Record::RequestApplied { offset: None, .. }
+            | Record::FenceBroker { .. }
+            | Record::UnfenceBroker { .. }
+            | Record::BeginControlledShutdown { .. }
+            | Record::UnregisterBroker { .. }
+            | Record::RemoveTopic { .. }
+            | Record::PartitionChange(_)
+            | Record::Digest { .. }
+            | Record::BeginTransaction { .. }
+            | Record::EndTransaction
+            | Record::AbortTransaction { .. } => Err(ReplayError::NotInSnapshot(record.kind())),
+        }
+    }
+}
+
+fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
+    let id = topic.id;
+    let create = Record::CreateTopic { topic: id, name: topic.name.clone() };
+    let partitions = (0..).zip(topic.partitions.clone()).map(move |(at, state)| {
+        let id = TopicPartition::new(id, PartitionId::new(at));
+        Record::CreatePartition(PartitionRegistration { id, state: Partition::clone(&state) })
+    });
+    once(create).chain(partitions)
 }

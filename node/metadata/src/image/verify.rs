@@ -1,236 +1,264 @@
-//! The rules that every image keeps, each by name. Checked over the whole image in tests and simulation, and over what
-//! a batch touched before that batch is proposed.
+//! The rules that every image keeps, each with a name. A plan whose records break one is refused before it is proposed.
+//!
+//! Not here: what a type already rules out (partitions are dense because their position is their id), and what depends
+//! on configs (how long an ELR may be), which is the planner's.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::ids::{BrokerId, TopicId, TopicPartition};
-use crate::limits::{CLIENTS_REMEMBERED_MAX, PARTITION_CHANGES_KEPT, REQUESTS_PER_CLIENT_MAX};
-use crate::record::{Batch, Partition, Record};
+use super::{MetadataImage, PartitionIndex, Topic};
+use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, TopicId, TopicPartition};
+use crate::limits;
+use crate::record::{Batch, BrokerRegistration, ConfigResource, Partition, Record};
 
-use super::index::PartitionIndex;
-use super::{MetadataImage, Topic};
-
-/// A broken rule, with what breaks it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A rule that is broken, and by what.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    NoReplicas { partition: TopicPartition },
-    RepeatedBroker { partition: TopicPartition, list: &'static str },
-    NotAReplica { partition: TopicPartition, broker: BrokerId, list: &'static str },
-    LeaderOutsideIsr { partition: TopicPartition, leader: BrokerId },
-    /// The ISR and the ELR are disjoint.
-    InIsrAndElr { partition: TopicPartition, broker: BrokerId },
-    /// P5: a fenced broker is in no ISR and leads nothing.
-    InactiveInIsr { partition: TopicPartition, broker: BrokerId },
-    /// An ISR without a member has no leader, and remembers who could lead.
-    LeaderlessWithActiveIsr { partition: TopicPartition, broker: BrokerId },
-    DirectoriesNotParallel { partition: TopicPartition, replicas: usize, directories: usize },
-    HistoryTooLong { partition: TopicPartition, notes: usize },
-    NegativeEpoch { partition: TopicPartition },
-    NameWithoutTopic { name: String, topic: TopicId },
-    TopicWithoutName { topic: TopicId, name: String },
-    /// A broker epoch is the offset of a record, so it lies in the past.
-    BrokerEpochInFuture { broker: BrokerId },
-    ConfigOfUnknownTopic { name: String },
-    IndexDiffers,
-    DigestDiffers { kept: u128, recomputed: u128 },
-    TooManyClients { clients: usize },
-    TooManyRequests { longest: usize },
+    #[error("partition {0} has no replicas")]
+    NoReplicas(TopicPartition),
+    #[error("partition {id} names broker {broker} twice in its {list}")]
+    Duplicate { id: TopicPartition, list: Seats, broker: BrokerId },
+    #[error("partition {id} has broker {broker} in its {list}, but not in its replicas")]
+    NotAReplica { id: TopicPartition, list: Seats, broker: BrokerId },
+    #[error("partition {id} has {replicas} replicas in {directories} directories")]
+    DirectoriesNotParallel { id: TopicPartition, replicas: usize, directories: usize },
+    #[error("partition {id} is led by broker {leader}, which is not in its ISR")]
+    LeaderOutsideIsr { id: TopicPartition, leader: BrokerId },
+    #[error("partition {id} has broker {broker} in its ISR and in its ELR")]
+    IsrAndElrOverlap { id: TopicPartition, broker: BrokerId },
+    #[error("partition {0} has an empty ISR, an empty ELR, and no last leader to wait for")]
+    NobodyLeft(TopicPartition),
+    #[error("partition {0} keeps a last known leader although it has a leader")]
+    LastKnownBesideLeader(TopicPartition),
+    #[error("partition {id} has broker {broker} in its ISR, which is fenced or shutting down")]
+    InactiveInIsr { id: TopicPartition, broker: BrokerId },
+    #[error("partition {id} is led by broker {broker}, which is fenced or shutting down")]
+    InactiveLeads { id: TopicPartition, broker: BrokerId },
+    #[error("partition {id} has broker {broker} in its {list}, which is not registered")]
+    Unregistered { id: TopicPartition, list: Seats, broker: BrokerId },
+    #[error("partition {id} remembers {changes} changes, more than {max}")]
+    HistoryTooLong { id: TopicPartition, changes: usize, max: usize },
+    #[error("broker {broker} has epoch {epoch}, but the log only reaches {next_offset}")]
+    BrokerEpochAhead { broker: BrokerId, epoch: BrokerEpoch, next_offset: Offset },
+    #[error("broker {registered} is filed as broker {filed}")]
+    BrokerMisfiled { filed: BrokerId, registered: BrokerId },
+    #[error("topic {topic} is called {name:?}, but that name leads to {}", or_nothing(*.leads_to))]
+    TopicNameAstray { topic: TopicId, name: String, leads_to: Option<TopicId> },
+    #[error("name {name:?} leads to topic {topic}, which does not exist")]
+    NameOfNoTopic { name: String, topic: TopicId },
+    #[error("there are configs of topic {0:?}, which does not exist")]
+    ConfigOfNoTopic(String),
+    #[error("{clients} clients are remembered, more than {max}")]
+    TooManyClients { clients: usize, max: usize },
+    #[error("{requests} requests of client {client} are remembered, more than {max}")]
+    TooManyRequests { client: ClientId, requests: usize, max: usize },
+    #[error("the order of clients by their last request is wrong")]
+    ClientsOutOfOrder,
+    #[error("the {list} index differs from one built from scratch")]
+    IndexDiffers { list: &'static str },
+    #[error("the digest was kept as {kept:032x}, but computes to {computed:032x}")]
+    DigestDiffers { kept: u128, computed: u128 },
 }
 
-impl fmt::Display for Violation {
+fn or_nothing(topic: Option<TopicId>) -> String {
+    topic.map_or_else(|| "nothing".to_owned(), |topic| format!("topic {topic}"))
+}
+
+/// A list of brokers in a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seats {
+    Replicas,
+    Isr,
+    Elr,
+    Adding,
+    Removing,
+}
+
+impl fmt::Display for Seats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoReplicas { partition } => write!(f, "partition {partition} has no replicas"),
-            Self::RepeatedBroker { partition, list } => {
-                write!(f, "the {list} of partition {partition} names a broker twice")
-            }
-            Self::NotAReplica { partition, broker, list } => {
-                write!(f, "broker {broker} is in the {list} of partition {partition} and not among its replicas")
-            }
-            Self::LeaderOutsideIsr { partition, leader } => {
-                write!(f, "broker {leader} leads partition {partition} and is not in its ISR")
-            }
-            Self::InIsrAndElr { partition, broker } => {
-                write!(f, "broker {broker} is in both ISR and ELR of partition {partition}")
-            }
-            Self::InactiveInIsr { partition, broker } => {
-                write!(f, "broker {broker} is not active and is in the ISR of partition {partition}")
-            }
-            Self::LeaderlessWithActiveIsr { partition, broker } => {
-                write!(f, "partition {partition} has no leader although broker {broker} is active in its ISR")
-            }
-            Self::DirectoriesNotParallel { partition, replicas, directories } => {
-                write!(f, "partition {partition} has {replicas} replicas and {directories} directories")
-            }
-            Self::HistoryTooLong { partition, notes } => write!(f, "partition {partition} keeps {notes} changes"),
-            Self::NegativeEpoch { partition } => write!(f, "partition {partition} has a negative epoch"),
-            Self::NameWithoutTopic { name, topic } => write!(f, "the name {name:?} stands for {topic}, which is not there"),
-            Self::TopicWithoutName { topic, name } => write!(f, "topic {topic} is called {name:?}, which stands for another"),
-            Self::BrokerEpochInFuture { broker } => write!(f, "the epoch of broker {broker} lies in the future"),
-            Self::ConfigOfUnknownTopic { name } => write!(f, "there are configs of topic {name:?}, which does not exist"),
-            Self::IndexDiffers => f.write_str("the index differs from one made from scratch"),
-            Self::DigestDiffers { kept, recomputed } => {
-                write!(f, "the digest is {kept:032x}, and {recomputed:032x} when made from scratch")
-            }
-            Self::TooManyClients { clients } => write!(f, "{clients} clients are remembered"),
-            Self::TooManyRequests { longest } => write!(f, "{longest} requests of one client are remembered"),
-        }
+        f.write_str(match self {
+            Self::Replicas => "replicas",
+            Self::Isr => "ISR",
+            Self::Elr => "ELR",
+            Self::Adding => "adding replicas",
+            Self::Removing => "removing replicas",
+        })
     }
 }
 
 impl MetadataImage {
-    /// Every rule over everything.
+    /// Every rule on everything, and what is derived against what it is derived from.
     pub fn verify(&self) -> Vec<Violation> {
         let mut found = Vec::new();
-        for topic in self.topics.values() {
-            self.verify_topic(topic, &mut found);
+        self.partitions().for_each(|(id, partition)| self.check_partition(id, partition, &mut found));
+        for (&filed, registration) in &self.brokers {
+            self.check_broker(filed, registration, &mut found);
         }
-        for (name, id) in &self.topic_names {
-            if self.topic(*id).is_none_or(|topic| topic.name != *name) {
-                found.push(Violation::NameWithoutTopic { name: name.clone(), topic: *id });
-            }
-        }
-        self.brokers.keys().for_each(|broker| self.verify_broker(*broker, &mut found));
-        self.verify_configs(&mut found);
-        self.verify_derived(&mut found);
+        self.topics.values().for_each(|topic| self.check_topic(topic, &mut found));
+        self.check_names(&mut found);
+        self.check_requests(&mut found);
+        self.check_derived(&mut found);
         found
     }
 
-    /// The rules over what a batch touched, after it was replayed. The work is in proportion to the batch.
+    /// The rules on what the batch, which this image has just replayed, has touched. The cost is that of the batch.
     pub fn verify_changed(&self, batch: &Batch) -> Vec<Violation> {
-        let mut partitions = BTreeSet::new();
         let mut found = Vec::new();
+        for id in self.touched_partitions(batch) {
+            self.partition(id).into_iter().for_each(|partition| self.check_partition(id, partition, &mut found));
+        }
         for record in &batch.records {
             match record {
-                Record::CreatePartition(created) => {
-                    partitions.insert(created.id);
+                Record::RegisterBroker(registration) => {
+                    self.check_broker(registration.broker, registration, &mut found);
                 }
-                Record::PartitionChange(change) => {
-                    partitions.insert(change.id);
+                Record::CreateTopic { topic, .. } => {
+                    self.topic(*topic).into_iter().for_each(|topic| self.check_topic(topic, &mut found));
                 }
-                Record::RegisterBroker(registration) => self.verify_broker(registration.broker, &mut found),
-                Record::FenceBroker { broker, .. }
-                | Record::BeginControlledShutdown { broker, .. }
-                | Record::UnregisterBroker { broker, .. } => partitions.extend(self.index.in_isr(*broker)),
-                Record::ClusterCreated { .. }
-                | Record::FeatureLevel { .. }
-                | Record::RegisterController(_)
-                | Record::UnfenceBroker { .. }
-                | Record::CreateTopic { .. }
-                | Record::RemoveTopic { .. }
-                | Record::Config { .. }
-                | Record::RequestApplied { .. }
-                | Record::Digest { .. }
-                | Record::BeginTransaction { .. }
-                | Record::EndTransaction
-                | Record::AbortTransaction { .. } => {}
-            }
-        }
-        for id in partitions {
-            if let Some(state) = self.partition(id) {
-                self.verify_partition(id, state, &mut found);
+                _ => {}
             }
         }
         found
     }
 
-    fn verify_topic(&self, topic: &Topic, found: &mut Vec<Violation>) {
-        if self.topic_names.get(&topic.name) != Some(&topic.id) {
-            found.push(Violation::TopicWithoutName { topic: topic.id, name: topic.name.clone() });
-        }
-        topic.partitions().for_each(|(id, state)| self.verify_partition(id, state, found));
-    }
-
-    fn verify_partition(&self, partition: TopicPartition, state: &Partition, found: &mut Vec<Violation>) {
-        if state.replicas.is_empty() {
-            found.push(Violation::NoReplicas { partition });
-        }
-        let lists = [
-            ("replicas", &state.replicas),
-            ("ISR", &state.isr),
-            ("ELR", &state.elr),
-            ("last known ELR", &state.last_known_elr),
-            ("adding", &state.adding),
-            ("removing", &state.removing),
-        ];
-        for (list, brokers) in lists {
-            verify_list(partition, list, brokers, &state.replicas, found);
-        }
-        if let Some(leader) = state.leader
-            && !state.isr.contains(&leader)
-        {
-            found.push(Violation::LeaderOutsideIsr { partition, leader });
-        }
-        if let Some(broker) = state.isr.iter().find(|broker| state.elr.contains(broker)) {
-            found.push(Violation::InIsrAndElr { partition, broker: *broker });
-        }
-        for broker in &state.isr {
-            if !self.is_active(*broker) {
-                found.push(Violation::InactiveInIsr { partition, broker: *broker });
-            } else if state.leader.is_none() {
-                found.push(Violation::LeaderlessWithActiveIsr { partition, broker: *broker });
+    /// Those the batch names, and those in which a broker it names has a seat that it must not have.
+    fn touched_partitions(&self, batch: &Batch) -> BTreeSet<TopicPartition> {
+        let mut touched = BTreeSet::new();
+        for record in &batch.records {
+            match record {
+                Record::CreatePartition(partition) => {
+                    touched.insert(partition.id);
+                }
+                Record::PartitionChange(change) => {
+                    touched.insert(change.id);
+                }
+                Record::RegisterBroker(BrokerRegistration { broker, .. })
+                | Record::FenceBroker { broker, .. }
+                | Record::UnfenceBroker { broker, .. }
+                | Record::BeginControlledShutdown { broker, .. }
+                | Record::UnregisterBroker { broker, .. } => touched.extend(self.seats_forbidden(*broker)),
+                _ => {}
             }
         }
-        if state.directories.len() != state.replicas.len() {
-            let (replicas, directories) = (state.replicas.len(), state.directories.len());
-            found.push(Violation::DirectoriesNotParallel { partition, replicas, directories });
+        touched
+    }
+
+    fn seats_forbidden(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        let sits = self.index.in_isr(broker).chain(self.index.led_by(broker)).filter(move |_| !self.is_active(broker));
+        let waits = self.index.in_elr(broker).filter(move |_| self.broker(broker).is_none());
+        sits.chain(waits)
+    }
+
+    fn check_partition(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
+        check_lists(id, partition, found);
+        check_leadership(id, partition, found);
+        let (replicas, directories) = (partition.replicas.len(), partition.directories.len());
+        if replicas != directories {
+            found.push(Violation::DirectoriesNotParallel { id, replicas, directories });
         }
-        if state.history.len() > PARTITION_CHANGES_KEPT {
-            found.push(Violation::HistoryTooLong { partition, notes: state.history.len() });
+        let (changes, max) = (partition.history.len(), limits::PARTITION_CHANGES_KEPT);
+        if changes > max {
+            found.push(Violation::HistoryTooLong { id, changes, max });
         }
-        if state.leader_epoch.get() < 0 || state.partition_epoch.get() < 0 {
-            found.push(Violation::NegativeEpoch { partition });
+        self.check_seats(id, partition, found);
+    }
+
+    /// That nobody sits where only an active, or at least a registered, broker may.
+    fn check_seats(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
+        for (list, brokers) in [(Seats::Isr, &partition.isr), (Seats::Elr, &partition.elr)] {
+            let unregistered = brokers.iter().filter(|&&broker| self.broker(broker).is_none());
+            found.extend(unregistered.map(|&broker| Violation::Unregistered { id, list, broker }));
+        }
+        let is_inactive = |broker: &BrokerId| self.broker(*broker).is_some() && !self.is_active(*broker);
+        let inactive = partition.isr.iter().copied().filter(is_inactive);
+        found.extend(inactive.map(|broker| Violation::InactiveInIsr { id, broker }));
+        let leader = partition.leader.filter(is_inactive);
+        found.extend(leader.map(|broker| Violation::InactiveLeads { id, broker }));
+    }
+
+    fn check_broker(&self, filed: BrokerId, registration: &BrokerRegistration, found: &mut Vec<Violation>) {
+        let BrokerRegistration { broker, epoch, .. } = *registration;
+        let next_offset = self.next_offset;
+        if epoch.get() >= next_offset.get() {
+            found.push(Violation::BrokerEpochAhead { broker, epoch, next_offset });
+        }
+        if filed != broker {
+            found.push(Violation::BrokerMisfiled { filed, registered: broker });
         }
     }
 
-    fn verify_broker(&self, broker: BrokerId, found: &mut Vec<Violation>) {
-        if self.broker(broker).is_some_and(|known| known.epoch.get() >= self.next_offset.get()) {
-            found.push(Violation::BrokerEpochInFuture { broker });
+    fn check_topic(&self, topic: &Topic, found: &mut Vec<Violation>) {
+        let leads_to = self.topic_names.get(&topic.name).copied();
+        if leads_to != Some(topic.id) {
+            found.push(Violation::TopicNameAstray { topic: topic.id, name: topic.name.clone(), leads_to });
         }
     }
 
-    fn verify_configs(&self, found: &mut Vec<Violation>) {
+    fn check_names(&self, found: &mut Vec<Violation>) {
+        for (name, &topic) in &self.topic_names {
+            if !self.topics.contains_key(&topic) {
+                found.push(Violation::NameOfNoTopic { name: name.clone(), topic });
+            }
+        }
         for resource in self.configs.keys() {
-            if let crate::record::ConfigResource::Topic(name) = resource
-                && self.topic_named(name).is_none()
+            if let ConfigResource::Topic(name) = resource
+                && !self.topic_names.contains_key(name)
             {
-                found.push(Violation::ConfigOfUnknownTopic { name: name.clone() });
+                found.push(Violation::ConfigOfNoTopic(name.clone()));
             }
         }
     }
 
-    fn verify_derived(&self, found: &mut Vec<Violation>) {
+    fn check_requests(&self, found: &mut Vec<Violation>) {
+        found.extend(self.requests.verify());
+        if !self.requests.is_consistent() {
+            found.push(Violation::ClientsOutOfOrder);
+        }
+    }
+
+    fn check_derived(&self, found: &mut Vec<Violation>) {
         let mut index = PartitionIndex::default();
-        self.partitions().for_each(|(id, state)| index.update(id, None, Some(state)));
-        if index != self.index {
-            found.push(Violation::IndexDiffers);
-        }
-        let recomputed = self.recomputed_digest();
-        if recomputed != self.digest() {
-            found.push(Violation::DigestDiffers { kept: self.digest(), recomputed });
-        }
-        if self.requests.client_count() > CLIENTS_REMEMBERED_MAX {
-            found.push(Violation::TooManyClients { clients: self.requests.client_count() });
-        }
-        if self.requests.longest() > REQUESTS_PER_CLIENT_MAX {
-            found.push(Violation::TooManyRequests { longest: self.requests.longest() });
+        self.partitions().for_each(|(id, partition)| index.add(id, partition));
+        found.extend(self.index.difference(&index).map(|list| Violation::IndexDiffers { list }));
+        let (kept, computed) = (self.digest(), self.recompute_digest().get());
+        if kept != computed {
+            found.push(Violation::DigestDiffers { kept, computed });
         }
     }
 }
 
-fn verify_list(
-    partition: TopicPartition,
-    list: &'static str,
-    brokers: &[BrokerId],
-    replicas: &[BrokerId],
-    found: &mut Vec<Violation>,
-) {
-    let distinct: BTreeSet<&BrokerId> = brokers.iter().collect();
-    if distinct.len() != brokers.len() {
-        found.push(Violation::RepeatedBroker { partition, list });
+fn check_lists(id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
+    if partition.replicas.is_empty() {
+        found.push(Violation::NoReplicas(id));
     }
-    if let Some(broker) = brokers.iter().find(|broker| !replicas.contains(broker)) {
-        found.push(Violation::NotAReplica { partition, broker: *broker, list });
+    let lists = [
+        (Seats::Replicas, &partition.replicas),
+        (Seats::Isr, &partition.isr),
+        (Seats::Elr, &partition.elr),
+        (Seats::Adding, &partition.adding),
+        (Seats::Removing, &partition.removing),
+    ];
+    for (list, brokers) in lists {
+        for (at, &broker) in brokers.iter().enumerate() {
+            if brokers[..at].contains(&broker) {
+                found.push(Violation::Duplicate { id, list, broker });
+            }
+            if !partition.replicas.contains(&broker) {
+                found.push(Violation::NotAReplica { id, list, broker });
+            }
+        }
+    }
+}
+
+fn check_leadership(id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
+    let leader = partition.leader.filter(|leader| !partition.isr.contains(leader));
+    found.extend(leader.map(|leader| Violation::LeaderOutsideIsr { id, leader }));
+    let both = partition.isr.iter().filter(|broker| partition.elr.contains(broker));
+    found.extend(both.map(|&broker| Violation::IsrAndElrOverlap { id, broker }));
+    if partition.isr.is_empty() && partition.elr.is_empty() && partition.last_known_elr.is_empty() {
+        found.push(Violation::NobodyLeft(id));
+    }
+    if partition.leader.is_some() && !partition.last_known_elr.is_empty() {
+        found.push(Violation::LastKnownBesideLeader(id));
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+use crate::rng::Rng;
+
 const RACKS: [&str; 4] = ["a", "b", "c", "d"];
 
 fn empty(id: i32, rack: Option<&'static str>) -> Candidate<'static> {

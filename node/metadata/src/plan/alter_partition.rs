@@ -53,7 +53,7 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
     let mut seen = BTreeSet::new();
     let mut alter = |wanted: &PartitionAlteration| {
         if !seen.insert(wanted.id) {
-            return Err(refuse(wanted, "is named twice in the request"));
+            return Err(refuse("the partition is named twice in the request"));
         }
         let (topic, partition) = find(image, wanted.id)?;
         check_epochs(request.broker, wanted, partition)?;
@@ -66,7 +66,7 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
             .build();
         let altered = altered(partition, change.as_ref());
         records.extend(change.map(Record::PartitionChange));
-        still_led_by(request.broker, wanted, altered)
+        still_led_by(request.broker, altered)
     };
     let answers: Vec<Answer> = request.partitions.iter().map(|wanted| (wanted.id, alter(wanted))).collect();
     let all_refused = !answers.is_empty() && answers.iter().all(|(_, answer)| answer.is_err());
@@ -98,7 +98,7 @@ fn check_epochs(sender: BrokerId, wanted: &PartitionAlteration, partition: &Part
         return Err(ApiError::new(ErrorName::FencedLeaderEpoch, message));
     }
     if partition.leader != Some(sender) {
-        return Err(refuse(wanted, &format!("is not led by broker {sender}")));
+        return Err(refuse(format!("broker {sender} does not lead the partition")));
     }
     if wanted.partition_epoch < partition.partition_epoch {
         let (asked, current) = (wanted.partition_epoch, partition.partition_epoch);
@@ -111,22 +111,22 @@ fn check_epochs(sender: BrokerId, wanted: &PartitionAlteration, partition: &Part
 fn check_isr(wanted: &PartitionAlteration, partition: &Partition) -> Result<(), ApiError> {
     let members: BTreeSet<BrokerId> = wanted.isr.iter().map(|member| member.broker).collect();
     if members.len() != wanted.isr.len() {
-        return Err(refuse(wanted, "would have a broker twice in its ISR"));
+        return Err(refuse("the ISR names a broker twice"));
     }
     if let Some(stranger) = members.iter().find(|member| !partition.replicas.contains(member)) {
-        return Err(refuse(wanted, &format!("has no replica on broker {stranger}")));
+        return Err(refuse(format!("broker {stranger} has no replica of the partition")));
     }
     if !partition.leader.is_some_and(|leader| members.contains(&leader)) {
-        return Err(refuse(wanted, "would have its leader outside the ISR"));
+        return Err(refuse("the leader is not in the ISR"));
     }
     if wanted.recovery == LeaderRecoveryState::Recovered {
         return Ok(());
     }
     if members.len() > 1 {
-        return Err(refuse(wanted, "cannot have more than its leader in the ISR while it recovers"));
+        return Err(refuse("while it recovers, the leader is alone in the ISR"));
     }
     match partition.recovery {
-        LeaderRecoveryState::Recovered => Err(refuse(wanted, "has recovered and cannot go back to recovering")),
+        LeaderRecoveryState::Recovered => Err(refuse("the partition has recovered and cannot go back to recovering")),
         LeaderRecoveryState::Recovering => Ok(()),
     }
 }
@@ -172,19 +172,15 @@ fn altered(partition: &Partition, change: Option<&PartitionChange>) -> AlteredPa
 }
 
 /// A change that ends a reassignment may end the sender's leadership with it: it is made, and the sender is told.
-fn still_led_by(
-    sender: BrokerId,
-    wanted: &PartitionAlteration,
-    altered: AlteredPartition,
-) -> Result<AlteredPartition, ApiError> {
+fn still_led_by(sender: BrokerId, altered: AlteredPartition) -> Result<AlteredPartition, ApiError> {
     if altered.leader == Some(sender) {
         return Ok(altered);
     }
     let leader = altered.leader.map_or_else(|| "none".to_owned(), |leader| leader.to_string());
-    let message = format!("partition {} has finished its reassignment and has the leader {leader}", wanted.id);
+    let message = format!("the reassignment is finished, and the new leader is {leader}");
     Err(ApiError::new(ErrorName::NewLeaderElected, message))
 }
 
-fn refuse(wanted: &PartitionAlteration, why: &str) -> ApiError {
-    ApiError::new(ErrorName::InvalidRequest, format!("partition {} {why}", wanted.id))
+fn refuse(why: impl Into<String>) -> ApiError {
+    ApiError::new(ErrorName::InvalidRequest, why)
 }

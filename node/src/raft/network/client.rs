@@ -166,10 +166,13 @@ impl PeerClient {
         stream: &mut AppendStream,
         answer: Result<Option<proto::AppendResponse>, Status>,
     ) -> Option<Result<StreamAppendResult<Types>, RPCError<Types>>> {
-        stream.silent = Duration::ZERO;
-        stream.unanswered.fetch_sub(1, Ordering::Relaxed);
         match answer {
-            Ok(answer) => answer.map(|answer| append_result_in(answer).map_err(malformed)),
+            Ok(Some(answer)) => {
+                stream.silent = Duration::ZERO;
+                stream.unanswered.fetch_sub(1, Ordering::Relaxed);
+                Some(append_result_in(answer).map_err(malformed))
+            }
+            Ok(None) => None,
             Err(status) => Some(Err(self.failed(&status))),
         }
     }

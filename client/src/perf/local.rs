@@ -1,0 +1,150 @@
+//! A cluster of processes on this machine, as `scripts/cluster` keeps it: pid files to kill by, a script to start by.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use quorate_proto::admin::DescribeQuorumReply;
+use tokio::time::sleep;
+
+use super::{LocalArgs, PerfError, Target};
+use crate::{AdminClient, Freshness};
+
+/// A cluster that is not whole again after this long has a problem that a measurement must not hide.
+const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A controlled shutdown has its own deadline, which is shorter.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a process of ours has in its command line. Pid files outlive processes, and pids are used again.
+const PROGRAM: &str = "quorate-node";
+
+pub(super) struct LocalCluster {
+    dir: PathBuf,
+    script: PathBuf,
+}
+
+impl LocalCluster {
+    /// The cluster, and how to reach it.
+    pub fn open(arguments: &LocalArgs, target: &Target) -> Result<(Self, Target), PerfError> {
+        let settings = arguments.dir.join("cluster.env");
+        let text = std::fs::read_to_string(&settings).map_err(|source| failed("cannot read", &settings, source))?;
+        let bootstrap = bootstrap(&text)
+            .ok_or_else(|| PerfError::cluster(format!("{} has no BOOTSTRAP", settings.display())))?;
+        let cluster = Self { dir: arguments.dir.clone(), script: arguments.cluster_script.clone() };
+        Ok((cluster, Target { bootstrap, options: target.options.clone() }))
+    }
+
+    /// Sends the signal to the node's process, if it is one, and tells its pid.
+    pub fn signal(&self, node: i32, signal: Signal) -> Result<Pid, PerfError> {
+        let pid = self.pid(node)?;
+        kill(pid, signal).map_err(|error| PerfError::cluster(format!("cannot signal node {node}: {error}")))?;
+        Ok(pid)
+    }
+
+    fn pid(&self, node: i32) -> Result<Pid, PerfError> {
+        let file = self.dir.join("nodes").join(node.to_string()).join("pid");
+        let text = std::fs::read_to_string(&file).map_err(|source| failed("cannot read", &file, source))?;
+        let pid: i32 = text
+            .trim()
+            .parse()
+            .map_err(|_| PerfError::cluster(format!("{} does not hold a pid", file.display())))?;
+        if pid > 1 && is_node(pid) {
+            Ok(Pid::from_raw(pid))
+        } else {
+            Err(PerfError::cluster(format!("process {pid} of node {node} is not a {PROGRAM} that runs")))
+        }
+    }
+
+    /// Waits until the process has ended, then starts the node again.
+    pub async fn restart(&self, node: i32, before: Pid) -> Result<(), PerfError> {
+        let deadline = Instant::now() + END_TIMEOUT;
+        while is_node(before.as_raw()) {
+            if Instant::now() > deadline {
+                return Err(PerfError::cluster(format!("node {node} did not end within {END_TIMEOUT:?}")));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.start(node).await
+    }
+
+    async fn start(&self, node: i32) -> Result<(), PerfError> {
+        let mut command = Command::new(&self.script);
+        command.arg("start").arg(node.to_string()).arg("--dir").arg(&self.dir).stdin(Stdio::null());
+        let script = self.script.clone();
+        let ran = tokio::task::spawn_blocking(move || command.stdout(Stdio::null()).stderr(Stdio::inherit()).status());
+        let status = ran.await.expect("waiting does not panic").map_err(|source| failed("cannot run", &script, source))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(PerfError::cluster(format!("{} start {node}: {status}", script.display())))
+        }
+    }
+}
+
+fn failed(what: &str, path: &Path, source: std::io::Error) -> PerfError {
+    PerfError::Io { what: format!("{what} {}", path.display()), source }
+}
+
+/// Whether a process of this pid runs, and is a node.
+fn is_node(pid: i32) -> bool {
+    // A process that ended while we looked has no command line; a zombie's is empty.
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(PROGRAM)
+}
+
+/// `BOOTSTRAP=a:1,b:2` among the settings.
+fn bootstrap(settings: &str) -> Option<Vec<String>> {
+    let value = settings.lines().find_map(|line| line.trim_start_matches("export ").strip_prefix("BOOTSTRAP="))?;
+    let addresses: Vec<String> =
+        value.trim_matches(['"', '\'']).split(',').filter(|address| !address.is_empty()).map(str::to_owned).collect();
+    if addresses.is_empty() { None } else { Some(addresses) }
+}
+
+/// Waits until every voter can be reached and every broker is unfenced.
+pub(super) async fn whole(client: &AdminClient) -> Result<DescribeQuorumReply, PerfError> {
+    let deadline = Instant::now() + WHOLE_TIMEOUT;
+    loop {
+        // While it is not whole, it may well not answer: only the deadline ends the wait.
+        let missing = match client.cluster_status(Freshness::Linearizable).await {
+            Ok(status) if status.voters_unreachable == 0 && status.brokers_fenced == 0 => {
+                let quorum = client.describe_quorum(Freshness::Linearizable).await?;
+                if quorum.voters.iter().all(|voter| voter.state != "unreachable") {
+                    return Ok(quorum);
+                }
+                "a voter is unreachable".to_owned()
+            }
+            Ok(status) => status.reasons.join(", "),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() > deadline {
+            return Err(PerfError::cluster(format!("the cluster is not whole after {WHOLE_TIMEOUT:?}: {missing}")));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// So that what is killed next is not always killed at the same point of its heartbeat interval.
+pub(super) async fn random_phase() {
+    sleep(Duration::from_millis(rand::random_range(0..300))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bootstrap_line_is_found_among_the_settings() {
+        let settings = "BASE=7000\nexport BOOTSTRAP='127.0.0.1:7001,127.0.0.1:7002'\n";
+        assert_eq!(bootstrap(settings), Some(vec!["127.0.0.1:7001".to_owned(), "127.0.0.1:7002".to_owned()]));
+        assert_eq!(bootstrap("BOOTSTRAP=\n"), None);
+    }
+
+    #[test]
+    fn a_process_of_another_program_is_no_node() {
+        assert!(!is_node(1));
+        assert!(!is_node(i32::MAX));
+    }
+}

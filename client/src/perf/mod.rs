@@ -1,0 +1,163 @@
+//! Load and timing against a real cluster: one file for each measurement, one JSON line for each result.
+//!
+//! Every measurement is bounded in time and count, says its parameters and its spread, and removes what it made.
+
+pub mod alter_isr;
+pub mod create;
+pub mod failover;
+pub mod fence;
+pub mod heartbeat;
+pub mod mutate;
+
+mod brokers;
+mod local;
+mod report;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use quorate_metadata::ErrorName;
+use quorate_proto::admin::{Assignment, CreatedTopic, DescribeQuorumReply, NewTopic, TopicRef};
+use uuid::Uuid;
+
+pub use report::{Report, Samples};
+
+use crate::{AdminClient, ClientError, Freshness, InvalidAddress, Mode, Options, check_item};
+
+/// Topics per request when a measurement removes what it made.
+const DELETE_CHUNK: usize = 500;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PerfError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    #[error("{what}: {source}")]
+    Io { what: String, source: std::io::Error },
+    /// The cluster is not such that this can be measured, or did not become so in time.
+    #[error("{0}")]
+    Cluster(String),
+}
+
+impl PerfError {
+    fn cluster(message: impl Into<String>) -> Self {
+        Self::Cluster(message.into())
+    }
+}
+
+/// Where to measure.
+#[derive(Debug, Clone)]
+pub struct Target {
+    pub bootstrap: Vec<String>,
+    pub options: Options,
+}
+
+/// How clients find the cluster.
+#[derive(Debug, Clone, Args)]
+pub struct Routing {
+    /// Ask the nodes in the order given, so that a standby may have to forward
+    #[arg(long)]
+    pub any_node: bool,
+}
+
+/// A cluster that `scripts/cluster` started.
+#[derive(Debug, Clone, Args)]
+pub struct LocalArgs {
+    /// The cluster's folder
+    #[arg(long, default_value = ".quorate")]
+    pub dir: PathBuf,
+    /// The script that starts a node again
+    #[arg(long, default_value = "scripts/cluster", value_name = "FILE")]
+    pub cluster_script: PathBuf,
+}
+
+impl Target {
+    pub fn client(&self) -> Result<AdminClient, PerfError> {
+        Ok(AdminClient::connect(&self.bootstrap, self.options.clone())?)
+    }
+
+    /// The same cluster, with the active controller as the first to be asked.
+    pub async fn controller_first(&self) -> Result<Self, PerfError> {
+        let quorum = self.client()?.describe_quorum(Freshness::Linearizable).await?;
+        let controller = controller_address(&quorum)?;
+        let mut bootstrap = vec![controller.clone()];
+        bootstrap.extend(self.bootstrap.iter().filter(|address| **address != controller).cloned());
+        Ok(Self { bootstrap, options: self.options.clone() })
+    }
+
+    async fn routed(&self, routing: &Routing) -> Result<Self, PerfError> {
+        if routing.any_node { Ok(self.clone()) } else { self.controller_first().await }
+    }
+
+    /// The same cluster without this node.
+    fn without(&self, address: &str) -> Self {
+        let others = self.bootstrap.iter().filter(|other| *other != address).cloned().collect();
+        Self { bootstrap: others, options: self.options.clone() }
+    }
+}
+
+fn controller_address(quorum: &DescribeQuorumReply) -> Result<String, PerfError> {
+    let leader = quorum.leader_id.ok_or_else(|| PerfError::cluster("there is no active controller"))?;
+    address_of(quorum, leader)
+}
+
+/// Where a node's API is.
+fn address_of(quorum: &DescribeQuorumReply, node: i32) -> Result<String, PerfError> {
+    let voter = quorum.voters.iter().find(|voter| voter.id == node);
+    voter.map(|voter| voter.endpoint.clone()).ok_or_else(|| PerfError::cluster(format!("node {node} is no voter")))
+}
+
+/// Names that no other run uses.
+fn names(measurement: &str, count: usize) -> Vec<String> {
+    let run = Uuid::new_v4().simple().to_string();
+    (0..count).map(|number| format!("perf-{measurement}-{}-{number}", &run[..8])).collect()
+}
+
+async fn create(client: &AdminClient, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
+    let reply = client.create_topics(vec![topic], Mode::Apply).await?;
+    let created = reply.topics.into_iter().next().ok_or_else(|| {
+        ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic")
+    })?;
+    check_item(created.error.as_ref())?;
+    Ok(created)
+}
+
+fn assigned(name: String, replicas: impl IntoIterator<Item = Vec<i32>>) -> NewTopic {
+    let assignment =
+        (0..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas }).collect();
+    NewTopic { name, assignment, ..NewTopic::default() }
+}
+
+/// Deletes what a measurement made; what is not there does not matter.
+async fn delete(client: &AdminClient, names: &[String]) -> Result<(), ClientError> {
+    for chunk in names.chunks(DELETE_CHUNK) {
+        let topics = chunk.iter().map(|name| TopicRef { name: Some(name.clone()), id: None }).collect();
+        for deleted in client.delete_topics(topics, Mode::Apply).await?.topics {
+            match check_item(deleted.error.as_ref()) {
+                Err(error) if error.name() != ErrorName::UnknownTopicOrPartition => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The measurement's own result, unless only the clean-up failed.
+fn after_cleaning<T>(measured: Result<T, PerfError>, cleaned: Result<(), PerfError>) -> Result<T, PerfError> {
+    let value = measured?;
+    cleaned?;
+    Ok(value)
+}
+
+/// Shown on a terminal only.
+fn progress(what: &'static str, length: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("the template is well formed");
+    ProgressBar::new(length).with_style(style).with_message(what)
+}
+
+fn seconds(elapsed: Duration) -> f64 {
+    elapsed.as_secs_f64()
+}

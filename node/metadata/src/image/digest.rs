@@ -1,0 +1,60 @@
+//! A number that two images share if they hold the same, kept at the cost of what changes.
+//!
+//! The sum, without carry out, of the hash of every entity: the order in which they came does not matter, and one that
+//! goes is subtracted. It finds bugs and rot, not forgery: an attacker could search for a collision.
+
+use std::fmt;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::MetadataImage;
+use super::canonical::Entity;
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Digest(u128);
+
+impl Digest {
+    pub(super) fn get(self) -> u128 {
+        self.0
+    }
+
+    pub(super) fn add(&mut self, entity: Entity<'_>) {
+        self.0 = self.0.wrapping_add(xxh3_128(&entity.encode()));
+    }
+
+    pub(super) fn remove(&mut self, entity: Entity<'_>) {
+        self.0 = self.0.wrapping_sub(xxh3_128(&entity.encode()));
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl MetadataImage {
+    /// The digest computed from nothing but the contents, for comparison with the one that was kept.
+    pub(super) fn recompute_digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        self.cluster.into_iter().map(Entity::Cluster).for_each(|entity| digest.add(entity));
+        for (name, &level) in &self.features {
+            digest.add(Entity::Feature { name, level });
+        }
+        self.controllers.values().for_each(|controller| digest.add(Entity::Controller(controller)));
+        self.brokers.values().for_each(|broker| digest.add(Entity::Broker(broker)));
+        for topic in self.topics.values() {
+            digest.add(Entity::Topic { id: topic.id, name: &topic.name });
+        }
+        for (id, state) in self.partitions() {
+            digest.add(Entity::Partition { id, state });
+        }
+        for (resource, entries) in &self.configs {
+            for (key, value) in entries {
+                digest.add(Entity::Config { resource, key, value });
+            }
+        }
+        self.requests.for_each_entity(|entity| digest.add(entity));
+        digest
+    }
+}

@@ -1,0 +1,294 @@
+//! Consensus runs on a thread of its own with a current-thread runtime: lowest latency, the largest batches, and no API
+//! load between a leader and its heartbeats. All that belongs to Raft starts here and ends here.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::bootstrap::Greeter;
+use super::election::FastElection;
+use super::identity::LocalVoter;
+use super::leadership::{self, LeaderInfo, Leadership};
+use super::network::{Network, Peers, Service};
+use super::node::Proposal;
+use super::state_machine::StateMachine;
+use super::store::{LogStore, Store};
+use super::types::{CommittedLeader, Payload, node_id};
+use super::{Raft, RaftConfig, RaftError, Replica};
+
+/// Entries in one append. The byte cap usually comes first.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+/// A snapshot of a large cluster over a slow link.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Reports of broken streams; more than voters is enough.
+const BROKEN_MAX: usize = 16;
+/// Claims and resignations that the controller has not taken yet.
+const OFFICE_MAX: usize = 16;
+/// Blocking work that may still run when the thread ends: a snapshot being written, which is dropped unfinished.
+const BLOCKING_GRACE: Duration = Duration::from_secs(1);
+
+/// What the thread is started with.
+pub struct Setup {
+    pub config: RaftConfig,
+    pub store: Arc<dyn Store>,
+    pub local: LocalVoter,
+    pub listener: TcpListener,
+    pub replica: Box<dyn Replica>,
+    pub shutdown: watch::Receiver<bool>,
+    pub stopped: watch::Sender<Option<String>>,
+    pub started: oneshot::Sender<Result<Started, RaftError>>,
+    /// Dropped when everything, the database too, is closed.
+    pub finished: oneshot::Sender<()>,
+}
+
+/// What the handle works with.
+pub struct Started {
+    pub raft: Raft,
+    pub runtime: Handle,
+    pub peers: Peers,
+    pub proposals: mpsc::UnboundedSender<Proposal>,
+    pub office: mpsc::Receiver<Leadership>,
+    pub leader: watch::Receiver<Option<LeaderInfo>>,
+}
+
+/// The body of the thread.
+pub fn run(setup: Setup) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(setup.started, RaftError::io("start the raft runtime")(error)),
+    };
+    let Setup { config, store, local, listener, replica, shutdown, stopped, started, finished } = setup;
+    let flushed = runtime.block_on(async {
+        let mut core = match Core::start(&config, store, local, replica).await {
+            Ok(core) => core,
+            Err(error) => {
+                refuse(started, error);
+                return None;
+            }
+        };
+        core.spawn_all(&config, listener);
+        core.run(started, shutdown, stopped).await;
+        Some(core.flushed)
+    });
+    // Dropping the runtime drops every task, and with them the last handles of the log.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    if let Some(flushed) = flushed {
+        // The flusher drops its end without a word.
+        let _ = flushed.blocking_recv();
+    }
+    drop(finished);
+}
+
+fn refuse(started: oneshot::Sender<Result<Started, RaftError>>, error: RaftError) {
+    // Whoever started the node may have given up.
+    let _ = started.send(Err(error));
+}
+
+struct Core {
+    raft: Raft,
+    local: LocalVoter,
+    log: LogStore,
+    flushed: oneshot::Receiver<()>,
+    peers: Peers,
+    snapshots: super::store::Snapshots,
+    grown: Arc<Notify>,
+    doubted: Arc<Notify>,
+    joined: watch::Sender<bool>,
+    tasks: JoinSet<End>,
+}
+
+/// How a task ended that was meant to run for ever.
+enum End {
+    /// With everything else.
+    Silent,
+    Refused(RaftError),
+    Failed(String),
+}
+
+impl Core {
+    async fn start(
+        config: &RaftConfig,
+        store: Arc<dyn Store>,
+        local: LocalVoter,
+        replica: Box<dyn Replica>,
+    ) -> Result<Self, RaftError> {
+        let opened = store.open()?;
+        let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
+        let peers = Peers::new(local.clone(), config.dial.clone());
+        let (grown, snapshots) = (Arc::new(Notify::new()), opened.snapshots);
+        let state_machine =
+            StateMachine::new(replica, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
+        let network = Network::new(peers.clone(), snapshots.clone());
+        let raft_config = Arc::new(openraft_config(config)?);
+        let raft = Raft::new(node_id(config.node), raft_config, network, log.clone(), state_machine)
+            .await
+            .map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
+        let (doubted, joined) = (Arc::new(Notify::new()), watch::Sender::new(false));
+        Ok(Self { raft, local, log, flushed, peers, snapshots, grown, doubted, joined, tasks: JoinSet::new() })
+    }
+
+    fn spawn_all(&mut self, config: &RaftConfig, listener: TcpListener) {
+        let (broken_sender, broken) = mpsc::channel(BROKEN_MAX);
+        let service = Service {
+            local: self.local.clone(),
+            raft: self.raft.clone(),
+            snapshots: self.snapshots.clone(),
+            broken: broken_sender,
+            doubted: self.doubted.clone(),
+        };
+        self.tasks.spawn(async { End::Failed(service.serve(listener).await.err().unwrap_or_else(|| "the raft port closed".into())) });
+        let greeter = Greeter {
+            local: self.local.clone(),
+            voters: config.voters.clone(),
+            peers: self.peers.clone(),
+            raft: self.raft.clone(),
+            doubted: self.doubted.clone(),
+            joined: self.joined.clone(),
+        };
+        self.tasks.spawn(async { End::Refused(greeter.run().await) });
+        if config.fast_election {
+            let election = FastElection { raft: self.raft.clone(), peers: self.peers.clone(), broken };
+            self.tasks.spawn(silently(election.run()));
+        }
+        self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
+        self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone())));
+        self.tasks.spawn(failed(self.raft.clone(), self.log.failure()));
+    }
+
+    /// Until told to stop, or until something gives up.
+    async fn run(
+        &mut self,
+        started: oneshot::Sender<Result<Started, RaftError>>,
+        mut shutdown: watch::Receiver<bool>,
+        stopped: watch::Sender<Option<String>>,
+    ) {
+        let mut joined = self.joined.subscribe();
+        let refused = tokio::select! {
+            _ = joined.wait_for(|joined| *joined) => None,
+            error = next_end(&mut self.tasks) => Some(error),
+            // Either asked to stop or forgotten.
+            _ = shutdown.wait_for(|stop| *stop) => Some(RaftError::Stopped("it was told to".into())),
+        };
+        if let Some(error) = refused {
+            refuse(started, error);
+            return self.stop().await;
+        }
+        // Whoever started the node may have given up; then the shutdown channel has closed.
+        let _ = started.send(Ok(self.serve_handle()));
+        tokio::select! {
+            error = next_end(&mut self.tasks) => {
+                tracing::error!(%error, "raft stops");
+                stopped.send_replace(Some(error.to_string()));
+            }
+            _ = shutdown.wait_for(|stop| *stop) => {}
+        }
+        self.stop().await;
+    }
+
+    fn serve_handle(&mut self) -> Started {
+        let (proposals, queue) = mpsc::unbounded_channel();
+        let (office_sender, office) = mpsc::channel(OFFICE_MAX);
+        let (leader_sender, leader) = watch::channel(leadership::leader_info(&self.raft.server_metrics().borrow_watched()));
+        self.tasks.spawn(silently(propose(self.raft.clone(), queue)));
+        self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), office_sender)));
+        self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), leader_sender)));
+        let (raft, peers, runtime) = (self.raft.clone(), self.peers.clone(), Handle::current());
+        Started { raft, runtime, peers, proposals, office, leader }
+    }
+
+    async fn stop(&mut self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(%error, "raft did not end cleanly");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn silently(task: impl Future<Output = ()>) -> End {
+    task.await;
+    End::Silent
+}
+
+async fn next_end(tasks: &mut JoinSet<End>) -> RaftError {
+    while let Some(end) = tasks.join_next().await {
+        match end {
+            Ok(End::Silent) => {}
+            Ok(End::Refused(error)) => return error,
+            Ok(End::Failed(reason)) => return RaftError::Stopped(reason),
+            Err(error) => return RaftError::Stopped(format!("a raft task failed: {error}")),
+        }
+    }
+    RaftError::Stopped("all raft tasks ended".into())
+}
+
+/// The disk's own words, where it is the disk: Raft only says that it could not go on.
+async fn failed(raft: Raft, mut disk: watch::Receiver<Option<String>>) -> End {
+    let mut metrics = raft.metrics();
+    loop {
+        if let Some(reason) = disk.borrow_and_update().clone() {
+            return End::Failed(format!("the disk failed: {reason}"));
+        }
+        if let Err(fatal) = metrics.borrow_and_update().running_state.clone() {
+            return End::Failed(fatal.to_string());
+        }
+        tokio::select! {
+            biased;
+            changed = disk.changed() => if changed.is_err() { return End::Silent },
+            changed = metrics.changed() => if changed.is_err() { return End::Silent },
+        }
+    }
+}
+
+async fn snapshot_when_grown(raft: Raft, grown: Arc<Notify>) {
+    loop {
+        grown.notified().await;
+        if let Err(fatal) = raft.trigger().snapshot().await {
+            tracing::warn!(%fatal, "no snapshot: raft has stopped");
+            return;
+        }
+    }
+}
+
+/// Hands proposals to Raft in the order in which they were made.
+async fn propose(raft: Raft, mut queue: mpsc::UnboundedReceiver<Proposal>) {
+    while let Some(proposal) = queue.recv().await {
+        let leader = CommittedLeader { term: proposal.term };
+        let write = raft.write(Payload(proposal.payload)).responder(proposal.promise.into_reply()).with_leader(leader);
+        if let Err(fatal) = write.await {
+            tracing::warn!(%fatal, "raft takes no more proposals");
+            return;
+        }
+    }
+}
+
+fn openraft_config(config: &RaftConfig) -> Result<Config, RaftError> {
+    let kept = config.log_entries_kept;
+    let settings = Config {
+        cluster_name: "quorate".into(),
+        heartbeat_interval: config.heartbeat_ms,
+        election_timeout_min: config.election_min_ms,
+        election_timeout_max: config.election_max_ms,
+        install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).expect("two minutes fit"),
+        max_payload_entries: APPEND_ENTRIES_MAX,
+        api_batch_linger_ms: 0,
+        // Bytes of log decide here, not entries: see the state machine.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: kept,
+        purge_batch_size: 1,
+        // A follower is sent a snapshot when the log it needs is gone, not for being slow.
+        replication_lag_threshold: kept.saturating_mul(4).saturating_add(1_000_000),
+        enable_pre_vote: Some(true),
+        // The committed index is saved lazily, so a restarted leader must be elected again.
+        enable_leader_restore: Some(false),
+        // A voter whose log went back has lost its disk, and must not be served as if it had not.
+        allow_log_reversion: Some(false),
+        ..Config::default()
+    };
+    settings.validate().map_err(|error| RaftError::InvalidConfig(error.to_string()))
+}
