@@ -37,10 +37,8 @@ pub struct NodeConfig {
     pub dial_map: String,
     /// Accept non-loopback addresses without TLS.
     pub insecure: bool,
-    /// Give an empty data directory an identity without `quorate-node format`. Absent: only where every address of the
-    /// cluster is on loopback.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auto_format: Option<bool>,
+    /// When to give an empty data directory an identity without `quorate-node format`.
+    pub auto_format: AutoFormat,
 
     pub broker_heartbeat_interval_ms: u64,
     pub broker_session_timeout_ms: u64,
@@ -73,6 +71,16 @@ pub enum Role {
     Broker,
 }
 
+/// `never` is for production: an empty disk must not become an empty voter by accident.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoFormat {
+    /// Only where every voter is on loopback: a development cluster.
+    Loopback,
+    Always,
+    Never,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -95,7 +103,7 @@ impl Default for NodeConfig {
             rack: String::new(),
             dial_map: String::new(),
             insecure: false,
-            auto_format: None,
+            auto_format: AutoFormat::Loopback,
             broker_heartbeat_interval_ms: 250,
             broker_session_timeout_ms: 3_000,
             broker_registration_timeout_ms: 30_000,
@@ -171,12 +179,10 @@ pub fn load(
 const FOREIGN_VARIABLES: &[&str] = &["QUORATE_BOOTSTRAP", "QUORATE_CONTEXT"];
 
 fn defaults() -> Table {
-    let Ok(Value::Table(mut table)) = Value::try_from(NodeConfig::default()) else {
-        unreachable!("the default configuration is a table")
-    };
-    // Present as a key, so that it is known; absent as a value.
-    table.insert("auto_format".to_owned(), Value::String("loopback".to_owned()));
-    table
+    match Value::try_from(NodeConfig::default()) {
+        Ok(Value::Table(table)) => table,
+        other => unreachable!("the default configuration is a table, not {other:?}"),
+    }
 }
 
 fn put(merged: &mut Table, origin: &str, key: String, value: Value) -> Result<(), ConfigError> {
@@ -202,7 +208,6 @@ fn typed(merged: &Table, key: &str, text: &str) -> Value {
         }
         Some(Value::Integer(_)) => parsed(text.parse().ok().map(Value::Integer)),
         Some(Value::Boolean(_)) => parsed(text.parse().ok().map(Value::Boolean)),
-        _ if key == "auto_format" => parsed(text.parse().ok().map(Value::Boolean)),
         _ => Value::String(text.to_owned()),
     }
 }
@@ -244,8 +249,9 @@ impl NodeConfig {
     /// Whether an empty data directory may be given an identity without being asked to.
     pub fn may_auto_format(&self) -> Result<bool, ConfigError> {
         match self.auto_format {
-            Some(decided) => Ok(decided),
-            None => Ok(self.voter_addresses()?.iter().all(|voter| is_loopback(&voter.raft))),
+            AutoFormat::Always => Ok(true),
+            AutoFormat::Never => Ok(false),
+            AutoFormat::Loopback => Ok(self.voter_addresses()?.iter().all(|voter| is_loopback(&voter.raft))),
         }
     }
 
@@ -378,7 +384,7 @@ mod tests {
         assert!(with(&[]).expect("valid").may_auto_format().expect("valid"));
         let production = with(&[("voters", "1@10.0.0.1:7101/10.0.0.1:7001"), ("insecure", "true")]).expect("valid");
         assert!(!production.may_auto_format().expect("valid"));
-        let decided = with(&[("auto_format", "false")]).expect("valid");
+        let decided = with(&[("auto_format", "never")]).expect("valid");
         assert!(!decided.may_auto_format().expect("valid"));
     }
 

@@ -208,7 +208,7 @@ async fn a_message_too_large_is_not_sent_again() {
     let seen = Seen::default();
     let client = client(vec![node(1, &[Act::Say(Code::ResourceExhausted)], &seen)]);
     let error = create(&client).await.expect_err("refused");
-    assert_eq!((error.name(), error.is_definite()), (ErrorName::RecordListTooLarge, true));
+    assert_eq!((error.name(), error.is_definite()), (ErrorName::MessageTooLarge, true));
     assert_eq!(ids(&seen).len(), 1);
 }
 

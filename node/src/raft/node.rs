@@ -29,6 +29,8 @@ use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Repli
 const READ_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Asking again while one is being written does nothing.
+const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Cheap to clone. Raft stops when it is told to, or when the last clone is dropped.
 #[derive(Clone)]
@@ -233,18 +235,17 @@ impl RaftNode {
     pub async fn trigger_snapshot(&self) -> Result<(), RaftError> {
         let raft = &self.shared.started.raft;
         let applied = raft.watch_apply_progress().get();
-        raft.trigger().snapshot().await.map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
-        let mut metrics = raft.metrics();
         let written = async {
-            while metrics.borrow_and_update().snapshot < applied {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
+            while raft.metrics().borrow_watched().snapshot < applied {
+                // One that was under way when it was asked for is too old: ask again until the right one is there.
+                raft.trigger().snapshot().await.map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
+                sleep(SNAPSHOT_RETRY_INTERVAL).await;
             }
+            Ok(())
         };
         timeout(SNAPSHOT_TIMEOUT, written)
             .await
-            .map_err(|_| RaftError::SnapshotTimedOut(SNAPSHOT_TIMEOUT.as_millis()))
+            .unwrap_or(Err(RaftError::SnapshotTimedOut(SNAPSHOT_TIMEOUT.as_millis())))
     }
 
     /// Becomes Some, with the reason, when Raft has stopped by itself.

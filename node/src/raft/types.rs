@@ -13,7 +13,6 @@ pub type NodeId = u64;
 pub type Vote = openraft::alias::VoteOf<Types>;
 pub type LogId = openraft::alias::LogIdOf<Types>;
 pub type Entry = openraft::alias::EntryOf<Types>;
-pub type EntryPayload = openraft::alias::PayloadOf<Types>;
 pub type Membership = openraft::Membership<NodeId, VoterNode>;
 pub type StoredMembership = openraft::alias::StoredMembershipOf<Types>;
 pub type SnapshotMeta = openraft::alias::SnapshotMetaOf<Types>;
@@ -34,7 +33,6 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Payload, NodeId, VoterNode>;
     type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    #[expect(deprecated, reason = "its new home is a crate that we would depend on for this line alone")]
     type AsyncRuntime = openraft::impls::TokioRuntime;
     type Responder<T>
         = Reply<T>

@@ -129,7 +129,7 @@ fn advice(name: ErrorName) -> Option<&'static str> {
         N::BrokerIdNotRegistered => "quorate broker list shows which brokers are registered",
         N::EligibleLeadersNotAvailable => "quorate partition explain says which replicas it waits for",
         N::PreferredLeaderNotAvailable => "the preferred replica is not in sync, or not up: quorate partition explain says which",
-        N::RecordListTooLarge => "send it in smaller pieces",
+        N::MessageTooLarge | N::RecordListTooLarge => "send it in smaller pieces",
         N::ResyncRequired => "records so old are no longer kept: watch without --from, or with --snapshot",
         N::UnsupportedVersion => "quorate and the nodes are of different versions",
         _ => return None,

@@ -13,15 +13,36 @@ use crate::record::{
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Entity<'a> {
     Cluster(ClusterId),
-    Feature { name: &'a str, level: i16 },
+    Feature {
+        name: &'a str,
+        level: i16,
+    },
     Controller(&'a ControllerRegistration),
     Broker(&'a BrokerRegistration),
-    Topic { id: TopicId, name: &'a str },
-    Partition { id: TopicPartition, state: &'a Partition },
-    Config { resource: &'a ConfigResource, key: &'a str, value: &'a str },
-    Request { client: ClientId, request: u64, offset: Offset, reply: &'a [u8] },
+    Topic {
+        id: TopicId,
+        name: &'a str,
+    },
+    Partition {
+        id: TopicPartition,
+        state: &'a Partition,
+    },
+    Config {
+        resource: &'a ConfigResource,
+        key: &'a str,
+        value: &'a str,
+    },
+    Request {
+        client: ClientId,
+        request: u64,
+        offset: Offset,
+        reply: &'a [u8],
+    },
     /// The client's highest request that is no longer remembered.
-    Forgotten { client: ClientId, up_to: u64 },
+    Forgotten {
+        client: ClientId,
+        up_to: u64,
+    },
 }
 
 impl Entity<'_> {

@@ -96,3 +96,72 @@ impl Concern<'_> {
             || self.moved.contains(&id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Ledger;
+    use crate::image::fixture::{batch, broker, change, create_partition, feature, image, registration, topic};
+
+    fn config(resource: ConfigResource) -> Record {
+        Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) }
+    }
+
+    /// The offsets that concern broker 1 of what `records` add to the image of `fixture`.
+    fn concerning(records: &[Record]) -> Vec<usize> {
+        let mut ledger = Ledger::new(image());
+        let before = ledger.visible().clone();
+        let replayed = ledger.replay(&batch(2, records)).expect("the records of this test replay");
+        let [delta] = &replayed.visible[..] else { panic!("one batch is one delta") };
+        let found = delta.concerning(broker(1), &before, ledger.visible());
+        let first = before.next_offset.get();
+        found.map(|(offset, _)| usize::try_from(offset.get() - first).expect("offsets grow")).collect()
+    }
+
+    #[test]
+    fn partitions_concern_those_who_host_them() {
+        let orders = topic(1);
+        let mut gained = change(TopicPartition::new(orders, crate::ids::PartitionId::new(1)));
+        gained.replicas = Some(vec![broker(3), broker(2), broker(1)]);
+        let mut lost = gained.clone();
+        lost.replicas = Some(vec![broker(2), broker(3)]);
+        lost.directories = Some(vec![crate::ids::DirectoryId::UNASSIGNED; 2]);
+        let records = [
+            create_partition(orders, 2, &[1, 2]),
+            create_partition(orders, 3, &[2, 3]),
+            Record::PartitionChange(gained),
+            Record::PartitionChange(lost),
+            Record::PartitionChange(change(TopicPartition::new(orders, crate::ids::PartitionId::new(3)))),
+        ];
+        assert_eq!(concerning(&records), [0, 2, 3]);
+    }
+
+    #[test]
+    fn brokers_and_topics_concern_everyone_and_bookkeeping_no_one() {
+        let mut other = registration(9);
+        other.epoch = crate::ids::BrokerEpoch::new(20);
+        let records = [
+            Record::RegisterBroker(other),
+            feature("metadata.version", 2),
+            Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
+            config(ConfigResource::Topic("payments".to_owned())),
+            config(ConfigResource::Broker(broker(2))),
+            config(ConfigResource::Broker(broker(1))),
+            config(ConfigResource::BrokerDefault),
+            Record::RemoveTopic { topic: topic(1) },
+        ];
+        assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7]);
+    }
+
+    #[test]
+    fn the_last_record_of_a_delta_is_at_its_end() {
+        let delta = Delta {
+            first_offset: Offset::new(3),
+            next_offset: Offset::new(9),
+            controller_epoch: ControllerEpoch::new(1),
+            timestamp_ms: 0,
+            records: Arc::new([feature("a", 1), feature("b", 1)]),
+        };
+        assert_eq!(delta.offsets().map(|(offset, _)| offset.get()).collect::<Vec<_>>(), [3, 8]);
+    }
+}

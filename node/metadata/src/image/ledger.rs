@@ -12,13 +12,13 @@ use crate::ids::Offset;
 use crate::record::{Batch, Record};
 
 /// What a node replays batches on. A clone is cheap, and independent.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
     working: MetadataImage,
     open: Option<Box<OpenTransaction>>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct OpenTransaction {
     /// Its first record, for the feed of one that is aborted.
     begin: Record,
@@ -153,4 +153,114 @@ fn segments(records: &[Record]) -> impl Iterator<Item = &[Record]> {
     let is_end = |record: &Record| matches!(record, Record::EndTransaction | Record::AbortTransaction { .. });
     let is_begin = |record: &Record| matches!(record, Record::BeginTransaction { .. });
     records.chunk_by(move |this, next| !is_end(this) && !is_begin(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::fixture::{batch, begin, end, feature};
+
+    fn abort() -> Record {
+        Record::AbortTransaction { reason: "its controller resigned".to_owned() }
+    }
+
+    fn replay(ledger: &mut Ledger, epoch: i32, records: &[Record]) -> Replayed {
+        ledger.replay(&batch(epoch, records)).expect("the records of this test replay")
+    }
+
+    fn ends(deltas: &[Delta]) -> Vec<(i64, i64, i32)> {
+        let end = |delta: &Delta| (delta.first_offset.get(), delta.next_offset.get(), delta.controller_epoch.get());
+        deltas.iter().map(end).collect()
+    }
+
+    #[test]
+    fn a_batch_is_visible_at_once() {
+        let mut ledger = Ledger::default();
+        let replayed = replay(&mut ledger, 1, &[feature("a", 1), feature("b", 1)]);
+        assert_eq!(ends(&replayed.visible), [(0, 2, 1)]);
+        assert_eq!(ledger.visible().features.len(), 2);
+    }
+
+    #[test]
+    fn a_transaction_shows_as_a_whole() {
+        let mut ledger = Ledger::default();
+        assert!(replay(&mut ledger, 1, &[begin(), feature("a", 1)]).visible.is_empty());
+        assert!(replay(&mut ledger, 2, &[feature("b", 1)]).visible.is_empty());
+        assert!(ledger.has_open_transaction());
+        assert_eq!(ledger.visible().features.len(), 0);
+        assert_eq!(ledger.visible().next_offset, Offset::new(0));
+        assert_eq!(ledger.working().features.len(), 2);
+
+        let replayed = replay(&mut ledger, 2, &[feature("c", 1), end()]);
+        assert_eq!(ends(&replayed.visible), [(0, 2, 1), (2, 3, 2), (3, 5, 2)]);
+        assert_eq!(ledger.visible(), ledger.working());
+        assert_eq!(ledger.visible().features.len(), 3);
+    }
+
+    #[test]
+    fn an_aborted_transaction_leaves_only_its_offsets() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[feature("a", 1)]);
+        let before = ledger.visible().clone();
+        replay(&mut ledger, 1, &[begin(), feature("a", 2), feature("b", 1)]);
+        let replayed = replay(&mut ledger, 2, &[abort()]);
+
+        let offsets: Vec<_> =
+            replayed.visible[0].offsets().map(|(offset, record)| (offset.get(), record.clone())).collect();
+        assert_eq!(offsets, [(1, begin()), (4, abort())]);
+        assert_eq!(ends(&replayed.visible), [(1, 5, 2)]);
+        let moved_on = MetadataImage {
+            next_offset: Offset::new(5),
+            controller_epoch: ledger.working().controller_epoch,
+            timestamp_ms: ledger.working().timestamp_ms,
+            ..before
+        };
+        assert_eq!(*ledger.visible(), moved_on);
+        assert_eq!(ledger.visible().controller_epoch.get(), 2);
+        assert_eq!(ledger.working(), ledger.visible());
+    }
+
+    #[test]
+    fn what_stands_beside_a_transaction_does_not_wait_for_it() {
+        let mut ledger = Ledger::default();
+        let records = [feature("a", 1), begin(), feature("b", 1), end(), feature("c", 1), begin(), feature("d", 1)];
+        let replayed = replay(&mut ledger, 1, &records);
+        assert_eq!(ends(&replayed.visible), [(0, 1, 1), (1, 4, 1), (4, 5, 1)]);
+        assert_eq!((replayed.first_offset.get(), replayed.next_offset.get()), (0, 7));
+        assert_eq!(ledger.visible().features.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(ledger.visible().next_offset, Offset::new(5));
+    }
+
+    #[test]
+    fn a_batch_that_fails_changes_nothing() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[begin(), feature("a", 1)]);
+        let before = ledger.clone();
+        let bad = Record::Digest { digest: 1 };
+        let refused = ledger.replay(&batch(2, &[feature("b", 1), end(), bad]));
+        assert!(matches!(refused, Err(ReplayError::DigestMismatch { offset, .. }) if offset.get() == 4));
+        assert_eq!(ledger, before);
+    }
+
+    #[test]
+    fn transactions_neither_nest_nor_end_twice() {
+        let mut ledger = Ledger::default();
+        let refused = ledger.replay(&batch(1, &[feature("a", 1), end()]));
+        assert_eq!(refused, Err(ReplayError::NoTransaction(Offset::new(1))));
+        let refused = ledger.replay(&batch(1, &[begin(), begin()]));
+        assert_eq!(refused, Err(ReplayError::TransactionOpen(Offset::new(1))));
+        assert_eq!(ledger, Ledger::default());
+    }
+
+    #[test]
+    fn the_open_batches_lead_from_the_visible_image_to_the_ledger() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[feature("a", 1), begin(), feature("b", 1)]);
+        replay(&mut ledger, 2, &[feature("c", 1)]);
+        let mut copy = Ledger::new(ledger.visible().clone());
+        for batch in ledger.open_batches() {
+            copy.replay(&batch).expect("they replayed once");
+        }
+        assert_eq!(copy, ledger);
+    }
 }

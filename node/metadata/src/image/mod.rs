@@ -6,6 +6,8 @@
 mod canonical;
 mod delta;
 mod digest;
+#[cfg(test)]
+mod fixture;
 mod index;
 mod ledger;
 mod replay;
@@ -66,7 +68,9 @@ impl Topic {
 
     /// Every partition with its id.
     pub fn partitions(&self) -> impl Iterator<Item = (TopicPartition, &Arc<Partition>)> {
-        (0..).zip(self.partitions.iter()).map(|(id, partition)| (TopicPartition::new(self.id, PartitionId::new(id)), partition))
+        (0..)
+            .zip(self.partitions.iter())
+            .map(|(id, partition)| (TopicPartition::new(self.id, PartitionId::new(id)), partition))
     }
 }
 

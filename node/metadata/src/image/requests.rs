@@ -26,7 +26,10 @@ pub struct Requests {
 pub enum RequestOutcome<'a> {
     New,
     /// It was carried out, and this was the answer.
-    Applied { offset: Offset, reply: &'a [u8] },
+    Applied {
+        offset: Offset,
+        reply: &'a [u8],
+    },
     /// It may have been carried out, so long ago that the answer is forgotten.
     Expired,
 }
@@ -61,14 +64,7 @@ impl Requests {
     }
 
     /// Remembers a request that is `New`, at an offset above all others, and forgets what no longer fits.
-    pub(super) fn apply(
-        &mut self,
-        digest: &mut Digest,
-        client: ClientId,
-        request: u64,
-        offset: Offset,
-        reply: &[u8],
-    ) {
+    pub(super) fn apply(&mut self, digest: &mut Digest, client: ClientId, request: u64, offset: Offset, reply: &[u8]) {
         let known = self.clients.entry(client).or_default();
         if known.applied.len() >= limits::REQUESTS_PER_CLIENT_MAX {
             known.forget_oldest(digest, client);
@@ -175,5 +171,85 @@ impl Client {
 impl Applied {
     fn entity(&self, client: ClientId) -> Entity<'_> {
         Entity::Request { client, request: self.request, offset: self.offset, reply: &self.reply }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::fixture::{batch, client};
+    use crate::image::{MetadataImage, ReplayError};
+
+    const WINDOW: u64 = limits::REQUESTS_PER_CLIENT_MAX as u64;
+
+    fn apply(image: &mut MetadataImage, from: u128, request: u64) {
+        image.replay(&batch(1, &[applied(from, request)])).expect("the request is new");
+    }
+
+    fn applied(from: u128, request: u64) -> Record {
+        let reply = request.to_be_bytes().to_vec();
+        Record::RequestApplied { client: client(from), request, reply, offset: None, forgotten_up_to: None }
+    }
+
+    fn outcome(image: &MetadataImage, from: u128, request: u64) -> RequestOutcome<'_> {
+        image.requests.look_up(client(from), request)
+    }
+
+    #[test]
+    fn a_retry_within_the_window_gets_the_first_answer() {
+        let mut image = MetadataImage::default();
+        (0..=WINDOW).for_each(|request| apply(&mut image, 1, request));
+        let reply = 1_u64.to_be_bytes();
+        assert_eq!(outcome(&image, 1, 1), RequestOutcome::Applied { offset: Offset::new(1), reply: &reply });
+        assert_eq!(outcome(&image, 1, 0), RequestOutcome::Expired);
+        assert_eq!(outcome(&image, 1, WINDOW + 1), RequestOutcome::New);
+        assert_eq!(outcome(&image, 2, 0), RequestOutcome::New);
+        assert_eq!(image.verify(), []);
+    }
+
+    #[test]
+    fn a_late_request_with_a_low_number_is_not_the_first_to_go() {
+        let mut image = MetadataImage::default();
+        (100..100 + WINDOW).for_each(|request| apply(&mut image, 1, request));
+        apply(&mut image, 1, 50);
+        assert!(matches!(outcome(&image, 1, 50), RequestOutcome::Applied { .. }));
+        assert_eq!(outcome(&image, 1, 100), RequestOutcome::Expired);
+        assert!(matches!(outcome(&image, 1, 101), RequestOutcome::Applied { .. }));
+        // It was never seen, but it may as well have been forgotten: that cannot be told any more.
+        assert_eq!(outcome(&image, 1, 51), RequestOutcome::Expired);
+        assert_eq!(image.verify(), []);
+    }
+
+    #[test]
+    fn the_client_that_has_been_silent_longest_is_forgotten() {
+        let mut image = MetadataImage::default();
+        let clients = limits::CLIENTS_REMEMBERED_MAX as u128;
+        let first: Vec<Record> = (0..clients).map(|from| applied(from, 0)).collect();
+        image.replay(&batch(1, &first)).expect("the requests are new");
+        (1..=WINDOW).for_each(|request| apply(&mut image, 0, request));
+        apply(&mut image, clients, 0);
+        assert_eq!(outcome(&image, 1, 0), RequestOutcome::New);
+        assert_eq!(outcome(&image, 0, 0), RequestOutcome::Expired);
+        assert!(matches!(outcome(&image, 2, 0), RequestOutcome::Applied { .. }));
+        assert_eq!(image.requests.client_count(), limits::CLIENTS_REMEMBERED_MAX);
+        assert_eq!(image.verify(), []);
+    }
+
+    #[test]
+    fn a_request_cannot_be_applied_twice() {
+        let mut image = MetadataImage::default();
+        apply(&mut image, 1, 7);
+        let refused = image.replay(&batch(1, &[applied(1, 7)]));
+        assert_eq!(refused, Err(ReplayError::RequestRepeated { client: client(1), request: 7 }));
+    }
+
+    #[test]
+    fn the_window_survives_a_snapshot() {
+        let mut image = MetadataImage::default();
+        // Neighbours change places on their way, as requests in flight do.
+        (0..WINDOW + 6).for_each(|request| apply(&mut image, 1, request ^ 1));
+        apply(&mut image, 2, 1);
+        let copy = MetadataImage::from_snapshot(image.header(), image.to_records());
+        assert_eq!(copy, Ok(image));
     }
 }

@@ -107,3 +107,37 @@ fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
     });
     once(create).chain(partitions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::fixture::{feature, image};
+
+    #[test]
+    fn an_image_survives_its_records() {
+        let image = image();
+        assert_eq!(MetadataImage::from_snapshot(image.header(), image.to_records()), Ok(image));
+    }
+
+    #[test]
+    fn a_record_more_or_less_is_noticed() {
+        let image = image();
+        let is_refused = |records: Vec<Record>| {
+            let refused = MetadataImage::from_snapshot(image.header(), records);
+            matches!(refused, Err(ReplayError::DigestMismatch { .. }))
+        };
+        let mut more: Vec<Record> = image.to_records().collect();
+        more.push(feature("stray", 1));
+        assert!(is_refused(more));
+        let mut less: Vec<Record> = image.to_records().collect();
+        less.pop();
+        assert!(is_refused(less));
+    }
+
+    #[test]
+    fn a_record_that_tells_no_state_is_refused() {
+        let header = MetadataImage::default().header();
+        let refused = MetadataImage::from_snapshot(header, [Record::EndTransaction]);
+        assert_eq!(refused, Err(ReplayError::NotInSnapshot("EndTransaction")));
+    }
+}

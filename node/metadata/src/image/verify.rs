@@ -262,3 +262,163 @@ fn check_leadership(id: TopicPartition, partition: &Partition, found: &mut Vec<V
         found.push(Violation::LastKnownBesideLeader(id));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ids::DirectoryId;
+    use crate::image::fixture::{batch, broker, change, feature, image, partition_id, registration, topic};
+    use crate::record::PartitionChange;
+
+    /// What is found after a change of partition 0, which has replicas and ISR [1, 2, 3] and is led by 1. Both ways of
+    /// verifying must find the same.
+    fn after_change(shape: impl FnOnce(&mut PartitionChange)) -> Vec<Violation> {
+        let mut image = image();
+        let mut change = change(partition_id(0));
+        shape(&mut change);
+        let batch = batch(2, &[Record::PartitionChange(change)]);
+        image.replay(&batch).expect("replay has no opinion");
+        let found = image.verify();
+        assert_eq!(image.verify_changed(&batch), found);
+        found
+    }
+
+    /// As `after_change`, of a record about a broker.
+    fn after(record: Record) -> Vec<Violation> {
+        let mut image = image();
+        let batch = batch(2, &[record]);
+        image.replay(&batch).expect("replay has no opinion");
+        let found = image.verify();
+        assert_eq!(image.verify_changed(&batch), found);
+        found
+    }
+
+    fn after_damage(damage: impl FnOnce(&mut MetadataImage)) -> Vec<Violation> {
+        let mut image = image();
+        damage(&mut image);
+        image.verify()
+    }
+
+    fn brokers(ids: &[i32]) -> Option<Vec<BrokerId>> {
+        Some(ids.iter().copied().map(BrokerId::new).collect())
+    }
+
+    #[test]
+    fn a_sound_image_breaks_no_rule() {
+        assert_eq!(image().verify(), []);
+        assert_eq!(after_change(|_| {}), []);
+    }
+
+    #[test]
+    fn seats_are_for_replicas_and_once_each() {
+        let id = partition_id(0);
+        let is_stranger = |list| Violation::NotAReplica { id, list, broker: broker(4) };
+        assert_eq!(after_change(|change| change.isr = brokers(&[1, 4])), [is_stranger(Seats::Isr)]);
+        assert_eq!(after_change(|change| change.elr = brokers(&[4])), [is_stranger(Seats::Elr)]);
+        assert_eq!(after_change(|change| change.adding = brokers(&[4])), [is_stranger(Seats::Adding)]);
+        assert_eq!(after_change(|change| change.removing = brokers(&[4])), [is_stranger(Seats::Removing)]);
+        let twice = Violation::Duplicate { id, list: Seats::Isr, broker: broker(1) };
+        assert_eq!(after_change(|change| change.isr = brokers(&[1, 2, 1])), [twice]);
+        let both = Violation::IsrAndElrOverlap { id, broker: broker(2) };
+        assert_eq!(after_change(|change| change.elr = brokers(&[2])), [both]);
+    }
+
+    #[test]
+    fn replicas_have_directories_and_there_are_some() {
+        let id = partition_id(0);
+        let directories = Some(vec![DirectoryId::UNASSIGNED; 2]);
+        let violation = Violation::DirectoriesNotParallel { id, replicas: 3, directories: 2 };
+        assert_eq!(after_change(|change| change.directories = directories), [violation]);
+        let found = after_change(|change| {
+            change.replicas = Some(Vec::new());
+            change.directories = Some(Vec::new());
+            change.isr = Some(Vec::new());
+            change.leader = Some(None);
+            change.last_known_elr = brokers(&[1]);
+        });
+        assert_eq!(found, [Violation::NoReplicas(id)]);
+    }
+
+    #[test]
+    fn a_leader_is_in_sync_and_its_absence_leaves_hope() {
+        let id = partition_id(0);
+        let outside = Violation::LeaderOutsideIsr { id, leader: broker(1) };
+        assert_eq!(after_change(|change| change.isr = brokers(&[2])), [outside]);
+        let found = after_change(|change| {
+            change.isr = Some(Vec::new());
+            change.leader = Some(None);
+        });
+        assert_eq!(found, [Violation::NobodyLeft(id)]);
+        let found = after_change(|change| change.last_known_elr = brokers(&[1]));
+        assert_eq!(found, [Violation::LastKnownBesideLeader(id)]);
+    }
+
+    #[test]
+    fn a_broker_that_is_not_active_sits_nowhere() {
+        let epoch = registration(2).epoch;
+        let inactive = |at| Violation::InactiveInIsr { id: partition_id(at), broker: broker(2) };
+        let leads = Violation::InactiveLeads { id: partition_id(1), broker: broker(2) };
+        let expected = [inactive(0), inactive(1), leads];
+        assert_eq!(after(Record::FenceBroker { broker: broker(2), epoch }), expected);
+        assert_eq!(after(Record::BeginControlledShutdown { broker: broker(2), epoch }), expected);
+        let reborn = BrokerRegistration { fenced: true, ..registration(2) };
+        assert_eq!(after(Record::RegisterBroker(reborn)), expected);
+        let gone = |at| Violation::Unregistered { id: partition_id(at), list: Seats::Isr, broker: broker(2) };
+        assert_eq!(after(Record::UnregisterBroker { broker: broker(2), epoch }), [gone(0), gone(1)]);
+    }
+
+    #[test]
+    fn a_broker_epoch_is_an_offset_of_the_log() {
+        let ahead = BrokerRegistration { epoch: BrokerEpoch::new(100), ..registration(4) };
+        let found = after(Record::RegisterBroker(ahead));
+        assert!(matches!(found[..], [Violation::BrokerEpochAhead { broker, .. }] if broker.get() == 4));
+    }
+
+    #[test]
+    fn names_and_topics_agree() {
+        let name = "orders".to_owned();
+        let found = after_damage(|image| {
+            image.topic_names.remove(&name);
+        });
+        assert_eq!(found, [Violation::TopicNameAstray { topic: topic(1), name: name.clone(), leads_to: None }]);
+        let found = after_damage(|image| {
+            image.topic_names.insert("ghost".to_owned(), topic(9));
+        });
+        assert_eq!(found, [Violation::NameOfNoTopic { name: "ghost".to_owned(), topic: topic(9) }]);
+    }
+
+    #[test]
+    fn what_is_derived_agrees_with_what_it_is_derived_from() {
+        let stray = |image: &mut MetadataImage| {
+            let partition = image.partition(partition_id(0)).expect("the fixture has it").clone();
+            image.index.remove(partition_id(0), &partition);
+        };
+        assert_eq!(after_damage(stray), [Violation::IndexDiffers { list: "led" }]);
+        let silent = |image: &mut MetadataImage| {
+            image.features.insert("metadata.version".to_owned(), 9);
+        };
+        assert!(matches!(after_damage(silent)[..], [Violation::DigestDiffers { .. }]));
+    }
+
+    #[test]
+    fn a_broker_is_filed_under_its_own_id() {
+        let found = after_damage(|image| {
+            image.brokers.insert(broker(7), Arc::new(registration(4)));
+        });
+        let misfiled = Violation::BrokerMisfiled { filed: broker(7), registered: broker(4) };
+        assert!(found.contains(&misfiled), "{found:?}");
+        assert_eq!(misfiled.to_string(), "broker 4 is filed as broker 7");
+    }
+
+    #[test]
+    fn verifying_a_batch_does_not_look_beyond_it() {
+        let mut image = image();
+        let broken = PartitionChange { isr: brokers(&[2]), ..change(partition_id(0)) };
+        image.replay(&batch(2, &[Record::PartitionChange(broken)])).expect("replay has no opinion");
+        let harmless = batch(2, &[feature("metadata.version", 2)]);
+        image.replay(&harmless).expect("it does not concern partitions");
+        assert_eq!(image.verify_changed(&harmless), []);
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{self, ConfigKey, MIN_INSYNC_REPLICAS};
 use crate::error::{ApiError, ErrorName};
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::TopicPartition;
 use crate::image::MetadataImage;
 use crate::plan::partition_change::change_all;
 use crate::plan::{Plan, brokers};
@@ -192,26 +192,28 @@ pub(super) fn check_new_topic(
 
 /// The partitions whose ELR was earned under a `min.insync.replicas` that `records` change.
 fn elrs_outdated_by(image: &MetadataImage, records: &[Record]) -> BTreeSet<TopicPartition> {
-    let mut all_that_inherit = false;
-    let mut topics: BTreeSet<TopicId> = BTreeSet::new();
-    for record in records {
-        let Record::Config { resource, key, .. } = record else { continue };
-        match resource {
-            _ if key != MIN_INSYNC_REPLICAS => {}
-            ConfigResource::Topic(name) => topics.extend(image.topic_names.get(name)),
-            ConfigResource::BrokerDefault => all_that_inherit = true,
-            ConfigResource::Broker(_) => {}
-        }
-    }
-    if topics.is_empty() && !all_that_inherit {
+    let changes_min_isr = |record: &Record| matches!(record, Record::Config { key, .. } if key == MIN_INSYNC_REPLICAS);
+    if !records.iter().any(changes_min_isr) {
         return BTreeSet::new();
     }
-    let is_affected = |id: &TopicPartition| topics.contains(&id.topic) || (all_that_inherit && inherits_min_isr(image, *id));
-    image.brokers.keys().flat_map(|&broker| image.index.in_elr(broker)).filter(is_affected).collect()
+    let after = with_configs(image, records);
+    let is_outdated = |id: &TopicPartition| {
+        let topic = image.topic(id.topic).expect("the index names topics of the image");
+        config::min_insync_replicas(image, &topic.name) != config::min_insync_replicas(&after, &topic.name)
+    };
+    image.brokers.keys().flat_map(|&broker| image.index.in_elr(broker)).filter(is_outdated).collect()
 }
 
-fn inherits_min_isr(image: &MetadataImage, id: TopicPartition) -> bool {
-    let topic = image.topic(id.topic).expect("the index names topics of the image");
-    let own = config::own_value(image, &ConfigResource::Topic(topic.name.clone()), MIN_INSYNC_REPLICAS);
-    own.is_none()
+/// The image with these configs, to look values up in.
+fn with_configs(image: &MetadataImage, records: &[Record]) -> MetadataImage {
+    let mut after = image.clone();
+    for record in records {
+        let Record::Config { resource, key, value } = record else { continue };
+        let configs = after.configs.entry(resource.clone()).or_default();
+        match value {
+            Some(value) => configs.insert(key.clone(), value.clone()),
+            None => configs.remove(key),
+        };
+    }
+    after
 }

@@ -65,12 +65,6 @@ impl LogStore {
         Ok((Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended))
     }
 
-    /// Nothing was ever written here: no vote, no entry, no purge.
-    pub fn is_empty(&self) -> bool {
-        let state = self.state();
-        state.vote.is_none() && state.last.is_none()
-    }
-
     /// Becomes Some when the disk has failed a write.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shared.progress.failure()

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::super::types::{Entry, LogId};
+use super::super::types::Entry;
 use super::entry_bytes;
 
 /// Enough for a follower that lags by a second under full load; beyond it the disk serves.
@@ -52,11 +52,6 @@ impl Tail {
     /// The first index it holds.
     pub fn first(&self) -> Option<u64> {
         self.entries.front().map(|(_, entry)| entry.log_id.index)
-    }
-
-    pub fn log_id(&self, index: u64) -> Option<LogId> {
-        let at = usize::try_from(index.checked_sub(self.first()?)?).ok()?;
-        self.entries.get(at).map(|(_, entry)| entry.log_id)
     }
 
     /// Entries of `range`, at least one if there is one, ending where `max_bytes` is passed.

@@ -1,0 +1,365 @@
+//! Whatever is asked of the planner, in whatever order, the image keeps its rules:
+//! - P2: one leader per partition and leader epoch; epochs never go back;
+//! - P3: a leader is from ISR or ELR, or it is marked unclean and had a right to be elected so;
+//! - KIP-966: no ELR beside an ISR that is large enough; no partition without a leader while one could lead cleanly;
+//! - and everything that `verify` checks, after every single record.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use quorate_metadata::ids::{
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionEpoch, PartitionId,
+    TopicPartition,
+};
+use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
+use quorate_metadata::plan::brokers::{self, RegisterBroker};
+use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
+use quorate_metadata::plan::elections::{self, ElectionKind};
+use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
+use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
+use quorate_metadata::plan::{checkpoint, features};
+use quorate_metadata::record::{
+    Cause, ConfigResource, Endpoint, LeaderRecoveryState, Partition, PartitionChange, Record, SecurityProtocol,
+};
+use quorate_metadata::rng::Rng as Chance;
+use quorate_metadata::{Batch, Ledger, MetadataImage, config};
+
+const BROKERS: i32 = 5;
+const TOPICS: u8 = 3;
+
+/// Something that happens. Numbers are taken modulo what there is.
+#[derive(Debug, Clone)]
+enum Event {
+    Register { broker: BrokerId, incarnation: u8, clean: bool, disk: u8 },
+    Unfence(BrokerId),
+    Fence(BrokerId),
+    Shutdown(BrokerId),
+    Unregister(BrokerId),
+    Heartbeat { broker: BrokerId, want_fence: bool, want_shutdown: bool },
+    Create { topic: u8, partitions: i32, factor: i16, min_isr: u8, unclean: bool },
+    Delete(u8),
+    Expand(u8, i32),
+    Alter { at: u8, members: u8, recovering: bool },
+    Reassign { at: u8, to: BrokerId, drop_first: bool },
+    Elect(ElectionKind, Option<u8>),
+    Balance(usize),
+    ElectUncleanly(usize),
+    MinIsr { topic: Option<u8>, value: Option<u8> },
+    Unclean { topic: u8, value: bool },
+}
+
+fn broker() -> impl Strategy<Value = BrokerId> {
+    (1..=BROKERS).prop_map(BrokerId::new)
+}
+
+fn topic() -> impl Strategy<Value = u8> {
+    0..TOPICS
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    let kind = prop_oneof![Just(ElectionKind::Preferred), Just(ElectionKind::Unclean)];
+    prop_oneof![
+        3 => (broker(), 0..3u8, any::<bool>(), 0..6u8)
+            .prop_map(|(broker, incarnation, clean, disk)| Event::Register { broker, incarnation, clean, disk }),
+        6 => broker().prop_map(Event::Unfence),
+        5 => broker().prop_map(Event::Fence),
+        2 => broker().prop_map(Event::Shutdown),
+        1 => broker().prop_map(Event::Unregister),
+        2 => (broker(), any::<bool>(), any::<bool>()).prop_map(|(broker, want_fence, want_shutdown)| {
+            Event::Heartbeat { broker, want_fence, want_shutdown }
+        }),
+        2 => (topic(), 1..4i32, 1..5i16, 1..4u8, any::<bool>()).prop_map(
+            |(topic, partitions, factor, min_isr, unclean)| Event::Create { topic, partitions, factor, min_isr, unclean }
+        ),
+        1 => topic().prop_map(Event::Delete),
+        1 => (topic(), 1..6i32).prop_map(|(topic, count)| Event::Expand(topic, count)),
+        8 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.1))
+            .prop_map(|(at, members, recovering)| Event::Alter { at, members, recovering }),
+        1 => (any::<u8>(), broker(), any::<bool>())
+            .prop_map(|(at, to, drop_first)| Event::Reassign { at, to, drop_first }),
+        2 => (kind, prop::option::of(any::<u8>())).prop_map(|(kind, at)| Event::Elect(kind, at)),
+        1 => (0..3usize).prop_map(Event::Balance),
+        1 => (0..3usize).prop_map(Event::ElectUncleanly),
+        1 => (prop::option::of(topic()), prop::option::of(1..4u8))
+            .prop_map(|(topic, value)| Event::MinIsr { topic, value }),
+        1 => (topic(), any::<bool>()).prop_map(|(topic, value)| Event::Unclean { topic, value }),
+    ]
+}
+
+#[derive(Default)]
+struct Cluster {
+    ledger: Ledger,
+    /// Who led each partition under each epoch.
+    leaders: BTreeMap<(TopicPartition, LeaderEpoch), Option<BrokerId>>,
+}
+
+impl Cluster {
+    /// A cluster with every broker unfenced.
+    fn new() -> Self {
+        let mut cluster = Self::default();
+        let bootstrap = checkpoint::bootstrap(cluster.image(), ClusterId::from_bytes([1; 16]));
+        cluster.apply(bootstrap.records);
+        for broker in (1..=BROKERS).map(BrokerId::new) {
+            cluster.play(&Event::Register { broker, incarnation: 0, clean: true, disk: 0 }, &mut Chance::new(0));
+            cluster.play(&Event::Unfence(broker), &mut Chance::new(0));
+        }
+        cluster
+    }
+
+    fn image(&self) -> &MetadataImage {
+        self.ledger.working()
+    }
+
+    /// Plans what the event asks for, replays it, and plans it again if that must come to nothing.
+    fn play(&mut self, event: &Event, chance: &mut Chance) {
+        let records = plan(self.image(), event, chance);
+        let changed = !records.is_empty();
+        self.apply(records);
+        if changed && is_settled_by(event) {
+            let again = plan(self.image(), event, chance);
+            assert!(again.is_empty(), "{event:?} planned again: {again:?}");
+        }
+        for (id, partition) in self.image().partitions() {
+            check_state(self.image(), id, partition);
+        }
+    }
+
+    fn apply(&mut self, records: Vec<Record>) {
+        for record in records {
+            let before = self.image().clone();
+            let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records: vec![record] };
+            self.ledger.replay(&batch).unwrap();
+            let violations = self.image().verify();
+            assert!(violations.is_empty(), "after {:?}: {violations:?}", batch.records);
+            if let Record::PartitionChange(change) = &batch.records[0] {
+                check_election(&before, change);
+                let (was, is) = (before.partition(change.id).unwrap(), self.image().partition(change.id).unwrap());
+                assert!(is.leader_epoch >= was.leader_epoch && is.partition_epoch > was.partition_epoch);
+            }
+            self.note_leaders();
+        }
+    }
+
+    fn note_leaders(&mut self) {
+        let now: Vec<_> = self.image().partitions().map(|(id, at)| ((id, at.leader_epoch), at.leader)).collect();
+        for (epoch, leader) in now {
+            let first = *self.leaders.entry(epoch).or_insert(leader);
+            assert_eq!(first, leader, "{epoch:?} has had two leaders");
+        }
+    }
+}
+
+/// Whether a leader was elected by right.
+fn check_election(before: &MetadataImage, change: &PartitionChange) {
+    let Some(Some(leader)) = change.leader else {
+        assert!(!change.unclean, "nobody was elected, uncleanly: {change:?}");
+        return;
+    };
+    let was = before.partition(change.id).unwrap();
+    let in_sync_now = change.isr.as_ref().is_some_and(|isr| isr.len() > 1 && isr.contains(&leader));
+    let is_clean = was.isr.contains(&leader) || was.elr.contains(&leader) || in_sync_now;
+    assert_eq!(is_clean, !change.unclean, "{change:?} on {was:?}");
+    if change.unclean {
+        let topic = before.topic(change.id.topic).unwrap();
+        let allowed = config::unclean_allowed(before, &topic.name) || change.cause == Cause::ElectionRequested;
+        assert!(allowed || was.last_known_elr == [leader], "{change:?} on {was:?}");
+        assert_eq!(change.isr.as_deref().unwrap_or(&was.isr), [leader]);
+    }
+}
+
+fn check_state(image: &MetadataImage, id: TopicPartition, partition: &Partition) {
+    let topic = image.topic(id.topic).unwrap();
+    let enough = config::min_insync_replicas(image, &topic.name).min(partition.replicas.len());
+    assert!(partition.elr.is_empty() || partition.isr.len() < enough, "an ELR beside a full ISR: {partition:?}");
+    if partition.leader.is_none() {
+        let mut eligible = partition.elr.iter().chain(&partition.last_known_elr[..]).filter(|_| {
+            // The last known leader counts once there is no one else to wait for.
+            true
+        });
+        let could_lead = |broker: &&BrokerId| {
+            let by_right = partition.elr.contains(broker) || partition.elr.is_empty();
+            by_right && image.is_active(**broker)
+        };
+        assert!(!eligible.any(|broker| could_lead(&broker)), "without a leader for no reason: {partition:?}");
+    }
+}
+
+/// Whether the same request must come to nothing when it is repeated.
+fn is_settled_by(event: &Event) -> bool {
+    match event {
+        Event::Register { .. }
+        | Event::Unfence(_)
+        | Event::Fence(_)
+        | Event::Shutdown(_)
+        | Event::Unregister(_)
+        | Event::Create { .. }
+        | Event::Delete(_)
+        | Event::Expand(..)
+        | Event::Alter { .. }
+        | Event::Elect(..)
+        | Event::Unclean { .. } => true,
+        // These go on where they left off, or write again on purpose.
+        Event::Heartbeat { .. } | Event::Reassign { .. } | Event::Balance(_) | Event::ElectUncleanly(_) | Event::MinIsr { .. } => {
+            false
+        }
+    }
+}
+
+/// What is proposed; a refusal proposes nothing.
+fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record> {
+    match event {
+        Event::Register { broker, incarnation, clean, disk } => register(image, *broker, *incarnation, *clean, *disk),
+        Event::Unfence(broker) => brokers::unfence(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records),
+        Event::Fence(broker) => brokers::fence(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records),
+        Event::Shutdown(broker) => {
+            brokers::begin_controlled_shutdown(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records)
+        }
+        Event::Unregister(broker) => brokers::unregister(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records),
+        Event::Heartbeat { broker, want_fence, want_shutdown } => {
+            let epoch = image.broker(*broker).map(|broker| broker.epoch).unwrap_or_default();
+            let metadata_offset = image.next_offset;
+            let request =
+                Heartbeat { broker: *broker, epoch, metadata_offset, want_fence: *want_fence, want_shutdown: *want_shutdown };
+            heartbeat(image, request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
+        }
+        Event::Create { topic, partitions, factor, min_isr, unclean } => {
+            let request = CreateTopic {
+                name: name(*topic),
+                partitions: Some(*partitions),
+                replication_factor: Some(*factor),
+                assignment: Vec::new(),
+                configs: vec![
+                    ("min.insync.replicas".to_owned(), Some(min_isr.to_string())),
+                    ("unclean.leader.election.enable".to_owned(), Some(unclean.to_string())),
+                ],
+            };
+            topics::create_topics(image, &[request], chance).unwrap().records
+        }
+        Event::Delete(topic) => topics::delete_topics(image, &[TopicRef::Name(name(*topic))]).records,
+        Event::Expand(topic, count) => {
+            let request = CreatePartitions { topic: name(*topic), count: *count, assignment: None };
+            topics::create_partitions(image, &[request], chance).records
+        }
+        Event::Alter { at, members, recovering } => alter(image, *at, *members, *recovering),
+        Event::Reassign { at, to, drop_first } => reassign(image, *at, *to, *drop_first),
+        Event::Elect(kind, at) => {
+            let chosen = at.and_then(|at| nth(image, at)).map(|(id, _)| vec![id]);
+            elections::elect(image, *kind, chosen.as_deref()).records
+        }
+        Event::Balance(max) => elections::balance_preferred(image, *max).records,
+        Event::ElectUncleanly(max) => elections::elect_uncleanly_where_allowed(image, *max).records,
+        Event::MinIsr { topic, value } => {
+            let resource = topic.map_or(ConfigResource::BrokerDefault, |topic| ConfigResource::Topic(name(topic)));
+            configure(image, resource, "min.insync.replicas", value.map(|value| value.to_string()))
+        }
+        Event::Unclean { topic, value } => {
+            let resource = ConfigResource::Topic(name(*topic));
+            configure(image, resource, "unclean.leader.election.enable", Some(value.to_string()))
+        }
+    }
+}
+
+fn name(topic: u8) -> String {
+    format!("topic-{topic}")
+}
+
+fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: bool, disk: u8) -> Vec<Record> {
+    let endpoint = Endpoint {
+        name: "PLAINTEXT".to_owned(),
+        host: "localhost".to_owned(),
+        port: 9092,
+        security: SecurityProtocol::Plaintext,
+    };
+    // Mostly the same disk; now and then another, or two.
+    let own = u8::try_from(broker.get()).unwrap() * 10;
+    let directory = |n: u8| DirectoryId::from_bytes([own + n; 16]);
+    let request = RegisterBroker {
+        broker,
+        cluster: ClusterId::from_bytes([1; 16]),
+        incarnation: IncarnationId::from_bytes([incarnation; 16]),
+        endpoints: vec![endpoint],
+        rack: None,
+        features: features::supported(),
+        directories: match disk {
+            4 => vec![directory(1)],
+            5 => vec![directory(0), directory(1)],
+            _ => vec![directory(0)],
+        },
+        cordoned_directories: None,
+        previous_epoch: image.broker(broker).map(|before| before.epoch).filter(|_| clean),
+    };
+    let epoch_expected = image.next_offset;
+    let plan = brokers::register(image, request, false).unwrap();
+    if let Some(Record::RegisterBroker(registration)) = plan.records.last()
+        && image.broker(broker).is_none_or(|before| before.incarnation != registration.incarnation)
+    {
+        let offset = epoch_expected.advance(plan.records.len() - 1);
+        assert_eq!(registration.epoch.get(), offset.get(), "the epoch is the offset of the registration");
+    }
+    plan.records
+}
+
+fn nth(image: &MetadataImage, at: u8) -> Option<(TopicPartition, &Partition)> {
+    let count = image.partitions().count();
+    let at = usize::from(at).checked_rem(count)?;
+    image.partitions().nth(at).map(|(id, partition)| (id, partition.as_ref()))
+}
+
+/// The leader of a partition asks for the ISR made of some of its replicas. Asked twice, it asks with the old epoch.
+fn alter(image: &MetadataImage, at: u8, members: u8, recovering: bool) -> Vec<Record> {
+    let Some((id, partition)) = nth(image, at) else { return Vec::new() };
+    let Some(leader) = partition.leader else { return Vec::new() };
+    let broker_epoch = image.broker(leader).unwrap().epoch;
+    let chosen = partition.replicas.iter().enumerate().filter(|(at, _)| members & (1 << at) != 0);
+    let isr = chosen.map(|(_, &broker)| IsrMember { broker, epoch: None }).collect();
+    let recovery = if recovering { LeaderRecoveryState::Recovering } else { LeaderRecoveryState::Recovered };
+    let (leader_epoch, partition_epoch): (LeaderEpoch, PartitionEpoch) = (partition.leader_epoch, partition.partition_epoch);
+    let partitions = vec![PartitionAlteration { id, leader_epoch, partition_epoch, isr, recovery }];
+    alter_partition(image, &AlterPartition { broker: leader, broker_epoch, partitions }).unwrap().records
+}
+
+/// Begins a reassignment: one replica to be added, perhaps one to be removed.
+fn reassign(image: &MetadataImage, at: u8, to: BrokerId, drop_first: bool) -> Vec<Record> {
+    let Some((id, partition)) = nth(image, at) else { return Vec::new() };
+    if partition.is_reassigning() || partition.replicas.contains(&to) {
+        return Vec::new();
+    }
+    let mut change = PartitionChange::none(id, Cause::Reassignment);
+    change.replicas = Some(partition.replicas.iter().copied().chain([to]).collect());
+    change.directories = Some(partition.directories.iter().copied().chain([DirectoryId::UNASSIGNED]).collect());
+    change.adding = Some(vec![to]);
+    change.removing = drop_first.then(|| vec![partition.replicas[0]]);
+    // One more replica may make min.insync.replicas count for more; that ELR has no business here.
+    if !partition.elr.is_empty() {
+        return Vec::new();
+    }
+    vec![Record::PartitionChange(change)]
+}
+
+fn configure(image: &MetadataImage, resource: ConfigResource, key: &str, value: Option<String>) -> Vec<Record> {
+    let op = value.map_or(ConfigOp::Delete, ConfigOp::Set);
+    alter_configs(image, &[AlterConfigs { resource, ops: vec![(key.to_owned(), op)] }]).records
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_sequence_of_events_keeps_the_rules(events in prop::collection::vec(event(), 1..60), seed: u64) {
+        let mut chance = Chance::new(seed);
+        let mut cluster = Cluster::new();
+        cluster.play(&Event::Create { topic: 0, partitions: 2, factor: 3, min_isr: 2, unclean: false }, &mut chance);
+        cluster.play(&Event::Create { topic: 1, partitions: 2, factor: 3, min_isr: 2, unclean: true }, &mut chance);
+        for event in &events {
+            cluster.play(event, &mut chance);
+        }
+    }
+}
+
+#[test]
+fn partitions_are_numbered_from_zero() {
+    let mut cluster = Cluster::new();
+    cluster.play(&Event::Create { topic: 0, partitions: 3, factor: 1, min_isr: 1, unclean: false }, &mut Chance::new(1));
+    let ids: Vec<PartitionId> = cluster.image().partitions().map(|(id, _)| id.partition).collect();
+    assert_eq!(ids, [0, 1, 2].map(PartitionId::new));
+}
