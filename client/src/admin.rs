@@ -106,8 +106,7 @@ impl AdminClient {
     ) -> Result<wire::ElectLeadersReply, ClientError> {
         let all = partitions.is_none();
         let partitions = partitions.unwrap_or_default();
-        let request =
-            wire::ElectLeadersRequest { options: self.mutation(mode), kind: kind.into(), partitions, all };
+        let request = wire::ElectLeadersRequest { options: self.mutation(mode), kind: kind.into(), partitions, all };
         self.call(mode.effect(), request, |mut wire, request| async move { wire.elect_leaders(request).await }).await
     }
 
@@ -120,11 +119,7 @@ impl AdminClient {
         self.call(mode.effect(), request, |mut wire, request| async move { wire.alter_configs(request).await }).await
     }
 
-    pub async fn unregister_broker(
-        &self,
-        broker: i32,
-        mode: Mode,
-    ) -> Result<wire::UnregisterBrokerReply, ClientError> {
+    pub async fn unregister_broker(&self, broker: i32, mode: Mode) -> Result<wire::UnregisterBrokerReply, ClientError> {
         let request = wire::UnregisterBrokerRequest { options: self.mutation(mode), broker };
         self.call(mode.effect(), request, |mut wire, request| async move { wire.unregister_broker(request).await })
             .await
@@ -215,9 +210,7 @@ impl AdminClient {
         Req: Timed,
         Answer: Future<Output = Result<Response<Rep>, Status>>,
     {
-        let send = |channel, request| {
-            send(Wire::new(channel).max_decoding_message_size(REPLY_BYTES_MAX), request)
-        };
+        let send = |channel, request| send(Wire::new(channel).max_decoding_message_size(REPLY_BYTES_MAX), request);
         run(&self.nodes, &self.options, effect, request, send).await
     }
 

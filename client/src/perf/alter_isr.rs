@@ -1,11 +1,12 @@
 //! AlterPartition: many leaders, each shrinking and expanding the ISR of its own partition, one partition a request.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use quorate_proto::broker::{AlterPartitionRequest, AlteredPartition, IsrMember, PartitionAlteration};
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::brokers::OwnBrokers;
 use super::{PerfError, Report, Routing, Samples, Target, after_cleaning, assigned, create, delete, names, progress};
@@ -91,12 +92,7 @@ fn replicas(arguments: &AlterIsrArgs) -> impl Iterator<Item = Vec<i32>> {
         .map(move |turn| (0..REPLICAS).map(|number| first + (turn + number) % REPLICAS).collect())
 }
 
-async fn leaders(
-    admin: &AdminClient,
-    name: &str,
-    id: &str,
-    brokers: &OwnBrokers,
-) -> Result<Vec<Leader>, PerfError> {
+async fn leaders(admin: &AdminClient, name: &str, id: &str, brokers: &OwnBrokers) -> Result<Vec<Leader>, PerfError> {
     let wanted = quorate_proto::admin::TopicRef { name: Some(name.to_owned()), id: None };
     let described = admin.describe_topics(vec![wanted], Freshness::Linearizable).await?.topics;
     let partitions = described.into_iter().flat_map(|topic| topic.partitions);

@@ -1,6 +1,6 @@
 //! Broker ids of our own, registered and kept alive through the broker API, as any broker would.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
@@ -8,7 +8,7 @@ use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
 use quorate_proto::{features_to_wire, metadata};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -58,7 +58,10 @@ impl OwnBrokers {
     async fn register_all(&mut self, ids: &[i32]) -> Result<(), PerfError> {
         let known = self.client.list_brokers(Freshness::Linearizable).await?.brokers;
         if let Some(taken) = known.iter().find(|broker| ids.contains(&broker.id)) {
-            return Err(PerfError::cluster(format!("broker {} is registered already: it is not ours to use", taken.id)));
+            return Err(PerfError::cluster(format!(
+                "broker {} is registered already: it is not ours to use",
+                taken.id
+            )));
         }
         let cluster = self.client.describe_quorum(Freshness::Linearizable).await?.cluster_id;
         for id in ids {

@@ -1,12 +1,11 @@
 //! Creating topics: the latency of one small mutation, and how many a second.
 
-use std::time::Instant;
-
 use clap::Args;
 use indicatif::ProgressBar;
 use quorate_proto::admin::NewTopic;
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{PerfError, Report, Routing, Samples, Target, after_cleaning, create, delete, names, progress};
 use crate::AdminClient;

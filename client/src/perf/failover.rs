@@ -1,11 +1,12 @@
 //! The active controller killed with -9: how long until the next CreateTopics is acknowledged.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use nix::sys::signal::Signal;
 use quorate_proto::admin::NewTopic;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::local::{LocalCluster, random_phase, whole};
 use super::{

@@ -1,7 +1,7 @@
 //! A broker killed: how long until all the partitions it led have another leader, as another node's feed tells it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use nix::sys::signal::Signal;
@@ -10,11 +10,12 @@ use quorate_metadata::ids::{BrokerId, TopicId};
 use quorate_proto::admin::DescribeQuorumReply;
 use quorate_proto::record;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::local::{LocalCluster, random_phase, whole};
 use super::{
-    LocalArgs, PerfError, Report, Samples, Target, address_of, after_cleaning, assigned, create, delete, names, progress,
+    LocalArgs, PerfError, Report, Samples, Target, address_of, after_cleaning, assigned, create, delete, names,
+    progress,
 };
 use crate::{Event, Freshness, Watch, WatchFilter};
 
@@ -115,7 +116,8 @@ async fn round(
     // Whatever came of it, the node comes back.
     cluster.restart(cast.victim, pid).await?;
     let left = moves.waiting.len();
-    moved.map_err(|_| PerfError::cluster(format!("{left} partitions have no other leader after {MOVE_TIMEOUT:?}")))??;
+    moved
+        .map_err(|_| PerfError::cluster(format!("{left} partitions have no other leader after {MOVE_TIMEOUT:?}")))??;
     delete(&client, &[name.to_owned()]).await?;
     Ok(elapsed)
 }
@@ -138,9 +140,11 @@ fn cast(quorum: &DescribeQuorumReply, observe: Observer) -> Result<Cast, PerfErr
 
 fn replicas(cast: &Cast, partitions: i32) -> impl Iterator<Item = Vec<i32>> {
     let (victim, first, second) = (cast.victim, cast.others[0], cast.others[1]);
-    (0..partitions).map(move |number| {
-        if number % 2 == 0 { vec![victim, first, second] } else { vec![victim, second, first] }
-    })
+    (0..partitions).map(
+        move |number| {
+            if number % 2 == 0 { vec![victim, first, second] } else { vec![victim, second, first] }
+        },
+    )
 }
 
 /// The partitions that still wait for another leader.

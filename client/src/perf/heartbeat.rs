@@ -1,10 +1,10 @@
 //! Heartbeats of many brokers: how long the active controller takes to answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::brokers::OwnBrokers;
 use super::{PerfError, Report, Target, progress, seconds};

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quorate_proto::admin::DescribeQuorumReply;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{LocalArgs, PerfError, Target};
 use crate::{AdminClient, Freshness};
@@ -31,8 +31,8 @@ impl LocalCluster {
     pub fn open(arguments: &LocalArgs, target: &Target) -> Result<(Self, Target), PerfError> {
         let settings = arguments.dir.join("cluster.env");
         let text = std::fs::read_to_string(&settings).map_err(|source| failed("cannot read", &settings, source))?;
-        let bootstrap = bootstrap(&text)
-            .ok_or_else(|| PerfError::cluster(format!("{} has no BOOTSTRAP", settings.display())))?;
+        let bootstrap =
+            bootstrap(&text).ok_or_else(|| PerfError::cluster(format!("{} has no BOOTSTRAP", settings.display())))?;
         let cluster = Self { dir: arguments.dir.clone(), script: arguments.cluster_script.clone() };
         Ok((cluster, Target { bootstrap, options: target.options.clone() }))
     }
@@ -47,10 +47,8 @@ impl LocalCluster {
     fn pid(&self, node: i32) -> Result<Pid, PerfError> {
         let file = self.dir.join("nodes").join(node.to_string()).join("pid");
         let text = std::fs::read_to_string(&file).map_err(|source| failed("cannot read", &file, source))?;
-        let pid: i32 = text
-            .trim()
-            .parse()
-            .map_err(|_| PerfError::cluster(format!("{} does not hold a pid", file.display())))?;
+        let pid: i32 =
+            text.trim().parse().map_err(|_| PerfError::cluster(format!("{} does not hold a pid", file.display())))?;
         if pid > 1 && is_node(pid) {
             Ok(Pid::from_raw(pid))
         } else {
@@ -73,13 +71,19 @@ impl LocalCluster {
     async fn start(&self, node: i32) -> Result<(), PerfError> {
         let mut command = Command::new(&self.script);
         command.arg("start").arg(node.to_string()).arg("--dir").arg(&self.dir).stdin(Stdio::null());
-        let script = self.script.clone();
-        let ran = tokio::task::spawn_blocking(move || command.stdout(Stdio::null()).stderr(Stdio::inherit()).status());
-        let status = ran.await.expect("waiting does not panic").map_err(|source| failed("cannot run", &script, source))?;
+        command.stdout(Stdio::null());
+        let failed = |source| failed("cannot run", &self.script, source);
+        let mut child = command.spawn().map_err(failed)?;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(failed)? {
+                break status;
+            }
+            sleep(Duration::from_millis(10)).await;
+        };
         if status.success() {
             Ok(())
         } else {
-            Err(PerfError::cluster(format!("{} start {node}: {status}", script.display())))
+            Err(PerfError::cluster(format!("{} start {node}: {status}", self.script.display())))
         }
     }
 }

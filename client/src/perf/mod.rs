@@ -118,16 +118,17 @@ fn names(measurement: &str, count: usize) -> Vec<String> {
 
 async fn create(client: &AdminClient, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
     let reply = client.create_topics(vec![topic], Mode::Apply).await?;
-    let created = reply.topics.into_iter().next().ok_or_else(|| {
-        ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic")
-    })?;
+    let created = reply
+        .topics
+        .into_iter()
+        .next()
+        .ok_or_else(|| ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic"))?;
     check_item(created.error.as_ref())?;
     Ok(created)
 }
 
 fn assigned(name: String, replicas: impl IntoIterator<Item = Vec<i32>>) -> NewTopic {
-    let assignment =
-        (0..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas }).collect();
+    let assignment = (0..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas }).collect();
     NewTopic { name, assignment, ..NewTopic::default() }
 }
 

@@ -1,13 +1,12 @@
 //! A small mutation: one config of a topic set to another value.
 
-use std::time::Instant;
-
 use clap::Args;
 use indicatif::ProgressBar;
 use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, NewTopic};
 use serde_json::json;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::{PerfError, Report, Routing, Samples, Target, after_cleaning, create, delete, names, progress};
 use crate::{AdminClient, ClientError, Mode, check_item};

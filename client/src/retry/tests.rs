@@ -64,15 +64,15 @@ fn unused<T>() -> Result<Response<T>, Status> {
 
 #[tonic::async_trait]
 impl Admin for Fake {
-    async fn create_topics(&self, request: Request<CreateTopicsRequest>) -> Result<Response<CreateTopicsReply>, Status> {
+    async fn create_topics(
+        &self,
+        request: Request<CreateTopicsRequest>,
+    ) -> Result<Response<CreateTopicsReply>, Status> {
         self.act(request.into_inner().options).await?;
         Ok(Response::new(CreateTopicsReply::default()))
     }
 
-    async fn cluster_status(
-        &self,
-        _: Request<ClusterStatusRequest>,
-    ) -> Result<Response<ClusterStatusReply>, Status> {
+    async fn cluster_status(&self, _: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusReply>, Status> {
         self.act(Some(MutationOptions::default())).await?;
         Ok(Response::new(ClusterStatusReply::default()))
     }

@@ -252,7 +252,7 @@ pub struct Partition {
     pub isr: Vec<BrokerId>,
     /// Eligible leaders outside the ISR (KIP-966); disjoint from it.
     pub elr: Vec<BrokerId>,
-    /// The last leader, kept while neither ISR nor ELR has a member.
+    /// The last leader, kept while there is none.
     pub last_known_elr: Vec<BrokerId>,
     pub adding: Vec<BrokerId>,
     pub removing: Vec<BrokerId>,

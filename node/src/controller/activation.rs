@@ -25,6 +25,7 @@ impl EventLoop {
             in_flight: InFlightBatches::default(),
             tasks: TaskTable::starting(Instant::now()),
             suspects: BTreeSet::new(),
+            digest_due: false,
             digested_at: None,
         });
         self.run_all(self.first_operations());

@@ -62,6 +62,8 @@ pub(super) struct Claim {
     pub tasks: TaskTable,
     /// Brokers whose stream is gone and whom a probe has not yet found.
     pub suspects: BTreeSet<BrokerId>,
+    /// A digest is to be written as soon as nothing is in flight.
+    pub digest_due: bool,
     /// Where the log was after the last digest: nothing new, no new digest.
     pub digested_at: Option<Offset>,
 }
@@ -139,7 +141,7 @@ impl EventLoop {
     }
 
     fn has_room(&self) -> bool {
-        self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full())
+        self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due)
     }
 
     async fn next_replayed(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
@@ -150,14 +152,14 @@ impl EventLoop {
     }
 
     fn on_replayed(&mut self, outcome: Result<(), LostClaim>) {
-        let Err(lost) = outcome else { return };
+        let Err(lost) = outcome else { return self.commit_due_digest() };
         warn!(%lost, "claim lost");
         self.resign("a proposal was not confirmed");
         self.reclaim_later();
     }
 
     /// The claim was lost, but maybe not the office: claims again once everything proposed so far is settled.
-    fn reclaim_later(&mut self) {
+    pub(super) fn reclaim_later(&mut self) {
         let raft = self.raft.clone();
         let node = self.config.registration.controller;
         self.reclaims.spawn(async move {
@@ -191,7 +193,7 @@ impl EventLoop {
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
         let started = Instant::now();
-        let mut group = Group::default();
+        let mut group = Group::at(now_ms());
         for operation in operations {
             // Whoever gave up waiting was told that the outcome is unknown; not done is one of the outcomes.
             if operation.reply.is_closed() && operation.request.is_some() {
@@ -239,7 +241,7 @@ impl EventLoop {
         let mut replayed = Vec::with_capacity(batches.len());
         for records in batches {
             let base = draft.working().next_offset;
-            match try_replay(&draft, claim.epoch, records) {
+            match try_replay(&draft, claim.epoch, group.timestamp_ms, records) {
                 Ok((next, records)) => {
                     draft = next;
                     replayed.push((base, records));
@@ -253,10 +255,13 @@ impl EventLoop {
             return group.add(records, parked);
         }
         // It travels alone, in as many batches as it needs, after what is grouped so far.
-        self.propose(std::mem::take(group));
+        let timestamp_ms = group.timestamp_ms;
+        self.propose(std::mem::replace(group, Group::at(timestamp_ms)));
         self.claim.as_mut().expect("proposing keeps the claim").draft = draft;
-        replayed.into_iter().for_each(|(base, records)| self.send(base, records, Vec::new()));
-        self.send(base, records, vec![parked]);
+        for (base, records) in replayed {
+            self.send(base, timestamp_ms, records, Vec::new());
+        }
+        self.send(base, timestamp_ms, records, vec![parked]);
     }
 
     fn propose(&mut self, group: Group) {
@@ -268,13 +273,14 @@ impl EventLoop {
         }
         let end = claim.draft.working().next_offset;
         let base = Offset::new(end.get() - group.records.len() as i64);
-        self.send(base, group.records, group.parked);
+        self.send(base, group.timestamp_ms, group.records, group.parked);
     }
 
-    fn send(&mut self, base: Offset, records: Vec<Record>, parked: Vec<Parked>) {
+    /// The time is that of the replay on the draft: it is part of what was replayed.
+    fn send(&mut self, base: Offset, timestamp_ms: i64, records: Vec<Record>, parked: Vec<Parked>) {
         let claim = self.claim.as_mut().expect("only a claimed controller sends");
         let next_offset = base.advance(records.len());
-        let batch = Batch { controller_epoch: claim.epoch, timestamp_ms: now_ms(), records };
+        let batch = Batch { controller_epoch: claim.epoch, timestamp_ms, records };
         let replayed = self.raft.propose(claim.epoch, batch::encode(base, &batch));
         claim.in_flight.push(next_offset, replayed, parked);
         self.metrics.batches_proposed.inc();
@@ -339,14 +345,18 @@ impl EventLoop {
 }
 
 /// Operations planned so far, to be proposed as one batch.
-#[derive(Default)]
-pub(super) struct Group {
+struct Group {
+    timestamp_ms: i64,
     records: Vec<Record>,
     bytes: usize,
     parked: Vec<Parked>,
 }
 
 impl Group {
+    fn at(timestamp_ms: i64) -> Self {
+        Self { timestamp_ms, records: Vec::new(), bytes: 0, parked: Vec::new() }
+    }
+
     fn has_room_for(&self, records: &[Record]) -> bool {
         self.records.is_empty() || self.bytes + size(records) <= quorate_metadata::limits::BATCH_BYTES_MAX
     }
@@ -362,9 +372,14 @@ fn size(records: &[Record]) -> usize {
     records.iter().map(Record::approximate_bytes).sum()
 }
 
-fn try_replay(draft: &Ledger, epoch: ControllerEpoch, records: Vec<Record>) -> Result<(Ledger, Vec<Record>), String> {
+fn try_replay(
+    draft: &Ledger,
+    epoch: ControllerEpoch,
+    timestamp_ms: i64,
+    records: Vec<Record>,
+) -> Result<(Ledger, Vec<Record>), String> {
     let mut next = draft.clone();
-    let batch = Batch { controller_epoch: epoch, timestamp_ms: now_ms(), records };
+    let batch = Batch { controller_epoch: epoch, timestamp_ms, records };
     next.replay(&batch).map_err(|error| error.to_string())?;
     match next.working().verify_changed(&batch).first() {
         Some(violation) => Err(violation.to_string()),

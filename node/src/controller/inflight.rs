@@ -56,6 +56,10 @@ pub enum LostClaim {
 }
 
 impl InFlightBatches {
+    pub fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+    }
+
     pub fn is_full(&self) -> bool {
         self.batches.len() >= BATCHES_IN_FLIGHT_MAX
     }

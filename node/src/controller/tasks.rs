@@ -7,9 +7,9 @@ use quorate_metadata::ids::BrokerId;
 use quorate_metadata::limits::ELECTIONS_PER_RUN_MAX;
 use quorate_metadata::plan::{checkpoint, elections};
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, error};
 
-use super::event_loop::{Claim, EventLoop};
+use super::event_loop::EventLoop;
 use super::operation::Operation;
 
 /// Whether a task has more to do right now.
@@ -28,7 +28,7 @@ struct Task {
 const TASKS: &[Task] = &[
     Task { name: "fence-expired", period: Duration::from_millis(50), run: EventLoop::fence_expired },
     Task { name: "probe-suspects", period: Duration::from_millis(250), run: EventLoop::probe_suspects },
-    Task { name: "digest", period: Duration::from_secs(5), run: EventLoop::commit_digest },
+    Task { name: "digest", period: Duration::from_secs(5), run: EventLoop::ask_for_digest },
     Task { name: "preferred-leaders", period: Duration::from_secs(30), run: EventLoop::balance_preferred },
     Task { name: "unclean-elections", period: Duration::from_secs(5), run: EventLoop::elect_uncleanly },
 ];
@@ -81,16 +81,33 @@ impl EventLoop {
         Next::Later
     }
 
-    fn commit_digest(&mut self) -> Next {
-        let unchanged = |claim: &Claim| claim.digested_at == Some(claim.draft.working().next_offset);
-        if self.claim.as_ref().is_none_or(unchanged) {
-            return Next::Later;
+    /// Only between batches, when the draft must equal what was replayed: a draft that differs would put its own
+    /// mistake into the log as the truth that every node must match.
+    fn ask_for_digest(&mut self) -> Next {
+        if let Some(claim) = &mut self.claim {
+            claim.digest_due = claim.digested_at != Some(claim.draft.working().next_offset);
         }
-        let next = self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))).0);
+        self.commit_due_digest();
+        Next::Later
+    }
+
+    /// While a digest is due the loop takes no operations in, so that the batches in flight run out.
+    pub(super) fn commit_due_digest(&mut self) {
+        let Some(claim) = &mut self.claim else { return };
+        if !claim.digest_due || !claim.in_flight.is_empty() {
+            return;
+        }
+        claim.digest_due = false;
+        let draft = claim.draft.working();
+        if draft.digest() != self.view.ledger().working().digest() {
+            error!(offset = %draft.next_offset, "the draft differs from what was replayed");
+            self.resign("its draft went wrong");
+            return self.reclaim_later();
+        }
+        self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))).0);
         if let Some(claim) = &mut self.claim {
             claim.digested_at = Some(claim.draft.working().next_offset);
         }
-        next
     }
 
     fn balance_preferred(&mut self) -> Next {

@@ -20,8 +20,8 @@ use super::types::{NodeId, Vote, node_id};
 
 /// Between two candidates: about what an election takes on a local network.
 const TURN: Duration = Duration::from_millis(15);
-/// A dying process closes its connections and its listener within this.
-const PROBE_WAITS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(5), Duration::from_millis(15)];
+/// A dying process closes its connections, and about then its listener: the probe may come between.
+const PROBE_WAITS_MS: [u64; 6] = [0, 1, 2, 5, 10, 20];
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub struct FastElection {
@@ -63,8 +63,8 @@ impl FastElection {
 
     async fn is_dead(&self, lost: &Lost) -> bool {
         let address = self.peers.address(lost.leader, &lost.announced);
-        for wait in PROBE_WAITS {
-            sleep(wait).await;
+        for wait_ms in PROBE_WAITS_MS {
+            sleep(Duration::from_millis(wait_ms)).await;
             if refused(&address).await {
                 return true;
             }

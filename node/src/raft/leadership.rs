@@ -46,12 +46,15 @@ pub async fn follow_leader(raft: Raft, leader: watch::Sender<Option<LeaderInfo>>
     loop {
         let info = leader_info(&metrics.borrow_and_update());
         leader.send_if_modified(|known| {
-            let changed = *known != info;
-            if changed {
-                tracing::info!(leader = info.as_ref().map(|info| info.id.get()), controller_epoch = ?info.as_ref().map(|info| info.epoch), "leader changed");
-                known.clone_from(&info);
+            if *known == info {
+                return false;
             }
-            changed
+            match &info {
+                Some(info) => tracing::info!(controller = %info.id, controller_epoch = %info.epoch, "elected"),
+                None => tracing::info!("no controller is active"),
+            }
+            known.clone_from(&info);
+            true
         });
         if metrics.changed().await.is_err() {
             return;

@@ -127,7 +127,8 @@ mod tests {
 
     #[test]
     fn a_topic_is_created_with_all_its_flags() {
-        let line = "quorate topic create orders --partitions 3 --replication-factor 2 --config a=b --config c=d=e --plan";
+        let line =
+            "quorate topic create orders --partitions 3 --replication-factor 2 --config a=b --config c=d=e --plan";
         assert!(parse(line).is_ok());
         assert!(parse("quorate topic create orders --assignment 1:2:3,2:3:1 --if-not-exists").is_ok());
     }

@@ -73,7 +73,9 @@ struct Description {
 
 async fn describe(session: &Session, id: i32) -> Outcome {
     let Some(broker) = all(session).await?.into_iter().find(|broker| broker.id == id) else {
-        return Err(ClientError::failed(ErrorName::BrokerIdNotRegistered, format!("broker {id} is not registered")).into());
+        return Err(
+            ClientError::failed(ErrorName::BrokerIdNotRegistered, format!("broker {id} is not registered")).into()
+        );
     };
     let request = ListPartitionsRequest { broker: Some(id), ..ListPartitionsRequest::default() };
     let partitions = session.client.list_partitions(request, Freshness::Linearizable).await?.partitions;

@@ -59,10 +59,11 @@ pub async fn run(session: &Session, command: Config) -> Outcome {
     match command {
         Config::Get { resource, keys } => get(session, resource, keys).await,
         Config::Set(set) => {
-            let changes = [(ConfigOp::Set, set.values), (ConfigOp::Append, set.append), (ConfigOp::Subtract, set.subtract)]
-                .into_iter()
-                .flat_map(|(op, values)| values.into_iter().map(move |(key, value)| change(op, key, value)))
-                .collect();
+            let changes =
+                [(ConfigOp::Set, set.values), (ConfigOp::Append, set.append), (ConfigOp::Subtract, set.subtract)]
+                    .into_iter()
+                    .flat_map(|(op, values)| values.into_iter().map(move |(key, value)| change(op, key, value)))
+                    .collect();
             alter(session, set.resource, changes, set.planning).await
         }
         Config::Unset { resource, keys, planning } => {
@@ -103,13 +104,18 @@ async fn get(session: &Session, resource: ResourceName, keys: Vec<String>) -> Ou
     }
     let wanted = entries.into_iter().filter(|entry| keys.is_empty() || keys.contains(&entry.key));
     let configs = wanted
-        .map(|entry| Entry { key: entry.key, value: entry.value, source: entry.source, kind: entry.r#type, doc: entry.doc })
+        .map(|entry| Entry {
+            key: entry.key,
+            value: entry.value,
+            source: entry.source,
+            kind: entry.r#type,
+            doc: entry.doc,
+        })
         .collect();
     session.show(&Configs { resource: resource.to_string(), configs }, |configs| {
-        let rows = configs
-            .configs
-            .iter()
-            .map(|entry| [cell(&entry.key), cell(&entry.value), cell(&entry.source), cell(&entry.kind), cell(&entry.doc)]);
+        let rows = configs.configs.iter().map(|entry| {
+            [cell(&entry.key), cell(&entry.value), cell(&entry.source), cell(&entry.kind), cell(&entry.doc)]
+        });
         table(["key", "value", "source", "type", "meaning"], rows)
     })
 }

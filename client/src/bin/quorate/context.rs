@@ -79,7 +79,8 @@ fn read(path: &Path) -> Result<String, Failure> {
 mod tests {
     use super::*;
 
-    const FILE: &str = "current = \"home\"\n[contexts.home]\nbootstrap = \"a:1, b:2\"\n[contexts.work]\nbootstrap = \"c:3\"\n";
+    const FILE: &str =
+        "current = \"home\"\n[contexts.home]\nbootstrap = \"a:1, b:2\"\n[contexts.work]\nbootstrap = \"c:3\"\n";
 
     #[test]
     fn the_current_context_is_taken_unless_another_is_named() {

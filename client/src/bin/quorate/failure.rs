@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use quorate_client::{ClientError, InvalidAddress};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin;
-use serde_json::json;
+use serde::Serialize;
 
-use crate::output::Format;
+use crate::output::{Format, json};
 
 pub type Outcome<T = ()> = Result<T, Failure>;
 
@@ -27,6 +27,20 @@ pub enum Failure {
     /// Whoever read our output has seen enough.
     #[error("stdout was closed")]
     OutputClosed,
+}
+
+/// The JSON shape of an error.
+#[derive(Debug, Serialize)]
+struct Wrapped {
+    error: Described,
+}
+
+#[derive(Debug, Serialize)]
+struct Described {
+    name: &'static str,
+    message: String,
+    retryable: bool,
+    definite: bool,
 }
 
 impl Failure {
@@ -87,8 +101,8 @@ impl Failure {
             Self::Client(error) => (error.error().is_retryable(), error.is_definite()),
             _ => (false, true),
         };
-        let (name, message) = (self.name(), self.message());
-        json!({"error": {"name": name, "message": message, "retryable": retryable, "definite": definite}}).to_string()
+        let error = Described { name: self.name(), message: self.message(), retryable, definite };
+        json(&Wrapped { error })
     }
 
     fn hint(&self) -> Option<&'static str> {
@@ -117,18 +131,24 @@ fn advice(name: ErrorName) -> Option<&'static str> {
             "quorate quorum status shows which controllers can be reached; a majority of the voters must be up"
         }
         N::RequestTimedOut => "give it more time with --timeout",
-        N::Throttled | N::ThrottlingQuotaExceeded => "the cluster has too much to do: send less, or wait longer with --timeout",
+        N::Throttled | N::ThrottlingQuotaExceeded => {
+            "the cluster has too much to do: send less, or wait longer with --timeout"
+        }
         N::TopicAlreadyExists => "--if-not-exists makes this succeed; quorate topic describe shows what is there",
         N::UnknownTopicOrPartition | N::UnknownTopicId => "quorate topic list shows what exists",
         N::InvalidTopic => "a name has 1 to 249 of a-z A-Z 0-9 . _ - and differs from others in more than . and _",
         N::InvalidPartitions => "partitions can be added, never removed; a topic has at least one",
         N::InvalidReplicationFactor => "quorate broker list shows how many brokers are unfenced",
-        N::InvalidReplicaAssignment => "every replica is a registered broker, once per partition, equally many everywhere",
+        N::InvalidReplicaAssignment => {
+            "every replica is a registered broker, once per partition, equally many everywhere"
+        }
         N::InvalidConfig => "quorate config get lists the keys, their types and what they mean",
         N::TopicDeletionDisabled => "delete.topic.enable is false on the cluster",
         N::BrokerIdNotRegistered => "quorate broker list shows which brokers are registered",
         N::EligibleLeadersNotAvailable => "quorate partition explain says which replicas it waits for",
-        N::PreferredLeaderNotAvailable => "the preferred replica is not in sync, or not up: quorate partition explain says which",
+        N::PreferredLeaderNotAvailable => {
+            "the preferred replica is not in sync, or not up: quorate partition explain says which"
+        }
         N::MessageTooLarge | N::RecordListTooLarge => "send it in smaller pieces",
         N::ResyncRequired => "records so old are no longer kept: watch without --from, or with --snapshot",
         N::UnsupportedVersion => "quorate and the nodes are of different versions",
@@ -148,7 +168,7 @@ mod tests {
     fn an_error_for_programs_has_name_message_and_meaning() {
         assert_eq!(
             exists().json(),
-            r#"{"error":{"definite":true,"message":"topic \"orders\" already exists","name":"TOPIC_ALREADY_EXISTS","retryable":false}}"#
+            r#"{"error":{"name":"TOPIC_ALREADY_EXISTS","message":"topic \"orders\" already exists","retryable":false,"definite":true}}"#
         );
     }
 

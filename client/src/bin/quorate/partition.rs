@@ -216,10 +216,10 @@ impl From<ElectedPartition> for ElectionResult {
 
 async fn elect(session: &Session, arguments: Elect) -> Outcome {
     let kind = if arguments.unclean { ElectionKind::Unclean } else { ElectionKind::Preferred };
-    let named = arguments.partitions.into_iter().map(|partition| admin::TopicPartition {
-        topic: partition.topic,
-        partition: partition.partition,
-    });
+    let named = arguments
+        .partitions
+        .into_iter()
+        .map(|partition| admin::TopicPartition { topic: partition.topic, partition: partition.partition });
     let partitions = if arguments.all { None } else { Some(named.collect()) };
     let reply = session.client.elect_leaders(kind, partitions, arguments.planning.mode()).await?;
     let offset = reply.result.as_ref().map_or(0, |result| result.offset);
@@ -260,7 +260,11 @@ mod tests {
 
     #[test]
     fn an_election_that_is_not_needed_is_no_refusal() {
-        let error = admin::Error { name: "ELECTION_NOT_NEEDED".to_owned(), message: "it leads".to_owned(), ..Default::default() };
+        let error = admin::Error {
+            name: "ELECTION_NOT_NEEDED".to_owned(),
+            message: "it leads".to_owned(),
+            ..Default::default()
+        };
         let partition = Some(admin::TopicPartition { topic: "orders".to_owned(), partition: 1 });
         let result = ElectionResult::from(ElectedPartition { partition, error: Some(error) });
         assert_eq!(

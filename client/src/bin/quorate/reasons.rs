@@ -21,7 +21,8 @@ pub fn reasons(partition: &Partition, brokers: &BrokerStates) -> Vec<String> {
         ));
     }
     if partition.leader_recovery_state == "recovering" {
-        reasons.push("elected uncleanly: records may be lost, and its leader has yet to say that it is ready".to_owned());
+        reasons
+            .push("elected uncleanly: records may be lost, and its leader has yet to say that it is ready".to_owned());
     }
     reasons.extend(not_preferred(partition, brokers));
     if !partition.adding.is_empty() || !partition.removing.is_empty() {
@@ -44,8 +45,11 @@ fn leaderless(partition: &Partition, brokers: &BrokerStates) -> Option<String> {
     };
     let who: Vec<String> = candidates.iter().map(|id| format!("broker {id} {}", condition(*id, brokers))).collect();
     let who = if who.is_empty() { "no last leader is known".to_owned() } else { who.join(", ") };
-    let way_out = format!("quorate partition elect --unclean --accept-loss {}-{}", partition.topic, partition.partition);
-    Some(format!("leaderless: {what}: {who}. It gets a leader when one of them is back, or at the price of lost records by {way_out}"))
+    let way_out =
+        format!("quorate partition elect --unclean --accept-loss {}-{}", partition.topic, partition.partition);
+    Some(format!(
+        "leaderless: {what}: {who}. It gets a leader when one of them is back, or at the price of lost records by {way_out}"
+    ))
 }
 
 fn out_of_sync(partition: &Partition, brokers: &BrokerStates) -> Option<String> {
@@ -133,7 +137,9 @@ mod tests {
         let reasons = reasons(&partition(Some(1), &[2, 1], &[1, 2]), &brokers());
         assert_eq!(
             reasons,
-            ["not led by its preferred replica: broker 1 leads, broker 2 is in sync and gets the lead back with the next preferred election"]
+            [
+                "not led by its preferred replica: broker 1 leads, broker 2 is in sync and gets the lead back with the next preferred election"
+            ]
         );
     }
 }

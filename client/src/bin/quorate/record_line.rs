@@ -59,7 +59,9 @@ pub fn record_line(record: &Record, known: &Known) -> String {
         }
         Record::UnregisterBroker { broker, epoch } => format!("broker {broker} unregistered (epoch {epoch})"),
         Record::CreateTopic { topic, name } => format!("topic {name} created ({topic})"),
-        Record::RemoveTopic { topic } => format!("topic {} removed with its partitions and configs", known.topic(*topic)),
+        Record::RemoveTopic { topic } => {
+            format!("topic {} removed with its partitions and configs", known.topic(*topic))
+        }
         Record::CreatePartition(partition) => created(partition, known),
         Record::PartitionChange(change) => changed(change, known),
         Record::Config { resource, key, value: Some(value) } => format!("config {resource} {key}={value}"),
@@ -119,7 +121,12 @@ fn changed(change: &PartitionChange, known: &Known) -> String {
         }
     }
     if let Some(now) = change.recovery {
-        push(&mut line, "recovery", before.map(|before| before.leader_recovery_state.clone()), recovery(now).to_owned());
+        push(
+            &mut line,
+            "recovery",
+            before.map(|before| before.leader_recovery_state.clone()),
+            recovery(now).to_owned(),
+        );
     }
     if let Some(before) = before {
         epochs(&mut line, before, change.leader.is_some());

@@ -15,24 +15,64 @@ pub type TopicNames = BTreeMap<TopicId, String>;
 #[derive(Debug, Serialize)]
 #[serde(tag = "type")]
 pub enum RecordView {
-    ClusterCreated { cluster: String },
-    FeatureLevel { name: String, level: i16 },
-    RegisterController { controller: i32, incarnation: String, endpoints: Vec<String> },
+    ClusterCreated {
+        cluster: String,
+    },
+    FeatureLevel {
+        name: String,
+        level: i16,
+    },
+    RegisterController {
+        controller: i32,
+        incarnation: String,
+        endpoints: Vec<String>,
+    },
     RegisterBroker(Broker),
-    FenceBroker { broker: i32, epoch: i64 },
-    UnfenceBroker { broker: i32, epoch: i64 },
-    BeginControlledShutdown { broker: i32, epoch: i64 },
-    UnregisterBroker { broker: i32, epoch: i64 },
-    CreateTopic { topic: String, name: String },
-    RemoveTopic { topic: String, name: Option<String> },
+    FenceBroker {
+        broker: i32,
+        epoch: i64,
+    },
+    UnfenceBroker {
+        broker: i32,
+        epoch: i64,
+    },
+    BeginControlledShutdown {
+        broker: i32,
+        epoch: i64,
+    },
+    UnregisterBroker {
+        broker: i32,
+        epoch: i64,
+    },
+    CreateTopic {
+        topic: String,
+        name: String,
+    },
+    RemoveTopic {
+        topic: String,
+        name: Option<String>,
+    },
     CreatePartition(Partition),
     PartitionChange(Change),
-    Config { resource: String, key: String, value: Option<String> },
-    RequestApplied { client: String, request: u64 },
-    Digest { digest: String },
-    BeginTransaction { name: String },
+    Config {
+        resource: String,
+        key: String,
+        value: Option<String>,
+    },
+    RequestApplied {
+        client: String,
+        request: u64,
+    },
+    Digest {
+        digest: String,
+    },
+    BeginTransaction {
+        name: String,
+    },
     EndTransaction,
-    AbortTransaction { reason: String },
+    AbortTransaction {
+        reason: String,
+    },
     /// Of a newer version than this program.
     Unknown,
 }

@@ -42,7 +42,10 @@ impl Session {
         }
         eprint!("This will {what}. Go on? [y/N] ");
         let mut answer = String::new();
-        io::stderr().flush().and_then(|()| io::stdin().read_line(&mut answer)).map_err(|error| Failure::local("cannot ask", error))?;
+        io::stderr()
+            .flush()
+            .and_then(|()| io::stdin().read_line(&mut answer))
+            .map_err(|error| Failure::local("cannot ask", error))?;
         if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
             return Ok(());
         }

@@ -131,9 +131,10 @@ fn new_topic(arguments: Create) -> NewTopic {
 }
 
 fn created(reply: &CreateTopicsReply) -> Result<view::CreatedTopic, ClientError> {
-    let topic = reply.topics.first().ok_or_else(|| {
-        ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic")
-    })?;
+    let topic = reply
+        .topics
+        .first()
+        .ok_or_else(|| ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic"))?;
     check_item(topic.error.as_ref())?;
     Ok(view::CreatedTopic {
         name: topic.name.clone(),
@@ -155,9 +156,11 @@ pub async fn find(session: &Session, name: String) -> Outcome<(TopicDescription,
     let topic = TopicRef { name: Some(name), id: None };
     let reply = session.client.describe_topics(vec![topic], Freshness::Linearizable).await?;
     let offset = reply.offset;
-    let topic = reply.topics.into_iter().next().ok_or_else(|| {
-        ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic")
-    })?;
+    let topic = reply
+        .topics
+        .into_iter()
+        .next()
+        .ok_or_else(|| ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic"))?;
     Failure::check(topic.error.as_ref())?;
     Ok((topic, offset))
 }
@@ -167,16 +170,19 @@ async fn list_all(session: &Session) -> Outcome {
     let topics: Vec<view::TopicSummary> = topics.into_iter().map(view::TopicSummary::from).collect();
     session.show(&topics, |topics| {
         let header = ["name", "id", "partitions", "replication", "leaderless", "under-replicated"];
-        table(header, topics.iter().map(|topic| {
-            [
-                cell(&topic.name),
-                cell(&topic.id),
-                cell(topic.partitions),
-                cell(topic.replication_factor),
-                trouble(topic.leaderless),
-                trouble(topic.under_replicated),
-            ]
-        }))
+        table(
+            header,
+            topics.iter().map(|topic| {
+                [
+                    cell(&topic.name),
+                    cell(&topic.id),
+                    cell(topic.partitions),
+                    cell(topic.replication_factor),
+                    trouble(topic.leaderless),
+                    trouble(topic.under_replicated),
+                ]
+            }),
+        )
     })
 }
 
@@ -238,8 +244,7 @@ async fn alter(session: &Session, arguments: Alter) -> Outcome {
     let changes = config_changes(&configs, &delete_configs);
     if !changes.is_empty() {
         let resource = Some(ConfigResource { resource: Some(Resource::Topic(name.clone())) });
-        let reply =
-            session.client.alter_configs(vec![ConfigAlteration { resource, changes }], planning.mode()).await?;
+        let reply = session.client.alter_configs(vec![ConfigAlteration { resource, changes }], planning.mode()).await?;
         Failure::check(reply.resources.first().and_then(|resource| resource.error.as_ref()))?;
         results.push(reply.result);
     }

@@ -58,8 +58,7 @@ pub async fn run(session: &Session, arguments: Arguments) -> Outcome {
         (Some(offset), false) => Some(offset),
         (None, false) => Some(session.client.describe_quorum(Freshness::Stale).await?.metadata_offset),
     };
-    let mut watch =
-        session.client.watch(WatchFilter { from, broker: arguments.broker, kinds: arguments.kinds });
+    let mut watch = session.client.watch(WatchFilter { from, broker: arguments.broker, kinds: arguments.kinds });
     while printer.left != Some(0) {
         match watch.next().await? {
             Event::Snapshot(part) => {
@@ -131,7 +130,10 @@ impl Printer {
             Format::Yaml => format!("- {}", json(&Line { offset, epoch, time_ms, snapshot, record: &view() })),
             Format::Table => {
                 let when = time_ms.map_or_else(|| "snapshot".to_owned(), time);
-                let what = record.map_or_else(|| "a record of a newer version".to_owned(), |record| record_line(record, &self.known));
+                let what = record.map_or_else(
+                    || "a record of a newer version".to_owned(),
+                    |record| record_line(record, &self.known),
+                );
                 format!("{when} {offset:>8} {what}")
             }
         }

@@ -14,7 +14,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "delete",
         "what happens to old records: deleted by age and size, or compacted by key",
     ),
-    topic("compression.gzip.level", "compression.gzip.level", Int(-1, 9), "-1", "the level of gzip; -1 is its own default"),
+    topic(
+        "compression.gzip.level",
+        "compression.gzip.level",
+        Int(-1, 9),
+        "-1",
+        "the level of gzip; -1 is its own default",
+    ),
     topic("compression.lz4.level", "compression.lz4.level", Int(1, 17), "9", "the level of lz4"),
     topic(
         "compression.type",
@@ -38,13 +44,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "60000",
         "how long a file is kept after it was dropped from the log",
     ),
-    topic(
-        "flush.messages",
-        "log.flush.interval.messages",
-        Long(1, i64::MAX),
-        FOREVER,
-        "fsync after this many records",
-    ),
+    topic("flush.messages", "log.flush.interval.messages", Long(1, i64::MAX), FOREVER, "fsync after this many records"),
     topic("flush.ms", "log.flush.interval.ms", Long(0, i64::MAX), FOREVER, "fsync after this long"),
     topic_only(
         "follower.replication.throttled.replicas",
@@ -123,8 +123,20 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "-1",
         "bytes of log kept per partition; -1 is no bound",
     ),
-    topic("retention.ms", "log.retention.ms", Long(-1, i64::MAX), "604800000", "how long records are kept; -1 is for ever"),
-    topic("segment.bytes", "log.segment.bytes", Int(14, i32::MAX), "1073741824", "the size at which a new file is begun"),
+    topic(
+        "retention.ms",
+        "log.retention.ms",
+        Long(-1, i64::MAX),
+        "604800000",
+        "how long records are kept; -1 is for ever",
+    ),
+    topic(
+        "segment.bytes",
+        "log.segment.bytes",
+        Int(14, i32::MAX),
+        "1073741824",
+        "the size at which a new file is begun",
+    ),
     topic(
         "segment.index.bytes",
         "log.index.size.max.bytes",
@@ -151,12 +163,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
 
 /// Keys that only brokers have, by name. They also have most topic keys, under the names given there.
 pub const BROKER_KEYS: &[ConfigKey] = &[
-    broker(
-        super::AUTO_LEADER_REBALANCE,
-        Bool,
-        "true",
-        "whether leadership returns to the preferred leader by itself",
-    ),
+    broker(super::AUTO_LEADER_REBALANCE, Bool, "true", "whether leadership returns to the preferred leader by itself"),
     broker(
         super::DEFAULT_REPLICATION_FACTOR,
         Int(1, i16::MAX as i32),

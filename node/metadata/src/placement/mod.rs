@@ -110,7 +110,12 @@ impl<'a> Placer<'a> {
         self.chosen.clear();
         self.in_rack.fill(0);
         let leader = self.lightest(rng, |_, broker| {
-            (!broker.fenced).then_some((broker.topic.leaders, broker.cluster.leaders, broker.topic.replicas, broker.cluster.replicas))
+            (!broker.fenced).then_some((
+                broker.topic.leaders,
+                broker.cluster.leaders,
+                broker.topic.replicas,
+                broker.cluster.replicas,
+            ))
         });
         self.choose(leader.expect("one broker is unfenced"), true);
         while self.chosen.len() < replication_factor {

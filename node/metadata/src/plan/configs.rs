@@ -85,16 +85,16 @@ fn check_exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), 
 
 fn known_key(resource: &ConfigResource, name: &str) -> Result<&'static ConfigKey, ApiError> {
     config::key_of(resource, name).ok_or_else(|| {
-        let hint = config::nearest(name, names_for(resource)).map_or_else(String::new, |nearest| {
-            format!("; did you mean {nearest:?}?")
-        });
+        let hint = config::nearest(name, names_for(resource))
+            .map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"));
         ApiError::new(ErrorName::InvalidConfig, format!("{resource} has no config {name:?}{hint}"))
     })
 }
 
 fn names_for(resource: &ConfigResource) -> impl Iterator<Item = &'static str> {
     let is_topic = matches!(resource, ConfigResource::Topic(_));
-    let of_topics = config::TOPIC_KEYS.iter().filter_map(move |key| if is_topic { Some(key.name) } else { key.broker_name() });
+    let of_topics =
+        config::TOPIC_KEYS.iter().filter_map(move |key| if is_topic { Some(key.name) } else { key.broker_name() });
     let of_brokers = config::BROKER_KEYS.iter().filter(move |_| !is_topic).map(|key| key.name);
     of_topics.chain(of_brokers)
 }

@@ -14,10 +14,12 @@
 //! partition for good: the old replica must not go on fetching under an epoch that still names it. An ISR that
 //! grows or shrinks under the same leader bumps nothing.
 //!
-//! Example: replicas [1,2,3], ISR [1,2], ELR [3], leader 1, min.insync.replicas 2. Fencing 1 leaves ISR [2], which is
-//! below 2, so 1 joins the ELR; 2 is elected; the change is `isr [2] elr [1,3] leader 2`. Fencing 2 as well leaves
+//! Example: replicas [1,2,3], ISR [1,2], ELR [3], leader 1, min.insync.replicas 3. Fencing 1 leaves ISR [2], which is
+//! below 3, so 1 joins the ELR; 2 is elected; the change is `isr [2] elr [1,3] leader 2`. Fencing 2 as well leaves
 //! ISR [] and ELR [1,2,3], and no one to elect: `leader none`, and 2 is remembered as the last leader. The
 //! first of the three to be unfenced leads again, alone in the ISR, and nothing acknowledged is lost.
+//!
+//! The ELR is not optional: without it the last replica in sync would have to stay in the ISR while it is fenced.
 //!
 //! Invariant: ISR and ELR are disjoint subsets of the replicas; the leader is in the ISR; the ELR is empty where the
 //! ISR has `min.insync.replicas` members.
@@ -364,12 +366,13 @@ impl<'a> PartitionChangeBuilder<'a> {
 
     /// Kept from the moment there is no leader until there is one.
     fn last_known_after(&self, leader: Option<BrokerId>) -> Vec<BrokerId> {
-        match (leader, self.before.leader) {
+        let mut last_known = match (leader, self.before.leader) {
             (Some(_), _) => Vec::new(),
-            (None, Some(last)) if self.replicas.contains(&last) => vec![last],
-            (None, Some(_)) => Vec::new(),
+            (None, Some(last)) => vec![last],
             (None, None) => self.before.last_known_elr.clone(),
-        }
+        };
+        last_known.retain(|last| self.replicas.contains(last));
+        last_known
     }
 
     fn difference(self, elected: Elected) -> Option<PartitionChange> {

@@ -8,10 +8,12 @@ use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, Partiti
 use quorate_metadata::plan::brokers::{self as broker_plans, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
+use quorate_metadata::plan::features;
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::plan::features;
-use quorate_metadata::record::{Endpoint, LeaderRecoveryState, PartitionChange, Record, SecurityProtocol, VersionRange};
+use quorate_metadata::record::{
+    Endpoint, LeaderRecoveryState, PartitionChange, Record, SecurityProtocol, VersionRange,
+};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, config};
 
@@ -171,7 +173,13 @@ fn read_heartbeat(image: &MetadataImage, command: &Command) -> Result<Heartbeat>
     let wants = args.words();
     args.end()?;
     let wants = |what| wants.contains(&what);
-    Ok(Heartbeat { broker, epoch, metadata_offset, want_fence: wants("want-fence"), want_shutdown: wants("want-shutdown") })
+    Ok(Heartbeat {
+        broker,
+        epoch,
+        metadata_offset,
+        want_fence: wants("want-fence"),
+        want_shutdown: wants("want-shutdown"),
+    })
 }
 
 fn beat(world: &World, command: &Command) -> Result<Step> {
@@ -280,7 +288,8 @@ fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
     let partitions = ids.iter().map(|&id| PartitionAlteration { id, ..alteration.clone() }).collect();
     let plan = alter_partition(image, &AlterPartition { broker, broker_epoch, partitions });
     step(plan, |answers| {
-        let told = |(id, answer): &(TopicPartition, std::result::Result<_, ApiError>)| refusal(&name(image, *id), answer);
+        let told =
+            |(id, answer): &(TopicPartition, std::result::Result<_, ApiError>)| refusal(&name(image, *id), answer);
         answers.iter().filter_map(told).collect()
     })
 }
@@ -343,7 +352,9 @@ fn configure(image: &MetadataImage, command: &Command) -> Result<Step> {
 fn effective(image: &MetadataImage, args: &mut Arguments<'_>) -> Result<Vec<String>> {
     let key = args.word("key")?;
     let found = config::effective(image, args.text("topic"), args.value("broker")?, key);
-    Ok(vec![found.map_or_else(|| "unknown".to_owned(), |(value, source)| format!("{key} {value:?} ({})", source.as_str()))])
+    Ok(vec![
+        found.map_or_else(|| "unknown".to_owned(), |(value, source)| format!("{key} {value:?} ({})", source.as_str())),
+    ])
 }
 
 /// `reassigning PARTITION replicas=… adding=… removing=…`: a reassignment is under way.
@@ -387,12 +398,9 @@ fn leaders(image: &MetadataImage) -> Vec<String> {
 
 fn step<R>(plan: std::result::Result<Plan<R>, ApiError>, answer: impl FnOnce(R) -> Vec<String>) -> Result<Step> {
     Ok(match plan {
-        Ok(plan) => Step {
-            records: plan.records,
-            waiting_on: plan.waiting_on,
-            answer: answer(plan.response),
-            goes_on: false,
-        },
+        Ok(plan) => {
+            Step { records: plan.records, waiting_on: plan.waiting_on, answer: answer(plan.response), goes_on: false }
+        }
         Err(refused) => Step { answer: vec![refused.to_string()], ..Step::default() },
     })
 }

@@ -66,7 +66,8 @@ fn differ<T: PartialEq + Display>(line: &mut String, what: &str, was: T, is: T) 
 }
 
 pub fn summary(state: &Partition) -> String {
-    let mut line = format!("leader {} isr {} replicas {}", option(state.leader), list(&state.isr), list(&state.replicas));
+    let mut line =
+        format!("leader {} isr {} replicas {}", option(state.leader), list(&state.isr), list(&state.replicas));
     for (what, brokers) in [
         ("elr", &state.elr),
         ("last_known_elr", &state.last_known_elr),

@@ -4,6 +4,8 @@
 //! image must keep its rules, and planning the same again must propose nothing. `UPDATE_GOLDENFILES=1` writes the
 //! transcripts anew; the difference is then to be read as carefully as code.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod arguments;
 mod commands;
 mod display;

@@ -39,9 +39,8 @@ const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Opening a stream is one round trip.
 const STREAM_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Wait before the next try to reach a peer. Short: a peer that is back should not miss more than it must.
-const BACKOFF_MS: [u64; 4] = [20, 50, 100, 200];
-const BACKOFF_MS_MAX: u64 = 500;
+/// Waits between tries to reach a peer. Short: a peer that is back should not miss more than it must.
+const BACKOFF_MS: [u64; 5] = [20, 50, 100, 200, 500];
 
 /// Makes a client per peer and purpose. All share their connections.
 #[derive(Clone)]
@@ -56,7 +55,7 @@ impl Network {
     }
 
     fn to(&self, target: NodeId, node: &VoterNode, link: Link) -> PeerClient {
-        PeerClient { network: self.clone(), target, node: node.clone(), link }
+        PeerClient { network: self.clone(), target, node: node.clone(), link, failures: 0 }
     }
 }
 
@@ -81,6 +80,8 @@ pub struct PeerClient {
     target: NodeId,
     node: VoterNode,
     link: Link,
+    /// Streams that could not be opened since the last one that could.
+    failures: usize,
 }
 
 impl PeerClient {
@@ -188,6 +189,12 @@ struct AppendStream {
     silent: Duration,
 }
 
+/// Zero before the first failure.
+fn backoff(failures: usize) -> Duration {
+    let last = BACKOFF_MS.len();
+    failures.min(last).checked_sub(1).map_or(Duration::ZERO, |nth| Duration::from_millis(BACKOFF_MS[nth]))
+}
+
 fn malformed(error: Malformed) -> RPCError<Types> {
     RPCError::Network(NetworkError::new(&error))
 }
@@ -212,8 +219,7 @@ fn append_result_in(answer: proto::AppendResponse) -> Result<StreamAppendResult<
 
 impl NetBackoff<Types> for PeerClient {
     fn backoff(&self) -> Option<Backoff> {
-        let waits = BACKOFF_MS.into_iter().chain(std::iter::repeat(BACKOFF_MS_MAX));
-        Some(Backoff::new(waits.map(Duration::from_millis)))
+        Some(Backoff::new((1..).map(backoff)))
     }
 }
 
@@ -244,7 +250,12 @@ impl NetStreamAppend<Types> for PeerClient {
             return stream_append_sequential(self, input, option);
         }
         Box::pin(async move {
-            let stream = self.open_stream(input).await?;
+            // openraft backs off when it makes a request, but a stream is opened before there is one: an idle follower
+            // must have it too, for its end is how the leader's death is noticed.
+            tokio::time::sleep(backoff(self.failures)).await;
+            let opened = self.open_stream(input).await;
+            self.failures = if opened.is_ok() { 0 } else { self.failures + 1 };
+            let stream = opened?;
             let answers = stream::unfold(stream, |mut stream| async {
                 let answer = self.next_answer(&mut stream).await?;
                 Some((answer, stream))

@@ -35,6 +35,7 @@ struct State {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
+    first: u64,
     last: Option<LogId>,
     tail: Tail,
     sequence: u64,
@@ -58,6 +59,7 @@ impl LogStore {
             vote: loaded.vote,
             committed: loaded.committed,
             purged: loaded.purged,
+            first: loaded.first,
             last: loaded.last,
             tail: Tail::default(),
             sequence: 0,
@@ -108,9 +110,8 @@ impl LogStore {
 
 /// The part of `range` that the log holds.
 fn available(state: &State, range: Range<u64>) -> Range<u64> {
-    let first = state.purged.map_or(0, |purged| purged.index + 1);
     let end = state.last.map_or(0, |last| last.index + 1);
-    let start = range.start.max(first);
+    let start = range.start.max(state.first);
     start..range.end.min(end).max(start)
 }
 
@@ -185,6 +186,9 @@ impl RaftLogStorage<Types> for LogStore {
         let sequence = {
             let mut state = self.state();
             let sequence = state.next();
+            if let (None, Some(entry)) = (state.last, entries.first()) {
+                state.first = entry.log_id.index;
+            }
             state.last = entries.last().map(|entry| entry.log_id).or(state.last);
             entries.iter().for_each(|entry| state.tail.append(sequence, entry.clone()));
             state.tail.evict(self.shared.progress.flushed());
@@ -211,6 +215,7 @@ impl RaftLogStorage<Types> for LogStore {
             let mut state = self.state();
             state.tail.purge(upto.index);
             state.purged = state.purged.max(Some(upto));
+            state.first = state.first.max(upto.index + 1);
             // A snapshot may reach beyond the log: what it covers counts as present.
             if state.last.is_none_or(|last| last.index <= upto.index) {
                 state.last = Some(upto);

@@ -196,6 +196,8 @@ impl Image {
             }
             Write::Committed(committed) => self.loaded.committed = *committed,
         }
+        let after_purged = self.loaded.purged.map_or(0, |purged| purged.index + 1);
+        self.loaded.first = self.entries.keys().next().copied().unwrap_or(after_purged);
         self.loaded.last = self.entries.values().next_back().map(|entry| entry.log_id).or(self.loaded.purged);
     }
 }

@@ -61,6 +61,8 @@ pub struct Loaded {
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
+    /// Where the log begins. It may begin after 0 without anything having been purged.
+    pub first: u64,
     /// The last entry; the purged one when there is no other.
     pub last: Option<LogId>,
 }

@@ -177,28 +177,32 @@ impl RocksDisk {
     }
 
     /// Every entry is read once at the start: what is damaged is found before this voter promises anything.
-    fn last_entry(&self, purged: Option<LogId>) -> io::Result<Option<LogId>> {
+    fn ends(&self, purged: Option<LogId>) -> io::Result<(u64, Option<LogId>)> {
+        let mut first = purged.map_or(0, |purged| purged.index + 1);
         let mut last = purged;
         for entry in self.entries_from(0) {
             let id = entry?.log_id;
+            first = if last.is_none() { id.index } else { first };
             let expected = last.map_or(id.index, |last| last.index + 1);
             if id.index != expected {
                 return Err(self.damaged(format!("log entry {expected} is missing before {}", id.index)));
             }
             last = Some(id);
         }
-        Ok(last)
+        Ok((first, last))
     }
 }
 
 impl Disk for RocksDisk {
     fn load(&self) -> io::Result<Loaded> {
         let purged = self.meta(PURGED, codec::decode_log_id)?;
+        let (first, last) = self.ends(purged)?;
         Ok(Loaded {
             vote: self.meta(VOTE, codec::decode_vote)?,
             committed: self.meta(COMMITTED, codec::decode_log_id)?,
             purged,
-            last: self.last_entry(purged)?,
+            first,
+            last,
         })
     }
 

@@ -38,7 +38,11 @@ pub struct CreatedTopic {
 type Answers = Vec<Result<CreatedTopic, ApiError>>;
 
 /// Creates topics, in one transaction however many partitions they have.
-pub fn create_topics(image: &MetadataImage, requests: &[CreateTopic], rng: &mut Rng) -> Result<Plan<Answers>, ApiError> {
+pub fn create_topics(
+    image: &MetadataImage,
+    requests: &[CreateTopic],
+    rng: &mut Rng,
+) -> Result<Plan<Answers>, ApiError> {
     let mut creation = Creation::new(image, requests);
     check_total(requests.iter().map(|request| creation.wanted_partitions(request)).sum())?;
     let answers: Answers = requests.iter().map(|request| creation.create(request, rng)).collect();
@@ -78,11 +82,8 @@ impl<'a> Creation<'a> {
         }
         self.names.check(&request.name)?;
         let configs = configs::check_new_topic(&request.name, &request.configs)?;
-        let partitions = if request.assignment.is_empty() {
-            self.place(request, rng)?
-        } else {
-            self.assign_by_hand(request)?
-        };
+        let partitions =
+            if request.assignment.is_empty() { self.place(request, rng)? } else { self.assign_by_hand(request)? };
         let created = CreatedTopic {
             name: request.name.clone(),
             id: rng.topic_id(),

@@ -15,9 +15,10 @@ pub use delete::{TopicRef, delete_topics};
 pub use partitions::{CreatePartitions, create_partitions};
 
 fn topic_named<'a>(image: &'a MetadataImage, name: &str) -> Result<&'a Topic, ApiError> {
-    image.topic_named(name).map(AsRef::as_ref).ok_or_else(|| {
-        ApiError::new(ErrorName::UnknownTopicOrPartition, format!("topic {name:?} does not exist"))
-    })
+    image
+        .topic_named(name)
+        .map(AsRef::as_ref)
+        .ok_or_else(|| ApiError::new(ErrorName::UnknownTopicOrPartition, format!("topic {name:?} does not exist")))
 }
 
 fn named_twice(name: &str) -> ApiError {

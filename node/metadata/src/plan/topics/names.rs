@@ -37,7 +37,9 @@ impl<'a> Names<'a> {
             return Err(ApiError::new(ErrorName::TopicAlreadyExists, format!("topic {name:?} already exists")));
         }
         match self.collision(name) {
-            Some(other) => Err(invalid(format!("topic {name:?} collides with {other:?}: '.' and '_' count as the same"))),
+            Some(other) => {
+                Err(invalid(format!("topic {name:?} collides with {other:?}: '.' and '_' count as the same")))
+            }
             None => Ok(()),
         }
     }

@@ -65,9 +65,10 @@ fn added_count(topic: &Topic, count: i32) -> Result<usize, ApiError> {
 
 /// The topic's replication factor, that is, its first partition's without what a reassignment is about to remove.
 fn replication_factor(topic: &Topic) -> usize {
-    topic.partitions.get(0).map_or(1, |first| {
-        first.replicas.iter().filter(|replica| !first.removing.contains(replica)).count()
-    })
+    topic
+        .partitions
+        .get(0)
+        .map_or(1, |first| first.replicas.iter().filter(|replica| !first.removing.contains(replica)).count())
 }
 
 fn assign_by_hand(
