@@ -82,8 +82,8 @@ impl Sessions {
         self.sessions.iter().filter(ended).min_by_key(|(_, session)| session.contact_ms).map(|(broker, _)| *broker)
     }
 
-    /// The lowest offset that the active brokers other than `except` reported; `None` if there is no other. One that has
-    /// not reported counts as being at the beginning.
+    /// The lowest offset that the active brokers other than `except` reported; `None` if there is no other. One that
+    /// has not reported counts as being at the beginning.
     pub fn lowest_active_offset(&self, image: &MetadataImage, except: BrokerId) -> Option<Offset> {
         let others = image.brokers.keys().filter(|&&broker| broker != except && image.is_active(broker));
         others.map(|broker| self.sessions.get(broker).map_or_else(Offset::default, |at| at.metadata_offset)).min()

@@ -70,9 +70,10 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (broker(), any::<bool>(), any::<bool>()).prop_map(|(broker, want_fence, want_shutdown)| {
             Event::Heartbeat { broker, want_fence, want_shutdown }
         }),
-        2 => (topic(), 1..4i32, 1..5i16, 1..4u8, any::<bool>()).prop_map(
-            |(topic, partitions, factor, min_isr, unclean)| Event::Create { topic, partitions, factor, min_isr, unclean }
-        ),
+        2 => (topic(), 1..4i32, 1..5i16, 1..4u8, any::<bool>())
+            .prop_map(|(topic, partitions, factor, min_isr, unclean)| {
+                Event::Create { topic, partitions, factor, min_isr, unclean }
+            }),
         1 => topic().prop_map(Event::Delete),
         1 => (topic(), 1..6i32).prop_map(|(topic, count)| Event::Expand(topic, count)),
         8 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.1))

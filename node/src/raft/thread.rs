@@ -135,11 +135,13 @@ impl Core {
 
     fn spawn_all(&mut self, config: &RaftConfig, listener: TcpListener) {
         let (broken_sender, broken) = mpsc::channel(BROKEN_MAX);
+        let outlogged = Arc::new(Notify::new());
         let service = Service {
             local: self.local.clone(),
             raft: self.raft.clone(),
             snapshots: self.snapshots.clone(),
             broken: broken_sender,
+            outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
         };
         self.tasks.spawn(async { End::Failed(service.serve(listener).await.err().unwrap_or_else(|| "the raft port closed".into())) });
@@ -153,7 +155,7 @@ impl Core {
         };
         self.tasks.spawn(async { End::Refused(greeter.run().await) });
         if config.fast_election {
-            let election = FastElection { raft: self.raft.clone(), peers: self.peers.clone(), broken };
+            let election = FastElection { raft: self.raft.clone(), peers: self.peers.clone(), broken, outlogged };
             self.tasks.spawn(silently(election.run()));
         }
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));

@@ -243,6 +243,9 @@ fn refusals(results: &[ElectionResult]) {
 }
 
 fn elected_text(elected: &Elected) -> String {
+    if elected.partitions.is_empty() {
+        return "no partition needs an election".to_owned();
+    }
     let rows = elected.partitions.iter().map(|result| {
         [
             cell(format!("{}-{}", result.topic, result.partition)),

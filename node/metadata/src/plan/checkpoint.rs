@@ -33,7 +33,7 @@ pub fn abort_transaction(ledger: &Ledger) -> Plan<()> {
 /// Splits records into batches of at most `limits::BATCH_BYTES_MAX`, in order. Where it takes more than one and they
 /// must show as a whole (`atomic`), they become a transaction called `name`.
 ///
-/// Only plans that do not name their own offsets may be atomic: the transaction's first record shifts the others by one.
+/// Only plans that do not name their own offsets may be atomic: the first record of a transaction shifts the others.
 pub fn into_batches(records: Vec<Record>, atomic: bool, name: &str) -> Vec<Vec<Record>> {
     let mut batches = split(records);
     if atomic && batches.len() > 1 {

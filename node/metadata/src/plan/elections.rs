@@ -79,7 +79,7 @@ pub fn balance_preferred(image: &MetadataImage, max: usize) -> Plan<usize> {
     elector.run(image.index.not_preferred().chain(image.index.leaderless()), max)
 }
 
-/// Elects leaders uncleanly, at most `max`, where the topic allows it and there is no other way. The answer is how many.
+/// Elects leaders uncleanly, at most `max`, where the topic allows it and nothing else helps. The answer is how many.
 pub fn elect_uncleanly_where_allowed(image: &MetadataImage, max: usize) -> Plan<usize> {
     let mut rules = RulesByTopic::new(image);
     let allows = |id: &TopicPartition| image.topic(id.topic).is_some_and(|topic| rules.of(topic).unclean_allowed());

@@ -46,6 +46,8 @@ pub struct Service {
     pub snapshots: Snapshots,
     /// Told of each peer whose stream of appends broke.
     pub broken: mpsc::Sender<NodeId>,
+    /// Wakes those who wait when a candidate is refused because its log is worse than the one here.
+    pub outlogged: Arc<Notify>,
     /// Notified when a call was meant for another disk.
     pub doubted: Arc<Notify>,
 }
@@ -173,7 +175,11 @@ impl raft_server::Raft for Service {
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
         self.check(&request)?;
         let request = vote_in(request.into_inner()).map_err(malformed)?;
+        let theirs = request.last_log_id;
         let answer = self.raft.vote(request).await.map_err(stopped)?;
+        if !answer.vote_granted && theirs < answer.last_log_id {
+            self.outlogged.notify_waiters();
+        }
         Ok(Response::new(vote_out(&answer)))
     }
 
