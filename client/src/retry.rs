@@ -82,6 +82,7 @@ where
     let deadline = Instant::now() + options.timeout;
     let mut pace = Pace::new(nodes.len());
     let mut in_doubt = false;
+    let mut answer = None;
     loop {
         let (place, node) = nodes.current();
         let limit = options.attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
@@ -91,11 +92,15 @@ where
         };
         let Some(pause) = pace.pause(failure.next) else { return Err(refused(effect, failure)) };
         in_doubt |= !failure.definite;
+        // What a node said tells more than that another one is not there.
+        if failure.next != Next::Absent {
+            answer = Some(failure.error.clone());
+        }
         if failure.next != Next::Stay {
             nodes.leave(place);
         }
         if Instant::now() + pause.max(failure.delay) >= deadline {
-            return Err(out_of_time(effect, in_doubt, failure.error, options.timeout));
+            return Err(out_of_time(effect, in_doubt, answer.unwrap_or(failure.error), options.timeout));
         }
         sleep(pause.max(failure.delay)).await;
     }

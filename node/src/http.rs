@@ -11,16 +11,18 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::api::Gateway;
+use crate::api::{Controllers, Gateway};
 use crate::metrics::Metrics;
 
 /// How long a readiness check may ask the quorum.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What the answers are read from.
 #[derive(Clone)]
-pub struct HttpState {
-    pub gateway: Gateway,
-    pub metrics: Arc<Metrics>,
+pub enum HttpState {
+    Controller { gateway: Gateway, metrics: Arc<Metrics> },
+    /// A node without a controller: ready when a controller can be reached.
+    BrokerOnly { controllers: Controllers },
 }
 
 pub async fn serve(state: HttpState, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
@@ -34,12 +36,22 @@ pub async fn serve(state: HttpState, listener: TcpListener, stop: impl Future<Ou
 
 /// Ready: there is an active controller, and this node has replayed what a majority has committed.
 async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
-    match state.gateway.raft.read_barrier(READY_TIMEOUT).await {
-        Ok(()) => (StatusCode::OK, format!("ready at offset {}\n", state.gateway.view.image().next_offset)),
-        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n")),
+    let refused = |error: String| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n"));
+    match state {
+        HttpState::Controller { gateway, .. } => match gateway.raft.read_barrier(READY_TIMEOUT).await {
+            Ok(()) => (StatusCode::OK, format!("ready at offset {}\n", gateway.view.image().next_offset)),
+            Err(error) => refused(error.to_string()),
+        },
+        HttpState::BrokerOnly { controllers } => match controllers.channel().await {
+            Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
+            Err(error) => refused(error.message),
+        },
     }
 }
 
 async fn metrics(State(state): State<HttpState>) -> String {
-    state.metrics.render(&state.gateway.view.image(), state.gateway.claimed().is_some())
+    match state {
+        HttpState::Controller { gateway, metrics } => metrics.render(&gateway.view.image(), gateway.claimed().is_some()),
+        HttpState::BrokerOnly { .. } => String::new(),
+    }
 }

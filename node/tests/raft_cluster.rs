@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 use quorate_node::raft::{
-    self, DialMap, FrozenReplica, Leadership, Outcome, ProposeError, RaftConfig, RaftError, RaftNode, Replica, ReplicaError,
-    RocksStore, VoterAddress, VoterState,
+    self, DialMap, FrozenReplica, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftError, RaftNode, Replica,
+    ReplicaError, RocksStore, Store, VoterAddress, VoterState,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -184,10 +184,14 @@ impl Cluster {
 }
 
 async fn start(config: RaftConfig, address: String) -> Result<Voter, RaftError> {
+    let store = RocksStore::new(&config.data);
+    start_on(store, config, address).await
+}
+
+async fn start_on(store: impl Store, config: RaftConfig, address: String) -> Result<Voter, RaftError> {
     let journal = Journal::default();
     let (published, installed) = (journal.published.clone(), journal.installed.clone());
     let listener = listen(&address).await;
-    let store = RocksStore::new(&config.data);
     let raft = timeout(PATIENCE, RaftNode::start(config, store, listener, Box::new(journal))).await.expect("started in time")?;
     let leadership = raft.leadership();
     Ok(Voter { raft, leadership, published, installed })
@@ -332,6 +336,9 @@ async fn a_voter_that_the_log_was_trimmed_past_catches_up_by_snapshot() {
         cluster.write(&format!("line {number}")).await;
     }
     raft.trigger_snapshot().await.unwrap();
+    let (leader, _) = cluster.leader().await;
+    let first = || raft::dump_log(&cluster.data(leader)).unwrap().next().unwrap().unwrap().index;
+    wait(|| first() > 10, "the log is trimmed").await;
     cluster.restart(follower).await;
     cluster.write("last").await;
     cluster.wait_equal(16).await;
@@ -516,4 +523,44 @@ async fn a_data_directory_can_be_read_while_and_after_the_node_runs() {
     let mut content = String::new();
     raft::dump_snapshot(&data).unwrap().unwrap().content.read_to_string(&mut content).unwrap();
     assert_eq!(content, "one\ntwo\n");
+}
+
+#[tokio::test]
+async fn a_power_cut_of_all_voters_loses_nothing_acknowledged() {
+    let mut cluster = Cluster::new(3);
+    let stores = [(); 3].map(|()| MemoryStore::new());
+    let mut written = 0;
+    for cut in 0..3 {
+        let starts = (1..).zip(&stores).map(|(id, store)| start_on(store.clone(), cluster.config(id), cluster.address(id)));
+        for (id, voter) in (1..).zip(futures::future::join_all(starts).await) {
+            cluster.running.insert(id, voter.unwrap());
+        }
+        for number in 0..10 {
+            cluster.write(&format!("line {cut}.{number}")).await;
+            written += 1;
+        }
+        cluster.wait_equal(written).await;
+        stores.iter().for_each(|store| store.crash(cut));
+        cluster.stop_all().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broken_disk_stops_its_voter_and_the_others_go_on() {
+    let mut cluster = Cluster::new(3);
+    let stores = [(); 3].map(|()| MemoryStore::new());
+    let starts = (1..).zip(&stores).map(|(id, store)| start_on(store.clone(), cluster.config(id), cluster.address(id)));
+    for (id, voter) in (1..).zip(futures::future::join_all(starts).await) {
+        cluster.running.insert(id, voter.unwrap());
+    }
+    cluster.write("before").await;
+    let (leader, epoch) = cluster.leader().await;
+    stores[usize::try_from(leader - 1).unwrap()].break_disk();
+    let broken = cluster.running.remove(&leader).unwrap();
+    // One entry at least must be written for the disk to be found out.
+    assert!(propose(&broken.raft, epoch, "lost?").await.is_err());
+    let mut stopped = broken.raft.stopped();
+    let reason = timeout(PATIENCE, stopped.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    assert!(reason.contains("os error 5"), "{reason}");
+    cluster.write("after").await;
 }

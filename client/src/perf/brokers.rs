@@ -96,6 +96,10 @@ impl OwnBrokers {
 
     /// Unregisters them all, and says how long their heartbeats took.
     pub async fn stop(mut self) -> Result<Samples, PerfError> {
+        // While they live: a broker that is merely gone would be fenced first.
+        for (id, _) in &self.registered {
+            self.client.unregister_broker(*id, Mode::Apply).await?;
+        }
         self.stop.send_replace(true);
         let mut samples = Samples::default();
         let mut failure = None;
@@ -104,9 +108,6 @@ impl OwnBrokers {
                 Ok(beats) => samples.merge(&beats),
                 Err(error) => failure = Some(error),
             }
-        }
-        for (id, _) in &self.registered {
-            self.client.unregister_broker(*id, Mode::Apply).await?;
         }
         failure.map_or(Ok(samples), Err)
     }

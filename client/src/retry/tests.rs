@@ -272,6 +272,14 @@ async fn without_a_controller_the_refusal_stays_definite() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_node_said_tells_more_than_one_that_is_not_there() {
+    let seen = Seen::default();
+    let nodes = vec![node(1, &[Act::Refuse(ErrorName::NotController)], &seen), absent(2), absent(3)];
+    let error = create(&client(nodes)).await.expect_err("no controller");
+    assert_eq!((error.name(), error.is_definite()), (ErrorName::NotController, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_throttled_client_waits_as_long_as_it_is_told() {
     let seen = Seen::default();
     let told = Duration::from_millis(1500);

@@ -36,8 +36,8 @@ pub struct Gateway {
     pub view: MetadataView,
     dial: DialMap,
     channels: Arc<Mutex<HashMap<String, Channel>>>,
-    /// Serve linearizable reads without asking the quorum while nothing says that the office was lost.
-    lease_reads: bool,
+    /// Serve linearizable reads without asking the quorum when a majority has confirmed the office within so long.
+    read_lease: Option<Duration>,
 }
 
 /// Whether the request may still go to another node, and until when it must be answered.
@@ -62,9 +62,9 @@ impl Gateway {
         raft: RaftNode,
         view: MetadataView,
         dial: DialMap,
-        lease_reads: bool,
+        read_lease: Option<Duration>,
     ) -> Self {
-        Self { node, controller, raft, view, dial, channels: Arc::default(), lease_reads }
+        Self { node, controller, raft, view, dial, channels: Arc::default(), read_lease }
     }
 
     pub fn node(&self) -> ControllerId {
@@ -167,7 +167,8 @@ impl Gateway {
 
     /// The image for a read, as fresh as it asked for.
     pub async fn read(&self, stale: bool, timeout: Duration) -> Result<MetadataImage, Status> {
-        let by_lease = self.lease_reads && self.controller.claimed().is_some();
+        let by_lease = self.controller.claimed().is_some()
+            && self.read_lease.is_some_and(|lease| self.raft.quorum_acked_within(lease));
         if !stale && !by_lease {
             self.raft.read_barrier(timeout).await.map_err(|error| {
                 self.status(&ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))

@@ -5,10 +5,12 @@ mod broker;
 mod describe;
 mod gateway;
 mod heartbeat;
+mod proxy;
 mod request;
 mod server;
 mod watch;
 
 pub use gateway::Gateway;
 pub use heartbeat::HeartbeatTerms;
-pub use server::{ApiServer, serve};
+pub use proxy::{Controllers, Proxy};
+pub use server::{Api, ApiServer, serve};

@@ -8,6 +8,7 @@ use quorate_proto::admin::admin_server::AdminServer;
 use quorate_proto::broker::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use tokio::net::TcpListener;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::ServiceBuilder;
@@ -17,6 +18,7 @@ use super::admin::AdminService;
 use super::broker::BrokerService;
 use super::gateway::Gateway;
 use super::heartbeat::HeartbeatTerms;
+use super::proxy::Proxy;
 
 /// A request of 10 000 topics with explicit assignments fits four times over.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -43,26 +45,20 @@ pub struct ApiServer {
     pub heartbeat: HeartbeatTerms,
 }
 
+/// What a node's API is made of.
+pub enum Api {
+    /// The services, on a node with a controller.
+    Services(Box<ApiServer>),
+    /// Every call goes on to a controller.
+    Proxy(Proxy),
+}
+
 /// Serves until `stop` resolves, then lets the calls under way end.
 pub async fn serve(
-    server: ApiServer,
+    api: Api,
     listener: TcpListener,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<AdminServer<AdminService>>().await;
-    health_reporter.set_serving::<BrokerServer<BrokerService>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("our own descriptors are well formed");
-    let admin = AdminServer::new(AdminService { gateway: server.gateway.clone() })
-        .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(REPLY_BYTES_MAX);
-    let broker = BrokerServer::new(BrokerService { gateway: server.gateway, heartbeat: server.heartbeat })
-        .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(REPLY_BYTES_MAX);
     Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)
@@ -72,12 +68,35 @@ pub async fn serve(
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .layer(ServiceBuilder::new().layer(MapResponseLayer::new(name_oversized)))
-        .add_service(health)
-        .add_service(reflection)
-        .add_service(admin)
-        .add_service(broker)
+        .add_routes(routes(api).await)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await
+}
+
+async fn routes(api: Api) -> Routes {
+    let (health_reporter, health) = tonic_health::server::health_reporter();
+    health_reporter.set_serving::<AdminServer<AdminService>>().await;
+    health_reporter.set_serving::<BrokerServer<BrokerService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("our own descriptors are well formed");
+    let common = Routes::new(health).add_service(reflection);
+    match api {
+        Api::Services(server) => services(common, *server),
+        Api::Proxy(proxy) => Routes::from(common.into_axum_router().fallback_service(proxy)),
+    }
+}
+
+fn services(routes: Routes, server: ApiServer) -> Routes {
+    let admin = AdminServer::new(AdminService { gateway: server.gateway.clone() })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(REPLY_BYTES_MAX);
+    let broker = BrokerServer::new(BrokerService { gateway: server.gateway, heartbeat: server.heartbeat })
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(REPLY_BYTES_MAX);
+    routes.add_service(admin).add_service(broker)
 }
 
 /// The library refuses a message above the limit without a name of ours: gives it one.

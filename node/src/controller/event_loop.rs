@@ -310,15 +310,10 @@ impl EventLoop {
     fn on_probed(&mut self, probed: Probed) {
         let Some(claim) = &mut self.claim else { return };
         let current = claim.draft.working().broker(probed.broker).is_some_and(|known| known.epoch == probed.epoch);
-        match probed.evidence {
-            Evidence::Refused if current && !self.sessions.has_stream(probed.broker) => {
-                claim.suspects.remove(&probed.broker);
-                self.fence(probed.broker, "process gone: its host refused the connection");
-            }
-            Evidence::Listening => {
-                claim.suspects.remove(&probed.broker);
-            }
-            Evidence::Refused | Evidence::Unknown => {}
+        // Whoever listens, or cannot be asked, stays a suspect until its stream is back: the next probe may tell more.
+        if probed.evidence == Evidence::Refused && current && !self.sessions.has_stream(probed.broker) {
+            claim.suspects.remove(&probed.broker);
+            self.fence(probed.broker, "process gone: its host refused the connection");
         }
     }
 

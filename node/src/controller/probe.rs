@@ -9,7 +9,7 @@ use std::time::Duration;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerId};
 use quorate_metadata::record::BrokerRegistration;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::raft::DialMap;
 
@@ -35,17 +35,38 @@ pub struct Probed {
     pub evidence: Evidence,
 }
 
+/// Pauses between knocks while somebody still listens: a dying process loses its connections before its ports.
+const KNOCK_AGAIN_AFTER: [Duration; 5] = [
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+    Duration::from_millis(80),
+];
+
 /// Connects to the broker's first endpoint, by the address that this node dials it under.
 pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
     let evidence = match broker.endpoints.first() {
         // Brokers and controllers share one namespace, and one map of addresses.
         Some(endpoint) => {
             let address = dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
-            knock(&address).await
+            knock_patiently(&address).await
         }
         None => Evidence::Unknown,
     };
     Probed { broker: broker.broker, epoch: broker.epoch, evidence }
+}
+
+async fn knock_patiently(address: &str) -> Evidence {
+    let mut evidence = knock(address).await;
+    for pause in KNOCK_AGAIN_AFTER {
+        if evidence != Evidence::Listening {
+            break;
+        }
+        sleep(pause).await;
+        evidence = knock(address).await;
+    }
+    evidence
 }
 
 async fn knock(address: &str) -> Evidence {
@@ -65,8 +86,12 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
         assert_eq!(knock(&address).await, Evidence::Listening);
-        drop(listener);
-        assert_eq!(knock(&address).await, Evidence::Refused);
+        let dying = tokio::spawn(async move {
+            sleep(Duration::from_millis(20)).await;
+            drop(listener);
+        });
+        assert_eq!(knock_patiently(&address).await, Evidence::Refused, "the port of a dying process outlives its connections");
+        dying.await.expect("it only waits");
         assert_eq!(knock("host.invalid:1").await, Evidence::Unknown);
     }
 }

@@ -51,6 +51,16 @@ pub fn format(data: &Path, node: ControllerId, cluster: Option<ClusterId>) -> Re
     Ok(Formatted { node, directory: identity.directory, cluster })
 }
 
+/// The directory id of a disk that holds no log: that of a node without a controller.
+pub fn identify(data: &Path, node: ControllerId, auto_format: bool) -> Result<DirectoryId, RaftError> {
+    match read(data)? {
+        Some(found) if found.node == node => Ok(found.directory),
+        Some(found) => Err(RaftError::ForeignDirectory { data: data.into(), expected: node, found: found.node }),
+        None if auto_format => Ok(format(data, node, None)?.directory),
+        None => Err(RaftError::NotFormatted { data: data.into() }),
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {

@@ -39,7 +39,7 @@ use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 
 pub use dial::DialMap;
 pub use error::{ProposeError, RaftError, ReadError};
-pub use identity::{Formatted, format};
+pub use identity::{Formatted, format, identify};
 pub use inspect::{DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, dump_log, dump_snapshot, dump_vote};
 pub use leadership::{LeaderInfo, Leadership};
 pub use node::RaftNode;

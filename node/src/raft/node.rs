@@ -113,6 +113,10 @@ impl RaftNode {
             promise.keep(Err(ProposeError::NotLeader));
             return outcome;
         };
+        if self.shared.stopped.borrow().is_some() {
+            promise.keep(Err(ProposeError::Stopped));
+            return outcome;
+        }
         // Bounded by the controller, which keeps few batches in flight.
         if let Err(unsent) = self.shared.started.proposals.send(Proposal { term, payload, promise }) {
             unsent.0.promise.keep(Err(ProposeError::Stopped));

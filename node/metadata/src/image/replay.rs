@@ -321,6 +321,7 @@ fn note(state: &mut Partition, cause: Cause, unclean: bool, offset: Offset, time
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::PartitionId;
     use crate::image::fixture::{batch, broker, change, create_partition, image, partition_id, registration, topic};
 
     fn replay(image: &mut MetadataImage, records: &[Record]) {
@@ -368,15 +369,22 @@ mod tests {
         let before = image();
         let mut image = before.clone();
         let resource = ConfigResource::Topic("payments".to_owned());
+        let id = |at| TopicPartition::new(topic(2), PartitionId::new(at));
+        let moved = PartitionChange { leader: Some(Some(broker(1))), ..change(id(0)) };
+        let lost =
+            PartitionChange { isr: Some(Vec::new()), elr: Some(vec![broker(3)]), leader: Some(None), ..change(id(1)) };
         let records = [
             Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
             Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) },
             create_partition(topic(2), 0, &[3, 1]),
+            create_partition(topic(2), 1, &[3, 1]),
+            Record::PartitionChange(moved),
+            Record::PartitionChange(lost),
             Record::RemoveTopic { topic: topic(2) },
         ];
         replay(&mut image, &records);
         let next_offset = image.next_offset;
-        assert_eq!(next_offset, before.next_offset.advance(4));
+        assert_eq!(next_offset, before.next_offset.advance(records.len()));
         let epoch_and_time = (image.controller_epoch, image.timestamp_ms);
         let (controller_epoch, timestamp_ms) = epoch_and_time;
         assert_eq!(image, MetadataImage { next_offset, controller_epoch, timestamp_ms, ..before });

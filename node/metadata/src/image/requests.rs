@@ -233,6 +233,13 @@ mod tests {
         assert!(matches!(outcome(&image, 2, 0), RequestOutcome::Applied { .. }));
         assert_eq!(image.requests.client_count(), limits::CLIENTS_REMEMBERED_MAX);
         assert_eq!(image.verify(), []);
+
+        // Client 0 is next to go, with what it had forgotten.
+        let others: Vec<Record> = (2..=clients).map(|from| applied(from, 1)).collect();
+        image.replay(&batch(1, &others)).expect("the requests are new");
+        apply(&mut image, clients + 1, 0);
+        assert_eq!(outcome(&image, 0, 0), RequestOutcome::New);
+        assert_eq!(image.verify(), []);
     }
 
     #[test]

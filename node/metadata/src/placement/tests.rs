@@ -120,7 +120,12 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate<'static>>> {
 proptest! {
     // Goals 1 to 3 are asserted by `place` itself, for every case.
     #[test]
-    fn a_topic_is_even_over_the_unfenced_brokers(brokers in candidates(), partitions in 0..40usize, factor in 1..6usize, seed: u64) {
+    fn a_topic_is_even_over_the_unfenced_brokers(
+        brokers in candidates(),
+        partitions in 0..40usize,
+        factor in 1..6usize,
+        seed: u64,
+    ) {
         let Ok(placed) = place(&brokers, partitions, factor, &mut Rng::new(seed)) else {
             prop_assert!(factor > brokers.len() || brokers.iter().all(|broker| broker.fenced));
             return Ok(());
@@ -137,14 +142,24 @@ proptest! {
     }
 
     #[test]
-    fn without_racks_replicas_are_even_as_well(count in 1..10i32, partitions in 0..40usize, factor in 1..6usize, seed: u64) {
+    fn without_racks_replicas_are_even_as_well(
+        count in 1..10i32,
+        partitions in 0..40usize,
+        factor in 1..6usize,
+        seed: u64,
+    ) {
         let brokers = rackless(count);
         let Ok(placed) = place(&brokers, partitions, factor, &mut Rng::new(seed)) else { return Ok(()) };
         prop_assert!(spread(&replicas(&placed), &brokers) <= 2, "{:?}", placed);
     }
 
     #[test]
-    fn the_same_seed_places_the_same(brokers in candidates(), partitions in 0..10usize, factor in 1..4usize, seed: u64) {
+    fn the_same_seed_places_the_same(
+        brokers in candidates(),
+        partitions in 0..10usize,
+        factor in 1..4usize,
+        seed: u64,
+    ) {
         let place = || place(&brokers, partitions, factor, &mut Rng::new(seed));
         prop_assert_eq!(place(), place());
     }

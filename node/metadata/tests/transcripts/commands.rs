@@ -1,9 +1,7 @@
 //! The commands of scripts. Each reads its arguments and plans; `World::propose` does the rest.
 
 use goldenscript::{Argument, Command};
-use quorate_metadata::ids::{
-    BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset, PartitionEpoch, PartitionId, TopicPartition,
-};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset, PartitionEpoch, PartitionId};
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
 use quorate_metadata::plan::brokers::{self as broker_plans, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
@@ -261,7 +259,7 @@ fn delete(image: &MetadataImage, command: &Command) -> Result<Step> {
     step(Ok(plan), |answers| answers.iter().filter_map(|answer| refusal("", answer)).collect())
 }
 
-/// `alter PARTITION… isr=1,2@EPOCH [by=ID] [broker_epoch=N] [leader_epoch=N] [partition_epoch=N] [recovery=recovering]`
+/// `alter PARTITION… isr=1,2@EPOCH [by=ID] [broker_epoch=N] [leader_epoch=N] [partition_epoch=N] [recovery=…]`
 fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
     let mut args = Arguments::of(command);
     let ids = args.words().into_iter().map(|word| partition(image, word)).collect::<Result<Vec<_>>>()?;
@@ -287,11 +285,7 @@ fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
     args.end()?;
     let partitions = ids.iter().map(|&id| PartitionAlteration { id, ..alteration.clone() }).collect();
     let plan = alter_partition(image, &AlterPartition { broker, broker_epoch, partitions });
-    step(plan, |answers| {
-        let told =
-            |(id, answer): &(TopicPartition, std::result::Result<_, ApiError>)| refusal(&name(image, *id), answer);
-        answers.iter().filter_map(told).collect()
-    })
+    step(plan, |answers| answers.iter().filter_map(|(id, answer)| refusal(&name(image, *id), answer)).collect())
 }
 
 fn member(text: &str) -> Result<IsrMember> {

@@ -1,0 +1,105 @@
+//! The API of a node without a controller: every call goes on, as it is, to a controller that can be reached.
+//!
+//! Bodies pass through untouched and unread, streams included, so a new call needs nothing here.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::error::{Context, to_status};
+use tonic::body::Body;
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
+
+use crate::raft::{DialMap, VoterAddress};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Connections to the controllers, one at a time: the one that works is kept until it does not.
+#[derive(Clone)]
+pub struct Controllers {
+    voters: Arc<[VoterAddress]>,
+    dial: DialMap,
+    current: Arc<Mutex<Option<(String, Channel)>>>,
+}
+
+impl Controllers {
+    pub fn new(voters: Vec<VoterAddress>, dial: DialMap) -> Self {
+        Self { voters: voters.into(), dial, current: Arc::default() }
+    }
+
+    /// An open connection to any controller.
+    pub async fn channel(&self) -> Result<Channel, ApiError> {
+        let addresses = self.addresses();
+        let kept = self.current().clone().filter(|(address, _)| addresses.contains(address));
+        if let Some((_, channel)) = kept {
+            return Ok(channel);
+        }
+        for address in addresses {
+            if let Some(channel) = open(&address).await {
+                *self.current() = Some((address, channel.clone()));
+                return Ok(channel);
+            }
+        }
+        Err(ApiError::new(ErrorName::ControllerUnavailable, "no controller can be reached from this node"))
+    }
+
+    /// The connection broke: the next call looks for another.
+    fn forget(&self) {
+        *self.current() = None;
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        self.voters.iter().map(|voter| self.dial.api(voter.id, &voter.api)).collect()
+    }
+
+    fn current(&self) -> std::sync::MutexGuard<'_, Option<(String, Channel)>> {
+        self.current.lock().expect("no one panics while holding the connection")
+    }
+}
+
+async fn open(address: &str) -> Option<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.ok()
+}
+
+#[derive(Clone)]
+pub struct Proxy {
+    pub controllers: Controllers,
+}
+
+impl Proxy {
+    async fn forward(self, request: http::Request<axum::body::Body>) -> http::Response<Body> {
+        let channel = match self.controllers.channel().await {
+            Ok(channel) => channel,
+            Err(error) => return to_status(&error, Context::default()).into_http(),
+        };
+        match channel.oneshot(request.map(Body::new)).await {
+            Ok(response) => response,
+            Err(error) => {
+                self.controllers.forget();
+                let message = format!("the connection to the controller broke: {error}; it may have been applied");
+                to_status(&ApiError::new(ErrorName::OutcomeUnknown, message), Context::default()).into_http()
+            }
+        }
+    }
+}
+
+impl Service<http::Request<axum::body::Body>> for Proxy {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<axum::body::Body>) -> Self::Future {
+        let proxy = self.clone();
+        Box::pin(async move { Ok(proxy.forward(request).await) })
+    }
+}

@@ -1,0 +1,99 @@
+//! From the node's configuration to that of its parts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::agent::Resolve;
+use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
+use quorate_metadata::plan::features;
+use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
+use uuid::Uuid;
+
+use super::NodeError;
+use crate::api::HeartbeatTerms;
+use crate::broker::BrokerConfig;
+use crate::config::{NodeConfig, host_and_port};
+use crate::controller::ControllerConfig;
+use crate::raft::{DialMap, RaftConfig, VoterAddress};
+
+pub fn raft(config: &NodeConfig, dial: &DialMap) -> Result<RaftConfig, NodeError> {
+    Ok(RaftConfig {
+        node: config.controller_id(),
+        voters: config.voter_addresses()?,
+        data: config.data_dir.clone(),
+        cluster: config.cluster()?,
+        dial: dial.clone(),
+        auto_format: config.may_auto_format()?,
+        heartbeat_ms: config.raft_heartbeat_ms,
+        election_min_ms: config.raft_election_min_ms,
+        election_max_ms: config.raft_election_max_ms,
+        fast_election: config.fast_election,
+        snapshot_log_bytes: config.snapshot_log_bytes,
+        log_entries_kept: config.log_entries_kept,
+    })
+}
+
+pub fn controller(config: &NodeConfig, dial: &DialMap) -> ControllerConfig {
+    ControllerConfig {
+        registration: ControllerRegistration {
+            controller: config.controller_id(),
+            incarnation: IncarnationId::new(Uuid::new_v4()),
+            endpoints: vec![endpoint(config)],
+            features: features::supported(),
+        },
+        session_timeout: config.session_timeout(),
+        dial: dial.clone(),
+        seed: Uuid::new_v4().as_u64_pair().0,
+    }
+}
+
+pub fn heartbeat(config: &NodeConfig) -> HeartbeatTerms {
+    HeartbeatTerms {
+        interval: Duration::from_millis(config.broker_heartbeat_interval_ms),
+        lease: config.lease(),
+        quorum_silence_max: Duration::from_millis(config.raft_election_max_ms),
+    }
+}
+
+/// A read by lease must end before a follower may elect another: nine tenths, for clocks that run at different rates.
+pub fn read_lease(config: &NodeConfig) -> Option<Duration> {
+    config.lease_reads.then(|| Duration::from_millis(config.raft_election_max_ms) * 9 / 10)
+}
+
+pub fn broker(
+    config: &NodeConfig,
+    dial: &DialMap,
+    cluster: ClusterId,
+    directory: DirectoryId,
+) -> Result<BrokerConfig, NodeError> {
+    let voters = config.voter_addresses()?;
+    // The nearest first: this node itself, where it is a controller.
+    let own = config.controller_id();
+    let (nearest, others): (Vec<_>, Vec<_>) = voters.iter().partition(|voter| voter.id == own);
+    Ok(BrokerConfig {
+        broker: BrokerId::new(config.node_id),
+        cluster,
+        incarnation: IncarnationId::new(Uuid::new_v4()),
+        endpoint: endpoint(config),
+        rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
+        directory,
+        data: config.data_dir.clone(),
+        bootstrap: nearest.into_iter().chain(others).map(|voter| voter.api.clone()).collect(),
+        resolve: resolve(voters, dial.clone()),
+        registration_timeout: Duration::from_millis(config.broker_registration_timeout_ms),
+        controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
+    })
+}
+
+/// The broker dials controllers through the same map as everyone on this node.
+fn resolve(voters: Vec<VoterAddress>, dial: DialMap) -> Resolve {
+    Arc::new(move |announced: &str| match voters.iter().find(|voter| voter.api == announced) {
+        Some(voter) => dial.api(voter.id, announced),
+        None => announced.to_owned(),
+    })
+}
+
+fn endpoint(config: &NodeConfig) -> Endpoint {
+    let (host, port) = host_and_port(config.api_address()).expect("the configuration was checked");
+    Endpoint { name: "API".to_owned(), host: host.to_owned(), port, security: SecurityProtocol::Plaintext }
+}

@@ -1,0 +1,119 @@
+//! A node with a controller: part of the quorum.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen_std, report, started};
+use crate::api::{Api, ApiServer, Gateway};
+use crate::config::{NodeConfig, Role};
+use crate::controller::EventLoop;
+use crate::http::HttpState;
+use crate::metrics::Metrics;
+use crate::raft::{RaftNode, RocksStore};
+use crate::replica::{MetadataReplica, MetadataView};
+
+/// How long a stopping node looks for another controller to hand over to.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    tokio::pin!(stop);
+    // A voter that is not yet part of a cluster waits for the others, and can be told to stop meanwhile.
+    let node = tokio::select! {
+        node = Member::start(config) => node?,
+        () = &mut stop => return Ok(()),
+    };
+    node.run(stop).await
+}
+
+struct Member {
+    raft: RaftNode,
+    gateway: Gateway,
+    event_loop: JoinSet<()>,
+    stop_event_loop: watch::Sender<bool>,
+    servers: Servers,
+    broker: BrokerRole,
+}
+
+impl Member {
+    async fn start(config: NodeConfig) -> Result<Self, NodeError> {
+        let dial = dial_map(&config)?;
+        let raft_listener = listen_std(&config.raft_listen)?;
+        let listeners = Listeners::bind(&config).await?;
+
+        let view = MetadataView::new();
+        let metrics = Arc::new(Metrics::new());
+        let store = RocksStore::new(&config.data_dir);
+        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let raft = RaftNode::start(assembly::raft(&config, &dial)?, store, raft_listener, replica).await?;
+
+        let controller_config = assembly::controller(&config, &dial);
+        let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
+        let node = config.controller_id();
+        let gateway =
+            Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
+        let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
+        let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
+        let servers = Servers::start(listeners, Api::Services(Box::new(server)), http_state);
+
+        let stop_event_loop = watch::Sender::new(false);
+        let mut event_loop_task = JoinSet::new();
+        event_loop_task.spawn(event_loop.run(stop_event_loop.subscribe()));
+        let broker = if config.has(Role::Broker) {
+            BrokerRole::start(assembly::broker(&config, &dial, raft.cluster(), raft.directory())?)
+        } else {
+            BrokerRole::none()
+        };
+        started(&config, raft.cluster());
+        Ok(Self { raft, gateway, event_loop: event_loop_task, stop_event_loop, servers, broker })
+    }
+
+    async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        let mut raft_stopped = self.raft.stopped();
+        let outcome = tokio::select! {
+            () = stop => Ok(()),
+            reason = reason(&mut raft_stopped) => Err(NodeError::Stopped(reason)),
+            error = self.broker.ended() => Err(error),
+            error = self.servers.ended() => Err(error),
+            Some(ended) = self.event_loop.join_next() => {
+                Err(NodeError::Stopped(format!("the controller's event loop ended: {ended:?}")))
+            }
+        };
+        let outcome = report(outcome);
+        self.shut_down(outcome.is_ok()).await;
+        outcome
+    }
+
+    /// Leaderships first, then the controller's office, then the servers, and the log at the very end.
+    async fn shut_down(mut self, graceful: bool) {
+        if graceful {
+            self.broker.stop().await;
+            hand_over(&self.gateway).await;
+        }
+        self.stop_event_loop.send_replace(true);
+        while self.event_loop.join_next().await.is_some() {}
+        self.servers.stop().await;
+        self.raft.shutdown().await;
+        info!(node = %self.gateway.node(), "stopped");
+    }
+}
+
+async fn hand_over(gateway: &Gateway) {
+    if gateway.claimed().is_none() {
+        return;
+    }
+    match tokio::time::timeout(HAND_OVER_TIMEOUT, gateway.raft.transfer_leadership(None)).await {
+        Ok(Ok(())) => info!("controller handed over"),
+        Ok(Err(error)) => warn!(%error, "nobody to hand the controller over to"),
+        Err(_) => warn!("handing the controller over took too long"),
+    }
+}
+
+async fn reason(stopped: &mut watch::Receiver<Option<String>>) -> String {
+    let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+    reason.unwrap_or_else(|| "raft ended without a reason".to_owned())
+}

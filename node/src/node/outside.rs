@@ -1,0 +1,73 @@
+//! A node without a controller: a broker that passes every other call on to the quorum.
+
+use std::future::Future;
+use std::time::Duration;
+
+use quorate_metadata::ids::ClusterId;
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::admin::admin_client::AdminClient;
+use quorate_proto::admin::{DescribeQuorumRequest, ReadOptions};
+use tracing::info;
+
+use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, report, started};
+use crate::api::{Api, Controllers, Proxy};
+use crate::config::NodeConfig;
+use crate::http::HttpState;
+use crate::raft;
+
+/// Between two attempts to reach a controller at the start.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    tokio::pin!(stop);
+    let dial = dial_map(&config)?;
+    let listeners = Listeners::bind(&config).await?;
+    let directory = raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
+    let controllers = Controllers::new(config.voter_addresses()?, dial.clone());
+    let http_state = HttpState::BrokerOnly { controllers: controllers.clone() };
+    let mut servers = Servers::start(listeners, Api::Proxy(Proxy { controllers: controllers.clone() }), http_state);
+
+    let configured = config.cluster()?;
+    let cluster = tokio::select! {
+        cluster = cluster(&controllers, configured) => cluster,
+        () = &mut stop => return Ok(()),
+    };
+    let mut broker = BrokerRole::start(assembly::broker(&config, &dial, cluster, directory)?);
+    started(&config, cluster);
+    let outcome = tokio::select! {
+        () = stop => Ok(()),
+        error = broker.ended() => Err(error),
+        error = servers.ended() => Err(error),
+    };
+    let outcome = report(outcome);
+    if outcome.is_ok() {
+        broker.stop().await;
+    }
+    servers.stop().await;
+    info!(node = config.node_id, "stopped");
+    outcome
+}
+
+/// The cluster to register with: as configured, or as the controllers say.
+async fn cluster(controllers: &Controllers, configured: Option<ClusterId>) -> ClusterId {
+    loop {
+        if let Some(cluster) = configured {
+            return cluster;
+        }
+        if let Ok(cluster) = ask(controllers).await {
+            return cluster;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn ask(controllers: &Controllers) -> Result<ClusterId, ApiError> {
+    let mut client = AdminClient::new(controllers.channel().await?);
+    let options = Some(ReadOptions { stale: true, timeout_ms: 0 });
+    let reply = client
+        .describe_quorum(DescribeQuorumRequest { options })
+        .await
+        .map_err(|status| quorate_proto::error::from_status(&status))?;
+    let text = reply.into_inner().cluster_id;
+    text.parse().map_err(|_| ApiError::new(ErrorName::InconsistentClusterId, format!("{text:?} is no cluster id")))
+}
