@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 use quorate_node::raft::{
-    self, DialMap, FrozenReplica, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftError, RaftNode, Replica,
-    ReplicaError, RocksStore, Store, VoterAddress, VoterState,
+    self, DialMap, FrozenReplica, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftError, RaftNode,
+    Replica, ReplicaError, RocksStore, Store, VoterAddress, VoterState,
 };
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -89,7 +89,14 @@ impl Cluster {
             VoterAddress { id: ControllerId::new(id), raft: format!("127.0.0.1:{port}"), api: format!("api-{id}") }
         });
         let (voters, root) = (voters.collect(), tempfile::tempdir().unwrap());
-        Self { root, voters, running: BTreeMap::new(), snapshot_log_bytes: 1 << 30, log_entries_kept: 1000, fast_election: true }
+        Self {
+            root,
+            voters,
+            running: BTreeMap::new(),
+            snapshot_log_bytes: 1 << 30,
+            log_entries_kept: 1000,
+            fast_election: true,
+        }
     }
 
     async fn formed(size: i32) -> Self {
@@ -192,7 +199,9 @@ async fn start_on(store: impl Store, config: RaftConfig, address: String) -> Res
     let journal = Journal::default();
     let (published, installed) = (journal.published.clone(), journal.installed.clone());
     let listener = listen(&address).await;
-    let raft = timeout(PATIENCE, RaftNode::start(config, store, listener, Box::new(journal))).await.expect("started in time")?;
+    let raft = timeout(PATIENCE, RaftNode::start(config, store, listener, Box::new(journal)))
+        .await
+        .expect("started in time")?;
     let leadership = raft.leadership();
     Ok(Voter { raft, leadership, published, installed })
 }
@@ -356,12 +365,15 @@ async fn leadership_moves_on_request_and_is_told_alternating() {
     let (leader, epoch) = cluster.leader().await;
     let next = (1..=3).find(|id| *id != leader).unwrap();
     cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(next))).await.unwrap();
-    wait(|| cluster.running[&next].raft.leader().is_some_and(|info| info.id.get() == next), "the chosen successor").await;
+    wait(|| cluster.running[&next].raft.leader().is_some_and(|info| info.id.get() == next), "the chosen successor")
+        .await;
     let old = &mut cluster.running.get_mut(&leader).unwrap().leadership;
     assert_eq!(timeout(PATIENCE, old.recv()).await.unwrap(), Some(Leadership::Claimed { epoch }));
     assert_eq!(timeout(PATIENCE, old.recv()).await.unwrap(), Some(Leadership::Resigned));
     let new = &mut cluster.running.get_mut(&next).unwrap().leadership;
-    assert!(matches!(timeout(PATIENCE, new.recv()).await.unwrap(), Some(Leadership::Claimed { epoch: newer }) if newer > epoch));
+    assert!(
+        matches!(timeout(PATIENCE, new.recv()).await.unwrap(), Some(Leadership::Claimed { epoch: newer }) if newer > epoch)
+    );
     cluster.write("after").await;
     cluster.wait_equal(2).await;
 }
@@ -497,7 +509,11 @@ async fn make_leader(cluster: &Cluster, id: i32) {
     if leader != id {
         cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(id))).await.unwrap();
     }
-    wait(|| cluster.running.values().all(|voter| voter.raft.leader().is_some_and(|info| info.id.get() == id)), "leader").await;
+    wait(
+        || cluster.running.values().all(|voter| voter.raft.leader().is_some_and(|info| info.id.get() == id)),
+        "leader",
+    )
+    .await;
 }
 
 fn write_map(path: &Path, peer: i32, address: &str) {
@@ -531,7 +547,8 @@ async fn a_power_cut_of_all_voters_loses_nothing_acknowledged() {
     let stores = [(); 3].map(|()| MemoryStore::new());
     let mut written = 0;
     for cut in 0..3 {
-        let starts = (1..).zip(&stores).map(|(id, store)| start_on(store.clone(), cluster.config(id), cluster.address(id)));
+        let starts =
+            (1..).zip(&stores).map(|(id, store)| start_on(store.clone(), cluster.config(id), cluster.address(id)));
         for (id, voter) in (1..).zip(futures::future::join_all(starts).await) {
             cluster.running.insert(id, voter.unwrap());
         }

@@ -168,7 +168,8 @@ impl Greeter {
             return Ok(());
         }
         self.local.adopt(self.choose_cluster(answers)?)?;
-        let members: BTreeMap<NodeId, VoterNode> = self.voters.iter().map(|voter| self.member(voter, answers)).collect();
+        let members: BTreeMap<NodeId, VoterNode> =
+            self.voters.iter().map(|voter| self.member(voter, answers)).collect();
         tracing::info!(voters = members.len(), "all configured voters are here and empty: forming the cluster");
         match self.raft.initialize(members).await {
             Ok(()) => Ok(()),

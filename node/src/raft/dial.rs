@@ -109,7 +109,10 @@ mod tests {
         fs::write(&path, "[peers]\n2 = { raft = \"a:1\" }\n").unwrap();
         let dial = DialMap::file(&path).unwrap();
         let (two, three) = (ControllerId::new(2), ControllerId::new(3));
-        assert_eq!((dial.raft(two, "x:0"), dial.raft(three, "x:0"), dial.api(two, "y:0")), ("a:1".into(), "x:0".into(), "y:0".into()));
+        assert_eq!(
+            (dial.raft(two, "x:0"), dial.raft(three, "x:0"), dial.api(two, "y:0")),
+            ("a:1".into(), "x:0".into(), "y:0".into())
+        );
         fs::write(&path, "[peers]\n2 = { raft = \"bb:22\", api = \"c:3\" }\n").unwrap();
         assert_eq!((dial.raft(two, "x:0"), dial.api(two, "y:0")), ("bb:22".into(), "c:3".into()));
         fs::write(&path, "[peers\n").unwrap();

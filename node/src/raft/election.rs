@@ -76,7 +76,11 @@ impl FastElection {
                 return true;
             }
         }
-        tracing::debug!(leader = lost.leader, address = lost.address, "the leader's stream broke, but its port does not refuse");
+        tracing::debug!(
+            leader = lost.leader,
+            address = lost.address,
+            "the leader's stream broke, but its port does not refuse"
+        );
         false
     }
 

@@ -8,7 +8,9 @@ use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 /// Retry none of them blindly: each names something that a person, or another node, has to change.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftError {
-    #[error("{data:?} is not formatted: run `quorate-node format` on it once, or allow the implicit format of a development cluster")]
+    #[error(
+        "{data:?} is not formatted: run `quorate-node format` on it once, or allow the implicit format of a development cluster"
+    )]
     NotFormatted { data: PathBuf },
     #[error("{data:?} is already formatted, as directory {directory} of node {node}")]
     AlreadyFormatted { data: PathBuf, node: ControllerId, directory: DirectoryId },

@@ -85,7 +85,8 @@ pub fn read(data: &Path) -> Result<Option<Identity>, RaftError> {
         return Err(corrupt(format!("version {} is not known to this release", file.version)));
     }
     let directory = file.directory.parse().map_err(|error| corrupt(format!("directory: {error}")))?;
-    let cluster = file.cluster.map(|id| id.parse()).transpose().map_err(|error| corrupt(format!("cluster: {error}")))?;
+    let cluster =
+        file.cluster.map(|id| id.parse()).transpose().map_err(|error| corrupt(format!("cluster: {error}")))?;
     Ok(Some(Identity { node: ControllerId::new(file.node), directory, cluster }))
 }
 

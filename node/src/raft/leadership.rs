@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use quorate_metadata::ids::{ControllerEpoch, ControllerId};
 
 use super::Raft;
+use super::network::Peers;
 use super::types::{Types, controller_id};
 
 /// What the controller here is told. The two alternate strictly, a claim first.
@@ -34,17 +35,18 @@ pub fn epoch(term: u64) -> ControllerEpoch {
     ControllerEpoch::new(i32::try_from(term).unwrap_or(i32::MAX))
 }
 
-pub fn leader_info(metrics: &RaftServerMetrics<Types>) -> Option<LeaderInfo> {
+pub fn leader_info(metrics: &RaftServerMetrics<Types>, peers: &Peers) -> Option<LeaderInfo> {
     let leader = metrics.current_leader?;
     let node = metrics.membership_config.get_node(&leader)?;
-    Some(LeaderInfo { id: controller_id(leader), epoch: epoch(metrics.vote.leader_id.term), api: node.api.clone() })
+    let api = peers.api(leader, &node.api).to_owned();
+    Some(LeaderInfo { id: controller_id(leader), epoch: epoch(metrics.vote.leader_id.term), api })
 }
 
 /// Keeps `leader` true. Runs until Raft ends.
-pub async fn follow_leader(raft: Raft, leader: watch::Sender<Option<LeaderInfo>>) {
+pub async fn follow_leader(raft: Raft, peers: Peers, leader: watch::Sender<Option<LeaderInfo>>) {
     let mut metrics = raft.server_metrics();
     loop {
-        let info = leader_info(&metrics.borrow_and_update());
+        let info = leader_info(&metrics.borrow_and_update(), &peers);
         leader.send_if_modified(|known| {
             if *known == info {
                 return false;
@@ -97,6 +99,8 @@ pub async fn follow_office(raft: Raft, office: mpsc::Sender<Leadership>) {
 }
 
 fn held_term(metrics: &RaftServerMetrics<Types>) -> Option<u64> {
-    let leads = metrics.state == ServerState::Leader && metrics.vote.committed && metrics.vote.leader_id.voted_for == metrics.id;
+    let leads = metrics.state == ServerState::Leader
+        && metrics.vote.committed
+        && metrics.vote.leader_id.voted_for == metrics.id;
     leads.then_some(metrics.vote.leader_id.term)
 }

@@ -68,7 +68,8 @@ impl RaftNode {
         check(&config)?;
         let silence_max = Duration::from_millis(config.election_max_ms);
         let store: Arc<dyn Store> = Arc::new(store);
-        let local = LocalVoter::load(store.clone(), config.node, config.data.clone(), config.cluster, config.auto_format)?;
+        let local =
+            LocalVoter::load(store.clone(), config.node, config.data.clone(), config.cluster, config.auto_format)?;
         let (shutdown, shutdown_receiver) = watch::channel(false);
         let (stopped_sender, stopped) = watch::channel(None);
         let (started_sender, started) = oneshot::channel();
@@ -98,12 +99,18 @@ impl RaftNode {
             Err(_) => return Err(RaftError::Stopped("the raft thread panicked".into())),
         };
         let finished = when_dropped(finished);
-        Ok(Self { shared: Arc::new(Shared { started: started.into(), local, silence_max, stopped, shutdown, finished }) })
+        Ok(Self {
+            shared: Arc::new(Shared { started: started.into(), local, silence_max, stopped, shutdown, finished }),
+        })
     }
 
     /// Queues a payload, in the order of the calls, and returns at once. The receiver resolves when the payload was
     /// replayed *here*, or failed. It is written under the claimed epoch or not at all.
-    pub fn propose(&self, claimed: ControllerEpoch, payload: Bytes) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
+    pub fn propose(
+        &self,
+        claimed: ControllerEpoch,
+        payload: Bytes,
+    ) -> oneshot::Receiver<Result<Outcome, ProposeError>> {
         let (promise, outcome) = Promise::new();
         if payload.len() > ENTRY_BYTES_MAX {
             promise.keep(Err(ProposeError::TooLarge { bytes: payload.len() }));
@@ -178,7 +185,8 @@ impl RaftNode {
 
     async fn applied(&self, index: u64, until: Instant) -> Result<(), ReadError> {
         let mut progress = self.shared.started.raft.watch_apply_progress();
-        let reached = progress.wait_until(|applied: &Option<LogId>| applied.is_some_and(|applied| applied.index >= index));
+        let reached =
+            progress.wait_until(|applied: &Option<LogId>| applied.is_some_and(|applied| applied.index >= index));
         match tokio::time::timeout_at(until, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopped),
@@ -197,7 +205,7 @@ impl RaftNode {
 
     pub fn status(&self) -> QuorumStatus {
         let metrics = self.shared.started.raft.metrics();
-        status::of(&metrics.borrow_watched(), self.shared.silence_max)
+        status::of(&metrics.borrow_watched(), &self.shared.started.peers, self.shared.silence_max)
     }
 
     /// Whether a majority has confirmed this node's leadership within so long. False on a follower.

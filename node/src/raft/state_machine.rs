@@ -92,7 +92,8 @@ impl StateMachine {
     fn refuse_foreign(&self, snapshot: &Snapshot) -> io::Result<()> {
         match (snapshot.cluster, self.local.cluster()) {
             (Some(theirs), Some(ours)) if theirs != ours => {
-                let error = RaftError::InconsistentClusterId(format!("{} is of cluster {theirs}, not {ours}", snapshot.name()));
+                let error =
+                    RaftError::InconsistentClusterId(format!("{} is of cluster {theirs}, not {ours}", snapshot.name()));
                 Err(io::Error::other(error))
             }
             _ => Ok(()),
@@ -103,7 +104,9 @@ impl StateMachine {
 /// A controller epoch is a term, in Kafka's width.
 pub fn epoch_of(id: LogId) -> io::Result<ControllerEpoch> {
     let term = id.leader_id.term;
-    i32::try_from(term).map(ControllerEpoch::new).map_err(|_| io::Error::other(format!("term {term} is no controller epoch")))
+    i32::try_from(term)
+        .map(ControllerEpoch::new)
+        .map_err(|_| io::Error::other(format!("term {term} is no controller epoch")))
 }
 
 fn broken(id: LogId, error: &ReplicaError) -> io::Error {

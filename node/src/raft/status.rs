@@ -6,6 +6,7 @@ use openraft::{Instant, RaftMetrics};
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, DirectoryId};
 
 use super::leadership::epoch;
+use super::network::Peers;
 use super::types::{LogId, NodeId, Types, VoterNode, controller_id};
 
 /// Indexes are Raft's, not metadata offsets; -1 where there is none yet.
@@ -41,11 +42,11 @@ pub enum VoterState {
 }
 
 /// `silence_max`: how long a follower may be silent and still count as reachable.
-pub fn of(metrics: &RaftMetrics<Types>, silence_max: Duration) -> QuorumStatus {
+pub fn of(metrics: &RaftMetrics<Types>, peers: &Peers, silence_max: Duration) -> QuorumStatus {
     let membership = &metrics.membership_config;
     let voters = membership.voter_ids().filter_map(|id| {
         let node = membership.get_node(&id)?;
-        Some(voter(metrics, id, node, silence_max))
+        Some(voter(metrics, peers, (id, node), silence_max))
     });
     QuorumStatus {
         leader: metrics.current_leader.map(controller_id),
@@ -63,15 +64,20 @@ pub fn quorum_acked_within(metrics: &RaftMetrics<Types>, limit: Duration) -> boo
     metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() <= limit)
 }
 
-fn voter(metrics: &RaftMetrics<Types>, id: NodeId, node: &VoterNode, silence_max: Duration) -> VoterStatus {
+fn voter(
+    metrics: &RaftMetrics<Types>,
+    peers: &Peers,
+    (id, node): (NodeId, &VoterNode),
+    silence_max: Duration,
+) -> VoterStatus {
     let log_end = if id == metrics.id { metrics.last_log_index.map(signed) } else { replicated(metrics, id) };
     let end = metrics.last_log_index.map_or(-1, signed);
     let leads = metrics.replication.is_some();
     VoterStatus {
         id: controller_id(id),
         directory: node.directory(),
-        raft: node.raft.clone(),
-        api: node.api.clone(),
+        raft: peers.raft(id, &node.raft).to_owned(),
+        api: peers.api(id, &node.api).to_owned(),
         log_end: log_end.filter(|_| leads || id == metrics.id),
         lag: log_end.filter(|_| leads).map(|log_end| end - log_end),
         state: state(metrics, id, silence_max),

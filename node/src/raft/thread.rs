@@ -120,7 +120,7 @@ impl Core {
     ) -> Result<Self, RaftError> {
         let opened = store.open()?;
         let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
-        let peers = Peers::new(local.clone(), config.dial.clone());
+        let peers = Peers::new(local.clone(), config.dial.clone(), &config.voters);
         let (grown, snapshots) = (Arc::new(Notify::new()), opened.snapshots);
         let state_machine =
             StateMachine::new(replica, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
@@ -144,7 +144,9 @@ impl Core {
             outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
         };
-        self.tasks.spawn(async { End::Failed(service.serve(listener).await.err().unwrap_or_else(|| "the raft port closed".into())) });
+        self.tasks.spawn(async {
+            End::Failed(service.serve(listener).await.err().unwrap_or_else(|| "the raft port closed".into()))
+        });
         let greeter = Greeter {
             local: self.local.clone(),
             voters: config.voters.clone(),
@@ -196,10 +198,11 @@ impl Core {
     fn serve_handle(&mut self) -> Started {
         let (proposals, queue) = mpsc::unbounded_channel();
         let (office_sender, office) = mpsc::channel(OFFICE_MAX);
-        let (leader_sender, leader) = watch::channel(leadership::leader_info(&self.raft.server_metrics().borrow_watched()));
+        let (leader_sender, leader) =
+            watch::channel(leadership::leader_info(&self.raft.server_metrics().borrow_watched(), &self.peers));
         self.tasks.spawn(silently(propose(self.raft.clone(), queue)));
         self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), office_sender)));
-        self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), leader_sender)));
+        self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), self.peers.clone(), leader_sender)));
         let (raft, peers, runtime) = (self.raft.clone(), self.peers.clone(), Handle::current());
         Started { raft, runtime, peers, proposals, office, leader }
     }

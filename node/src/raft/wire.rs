@@ -1,8 +1,8 @@
 //! Raft's structs in protobuf and back. openraft derives serde for them, but its field order is not a format.
 
 use bytes::Bytes;
-use openraft::vote::RaftLeaderId;
 use openraft::EntryPayload;
+use openraft::vote::RaftLeaderId;
 
 use quorate_metadata::ids::{ClusterId, DirectoryId};
 use quorate_proto::raft as proto;
@@ -90,7 +90,8 @@ pub fn voter_out(id: NodeId, node: &VoterNode) -> proto::Voter {
 }
 
 pub fn membership_out(membership: &Membership) -> proto::Membership {
-    let set = |ids: &std::collections::BTreeSet<NodeId>| proto::VoterSet { ids: ids.iter().copied().map(id_out).collect() };
+    let set =
+        |ids: &std::collections::BTreeSet<NodeId>| proto::VoterSet { ids: ids.iter().copied().map(id_out).collect() };
     proto::Membership {
         configs: membership.get_joint_config().iter().map(set).collect(),
         nodes: membership.nodes().map(|(id, node)| voter_out(*id, node)).collect(),

@@ -97,7 +97,10 @@ impl PeerClient {
     fn failed(&self, status: &Status) -> RPCError<Types> {
         match status.code() {
             Code::FailedPrecondition => {
-                tracing::warn!(peer = self.target, reason = status.message(), "refused by the peer");
+                // Heartbeats would say it twenty times a second.
+                if self.link != Link::Liveness {
+                    tracing::warn!(peer = self.target, reason = status.message(), "refused by the peer");
+                }
                 RPCError::Unreachable(Unreachable::from_string(status.message()))
             }
             Code::Unavailable => RPCError::Unreachable(Unreachable::from_string(status.message())),
@@ -135,7 +138,10 @@ impl PeerClient {
     }
 
     /// The next answer. None when the peer has closed the stream.
-    async fn next_answer(&self, stream: &mut AppendStream) -> Option<Result<StreamAppendResult<Types>, RPCError<Types>>> {
+    async fn next_answer(
+        &self,
+        stream: &mut AppendStream,
+    ) -> Option<Result<StreamAppendResult<Types>, RPCError<Types>>> {
         let mut moved = self.network.peers.moved();
         loop {
             let waited = tokio::select! {
@@ -267,7 +273,11 @@ impl NetStreamAppend<Types> for PeerClient {
 }
 
 impl NetVote<Types> for PeerClient {
-    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RPCError<Types>> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
         let mut client = self.client(Link::Liveness)?;
         let request = self.request(vote_out(&request));
         let answer = self.within(option.soft_ttl(), client.vote(request)).await?;
@@ -374,7 +384,8 @@ impl Sending {
         snapshots: Snapshots,
         failure: tokio::sync::oneshot::Sender<std::io::Error>,
     ) -> Self {
-        let offer = proto::SnapshotOffer { vote: Some(wire::vote_out(&vote)), meta: Some(wire::meta_out(&snapshot.meta)) };
+        let offer =
+            proto::SnapshotOffer { vote: Some(wire::vote_out(&vote)), meta: Some(wire::meta_out(&snapshot.meta)) };
         let snapshot = snapshot.snapshot;
         Self { offer: Some(offer), snapshot, snapshots, content: None, sent: 0, failure: Some(failure), ended: false }
     }

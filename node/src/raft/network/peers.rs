@@ -16,8 +16,8 @@ use quorate_proto::raft::raft_client::RaftClient;
 
 use super::super::dial::DialMap;
 use super::super::identity::LocalVoter;
-use super::super::types::{NodeId, VoterNode, controller_id};
-use super::super::wire;
+use super::super::types::{NodeId, VoterNode, controller_id, node_id};
+use super::super::{VoterAddress, wire};
 use super::{CONNECTION_WINDOW_BYTES, HEADER, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -42,6 +42,8 @@ pub struct Peers {
 struct Shared {
     local: LocalVoter,
     dial: DialMap,
+    /// By configuration. It outranks what the membership remembers, so that an address can change with a restart.
+    configured: BTreeMap<NodeId, VoterAddress>,
     connections: Mutex<BTreeMap<(NodeId, Link), Connection>>,
     moved: watch::Sender<()>,
 }
@@ -53,9 +55,10 @@ struct Connection {
 }
 
 impl Peers {
-    pub fn new(local: LocalVoter, dial: DialMap) -> Self {
-        let shared = Shared { local, dial, connections: Mutex::default(), moved: watch::Sender::new(()) };
-        Self { shared: Arc::new(shared) }
+    pub fn new(local: LocalVoter, dial: DialMap, voters: &[VoterAddress]) -> Self {
+        let configured = voters.iter().map(|voter| (node_id(voter.id), voter.clone())).collect();
+        let (connections, moved) = (Mutex::default(), watch::Sender::new(()));
+        Self { shared: Arc::new(Shared { local, dial, configured, connections, moved }) }
     }
 
     pub fn local(&self) -> &LocalVoter {
@@ -64,7 +67,17 @@ impl Peers {
 
     /// Where `peer` is dialed now.
     pub fn address(&self, peer: NodeId, announced: &str) -> String {
-        self.shared.dial.raft(controller_id(peer), announced)
+        self.shared.dial.raft(controller_id(peer), self.raft(peer, announced))
+    }
+
+    /// Where the Raft port of `peer` is, before the dial map.
+    pub fn raft<'a>(&'a self, peer: NodeId, announced: &'a str) -> &'a str {
+        self.shared.configured.get(&peer).map_or(announced, |voter| &voter.raft)
+    }
+
+    /// Where the API of `peer` is, before the dial map.
+    pub fn api<'a>(&'a self, peer: NodeId, announced: &'a str) -> &'a str {
+        self.shared.configured.get(&peer).map_or(announced, |voter| &voter.api)
     }
 
     /// A client that connects when it is used, and again when it has to.
@@ -111,7 +124,8 @@ impl Peers {
             tokio::time::sleep(DIAL_MAP_INTERVAL).await;
             let mut connections = self.shared.connections.lock().expect("no holder panics");
             let before = connections.len();
-            connections.retain(|(peer, _), connection| self.address(*peer, &connection.announced) == connection.address);
+            connections
+                .retain(|(peer, _), connection| self.address(*peer, &connection.announced) == connection.address);
             if connections.len() < before {
                 self.shared.moved.send_replace(());
             }
@@ -140,7 +154,10 @@ pub struct Header {
 }
 
 pub fn header_of<T>(request: &Request<T>) -> Result<Header, Status> {
-    let value = request.metadata().get_bin(HEADER).ok_or_else(|| Status::invalid_argument("a call without a voter's header"))?;
+    let value = request
+        .metadata()
+        .get_bin(HEADER)
+        .ok_or_else(|| Status::invalid_argument("a call without a voter's header"))?;
     let bytes = value.to_bytes().map_err(|error| Status::invalid_argument(error.to_string()))?;
     let header = proto::Header::decode(bytes).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let malformed = |error: wire::Malformed| Status::invalid_argument(error.to_string());

@@ -5,14 +5,15 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::raft::{
-    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest, VoteRequest,
-    VoteResponse,
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
 };
 use tokio::sync::{Notify, mpsc};
 use tonic::transport::Server;
@@ -29,8 +30,8 @@ use super::super::types::{NodeId, Types, node_id};
 use super::super::wire::{self, Malformed};
 use super::peers::{Header, header_of};
 use super::{
-    CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT,
-    STREAM_WINDOW_BYTES, refusal,
+    CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL,
+    PING_TIMEOUT, STREAM_WINDOW_BYTES, refusal,
 };
 
 type SnapshotOf = openraft::alias::SnapshotOf<Types, super::super::store::Snapshot>;
@@ -38,6 +39,8 @@ type SnapshotOf = openraft::alias::SnapshotOf<Types, super::super::store::Snapsh
 /// Three streams a peer are in use; the rest is room for unary calls.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
 const HEADER_LIST_BYTES_MAX: u32 = 16 << 10;
+/// A sender that is silent for so long in the middle of a snapshot starts over.
+const SNAPSHOT_PART_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub struct Service {
@@ -92,11 +95,15 @@ impl Service {
     fn check_addressee(&self, header: &Header) -> Result<(), Status> {
         let (to, directory) = header.to;
         if to != self.local.node {
-            return Err(refusal(INVALID_VOTER_KEY, format!("the call is for node {to}; this is node {}", self.local.node)));
+            return Err(refusal(
+                INVALID_VOTER_KEY,
+                format!("the call is for node {to}; this is node {}", self.local.node),
+            ));
         }
         if directory != self.local.directory {
             self.doubted.notify_one();
-            let text = format!("node {to} is a voter with directory {directory}; this disk is {}", self.local.directory);
+            let text =
+                format!("node {to} is a voter with directory {directory}; this disk is {}", self.local.directory);
             return Err(refusal(INVALID_VOTER_KEY, text));
         }
         Ok(())
@@ -112,7 +119,8 @@ impl Service {
         let metrics = metrics.borrow_watched();
         match metrics.membership_config.get_node(&node_id(from)) {
             Some(voter) if voter.directory() != disk => {
-                let text = format!("node {from} is a voter with directory {}; the caller's disk is {disk}", voter.directory());
+                let text =
+                    format!("node {from} is a voter with directory {}; the caller's disk is {disk}", voter.directory());
                 Err(refusal(INVALID_VOTER_KEY, text))
             }
             _ => Ok(()),
@@ -297,7 +305,10 @@ fn not_written(error: std::io::Error) -> Status {
 }
 
 async fn next_part(parts: &mut Streaming<proto::SnapshotPart>) -> Result<Option<proto::snapshot_part::Part>, Status> {
-    Ok(parts.message().await?.and_then(|part| part.part))
+    let part = tokio::time::timeout(SNAPSHOT_PART_TIMEOUT, parts.message()).await;
+    let part =
+        part.map_err(|_| Status::deadline_exceeded(format!("no snapshot part within {SNAPSHOT_PART_TIMEOUT:?}")))?;
+    Ok(part?.and_then(|part| part.part))
 }
 
 type Appends = Streaming<proto::AppendRequest>;

@@ -184,7 +184,8 @@ async fn an_append_in_flight_when_memory_crashes_is_lost_or_whole() {
         let pending = store.pending_bytes();
         MemoryStore::crash(&store, kept);
         let (mut log, _flusher) = Crashing::open(&store).unwrap();
-        let expected = if kept < pending { vec![wire::log_id(1, 0)] } else { vec![wire::log_id(1, 0), wire::log_id(1, 1)] };
+        let expected =
+            if kept < pending { vec![wire::log_id(1, 0)] } else { vec![wire::log_id(1, 0), wire::log_id(1, 1)] };
         assert_eq!(entries(&mut log).await, expected, "{kept} of {pending} bytes kept");
         if kept == pending {
             return;
@@ -242,7 +243,8 @@ async fn a_record_torn_at_any_byte_recovers_what_was_acknowledged_before() {
         let torn = copy_of(&data);
         fs::File::options().write(true).open(wal(&torn)).unwrap().set_len(length).unwrap();
         let (mut log, flusher) = torn.open().unwrap_or_else(|error| panic!("cut at {length} of {whole}: {error}"));
-        let expected = if length < whole { vec![wire::log_id(1, 0)] } else { vec![wire::log_id(1, 0), wire::log_id(1, 1)] };
+        let expected =
+            if length < whole { vec![wire::log_id(1, 0)] } else { vec![wire::log_id(1, 0), wire::log_id(1, 1)] };
         assert_eq!(entries(&mut log).await, expected, "cut at {length} of {whole}");
         assert_eq!(log.read_vote().await.unwrap(), Some(vote(1, 1)));
         torn.crash(log, flusher).await;

@@ -187,7 +187,9 @@ impl Disk for MemoryDisk {
 impl Image {
     fn apply(&mut self, write: &Write) {
         match write {
-            Write::Append(entries) => self.entries.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone()))),
+            Write::Append(entries) => {
+                self.entries.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone())))
+            }
             Write::Vote(vote) => self.loaded.vote = Some(*vote),
             Write::Truncate { from } => drop(self.entries.split_off(from)),
             Write::Purge(upto) => {
@@ -252,7 +254,9 @@ fn next_frame(journal: &[u8], at: usize) -> io::Result<Option<&[u8]>> {
     };
     let (length, checksum) = head.split_at(4);
     if crc32fast::hash(length).to_le_bytes() != checksum {
-        return Err(Corruption { file: "journal".into(), offset: at as u64, reason: "frame length is wrong".into() }.into());
+        return Err(
+            Corruption { file: "journal".into(), offset: at as u64, reason: "frame length is wrong".into() }.into()
+        );
     }
     let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
     Ok(journal.get(at + FRAME_HEAD..at + FRAME_HEAD + length))

@@ -55,7 +55,8 @@ impl Store for RocksStore {
         let path = self.data.join("raft");
         std::fs::create_dir_all(&path).map_err(RaftError::io(format!("create {path:?}")))?;
         let checked = wal::check(&path)?;
-        let db = DB::open_cf_descriptors(&database_options(), &path, families()).map_err(|error| refuse(&path, checked, error))?;
+        let db = DB::open_cf_descriptors(&database_options(), &path, families())
+            .map_err(|error| refuse(&path, checked, error))?;
         let snapshots = Snapshots::directory(self.data.join("snapshots"))
             .map_err(RaftError::io(format!("open {:?}", self.data.join("snapshots"))))?;
         Ok(Opened { disk: Arc::new(RocksDisk { db, path }), snapshots })

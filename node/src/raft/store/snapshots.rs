@@ -109,6 +109,7 @@ impl Snapshots {
 
     /// Runs `work` where it may take long: on a thread of its own if it touches files; at once in memory, since a
     /// simulation has no other threads.
+    #[expect(clippy::disallowed_methods, reason = "files only: a simulated voter keeps its snapshots in memory")]
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match &self.place {
             Place::Memory(_) => work(),
@@ -280,7 +281,8 @@ impl SnapshotWriter {
         self.write_chunk()?;
         let content = match self.sink {
             Sink::Memory(snapshots, bytes) => {
-                let snapshot = Snapshot { meta: self.meta, cluster: self.cluster, content: Content::Memory(bytes.into()) };
+                let snapshot =
+                    Snapshot { meta: self.meta, cluster: self.cluster, content: Content::Memory(bytes.into()) };
                 let mut snapshots = snapshots.lock().expect("no holder panics");
                 snapshots.push(snapshot.clone());
                 snapshots.sort_by_key(|snapshot| stem(&snapshot.meta));
