@@ -157,7 +157,7 @@ pub fn load(
     }
     for (name, text) in environment {
         if let Some(key) = name.strip_prefix("QUORATE_")
-            && !FOREIGN_VARIABLES.contains(&name.as_str())
+            && !FOREIGN_VARIABLES.iter().any(|foreign| name.starts_with(foreign))
         {
             let key = key.to_ascii_lowercase();
             let value = typed(&merged, &key, &text);
@@ -175,8 +175,8 @@ pub fn load(
     Ok(config)
 }
 
-/// Variables of the command line tool, which a shell may carry along.
-const FOREIGN_VARIABLES: &[&str] = &["QUORATE_BOOTSTRAP", "QUORATE_CONTEXT"];
+/// Beginnings of variables that are the command line tool's or the tests', and that a shell may carry along.
+const FOREIGN_VARIABLES: &[&str] = &["QUORATE_BOOTSTRAP", "QUORATE_CONTEXT", "QUORATE_BIN", "QUORATE_TEST"];
 
 fn defaults() -> Table {
     match Value::try_from(NodeConfig::default()) {

@@ -17,7 +17,7 @@ const RECORDS_KEPT_MAX: usize = 262_144;
 const ENTRIES_KEPT_MAX: usize = 8_192;
 
 /// One visible batch, with the images that a filter by broker needs.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct FeedEntry {
     pub delta: Delta,
     pub before: MetadataImage,
@@ -99,5 +99,62 @@ impl Feed {
 impl Default for Feed {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_metadata::ids::ControllerEpoch;
+    use quorate_metadata::image::Ledger;
+    use quorate_metadata::{Batch, Record};
+
+    use super::*;
+
+    /// A feed of so many batches of one record each.
+    fn feed_of(batches: usize) -> Feed {
+        let feed = Feed::new();
+        let mut ledger = Ledger::default();
+        for level in 0..batches {
+            let before = ledger.visible().clone();
+            let record = Record::FeatureLevel { name: "f".to_owned(), level: (level % 100) as i16 + 1 };
+            let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records: vec![record] };
+            let replayed = ledger.replay(&batch).expect("a feature level always replays");
+            feed.push(before, ledger.visible().clone(), replayed.visible);
+        }
+        feed.wake();
+        feed
+    }
+
+    #[test]
+    fn a_watcher_reads_every_batch_in_order() {
+        let feed = feed_of(10);
+        let mut cursor = Offset::new(3);
+        let mut seen = Vec::new();
+        loop {
+            let entries = feed.read(cursor, 2).expect("in range");
+            let Some(last) = entries.last() else { break };
+            cursor = last.delta.next_offset;
+            seen.extend(entries.iter().map(|entry| entry.delta.first_offset.get()));
+        }
+        assert_eq!(seen, (3..10).collect::<Vec<_>>());
+        assert_eq!(*feed.end().borrow(), Offset::new(10));
+    }
+
+    #[test]
+    fn a_cursor_that_fell_out_of_the_ring_is_told_so() {
+        let surplus = 5;
+        let feed = feed_of(ENTRIES_KEPT_MAX + surplus);
+        let range = feed.read(Offset::new(0), 1).expect_err("those batches are gone");
+        assert_eq!(range.start, Offset::new(surplus as i64));
+        assert!(feed.read(range.start, 1).is_ok());
+        assert!(feed.read(Offset::new(range.end.get() + 1), 1).is_err(), "the future is not in the ring either");
+    }
+
+    #[test]
+    fn a_snapshot_restarts_the_feed_where_it_ends() {
+        let feed = feed_of(3);
+        feed.restart(Offset::new(70));
+        assert!(feed.read(Offset::new(3), 1).is_err());
+        assert_eq!(feed.read(Offset::new(70), 1).map(|entries| entries.len()), Ok(0));
     }
 }

@@ -26,14 +26,6 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Heartbeats sent and not yet answered. More of them would prove no more life.
 const HEARTBEATS_OUTSTANDING_MAX: usize = 8;
 
-/// Why a stream ended.
-enum Ended {
-    /// Look for the controller and go on under the same epoch.
-    Reconnect,
-    /// The epoch is not, or no longer, ours.
-    Register,
-}
-
 /// Registers and heartbeats for ever; returns when the registration is refused for good.
 pub(super) async fn run(
     config: Arc<AgentConfig>,
@@ -107,25 +99,21 @@ impl Session {
         loop {
             let address = self.candidates.next().await;
             match self.heartbeat(&address, epoch).await {
-                Ok(Ended::Register) => return,
-                Ok(Ended::Reconnect) => {}
+                // Ended without a word: the same node is the best guess, and says otherwise if it is not.
+                Ok(()) => self.candidates.prefer(&address),
                 Err(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
                 Err(status) => self.candidates.learn(&status),
             }
         }
     }
 
-    async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Result<Ended, Status> {
+    async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Result<(), Status> {
         let channel = connect(&self.config, address).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (sender, requests) = mpsc::channel(HEARTBEATS_OUTSTANDING_MAX);
         let mut stream = HeartbeatStream::new(self, epoch, sender);
         stream.send();
         let replies = BrokerClient::new(channel).heartbeat(ReceiverStream::new(requests)).await?.into_inner();
-        let outcome = stream.run(replies).await;
-        if outcome.is_ok() {
-            self.candidates.prefer(address);
-        }
-        outcome
+        stream.run(replies).await
     }
 }
 
@@ -147,19 +135,15 @@ impl<'a> HeartbeatStream<'a> {
         Self { session, epoch, requests, interval: FIRST_INTERVAL, outstanding: VecDeque::new(), sequence: 0, next_due }
     }
 
-    async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Result<Ended, Status> {
+    async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Result<(), Status> {
         let mut wish = self.session.wish.clone();
         let mut metadata = self.session.cache.changes();
         loop {
             tokio::select! {
                 biased;
                 reply = replies.message() => match reply? {
-                    Some(reply) => {
-                        if self.on_reply(&reply) {
-                            return Ok(Ended::Register);
-                        }
-                    }
-                    None => return Ok(Ended::Reconnect),
+                    Some(reply) => self.on_reply(&reply),
+                    None => return Ok(()),
                 },
                 Ok(()) = wish.changed() => self.send(),
                 Ok(()) = metadata.changed() => {
@@ -196,28 +180,28 @@ impl<'a> HeartbeatStream<'a> {
         }
     }
 
-    /// Takes in a reply; true when the broker has stopped being served under this epoch by its own wish.
-    fn on_reply(&mut self, reply: &HeartbeatReply) -> bool {
-        let mut sent = None;
-        while let Some((sequence, at)) = self.outstanding.front().copied()
-            && sequence <= reply.sequence
-        {
-            sent = Some(at);
-            self.outstanding.pop_front();
-        }
+    fn on_reply(&mut self, reply: &HeartbeatReply) {
+        let sent = self.sent_at(reply.sequence);
         if reply.interval_ms > 0 {
             self.interval = Duration::from_millis(reply.interval_ms.into());
         }
         let lease = sent.filter(|_| reply.lease_ms > 0).map(|at| at + Duration::from_millis(reply.lease_ms.into()));
-        let epoch = self.epoch;
         self.session.standing.send_modify(|standing| {
             *standing = Standing {
-                epoch: Some(epoch),
+                epoch: Some(self.epoch),
                 fenced: reply.fenced,
                 lease_until: if reply.fenced { None } else { lease.or(standing.lease_until) },
                 may_stop: reply.should_shut_down,
             };
         });
-        false
+    }
+
+    /// When the answered request was sent; the older ones will not be answered any more.
+    fn sent_at(&mut self, answered: u64) -> Option<Instant> {
+        let mut sent = None;
+        while let Some((_, at)) = self.outstanding.pop_front_if(|(sequence, _)| *sequence <= answered) {
+            sent = Some(at);
+        }
+        sent
     }
 }

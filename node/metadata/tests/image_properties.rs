@@ -6,6 +6,8 @@
 //!
 //! The records are arbitrary, and mostly break the rules of partitions: replay has no opinion about those.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -159,8 +159,9 @@ fn check_election(before: &MetadataImage, change: &PartitionChange) {
         return;
     };
     let was = before.partition(change.id).unwrap();
-    let in_sync_now = change.isr.as_ref().is_some_and(|isr| isr.len() > 1 && isr.contains(&leader));
-    let is_clean = was.isr.contains(&leader) || was.elr.contains(&leader) || in_sync_now;
+    // The change that ends a reassignment also brings its last replica in, on the word of the leader until then.
+    let vouched_for = change.cause == Cause::Reassignment && was.leader.is_some() && was.adding.contains(&leader);
+    let is_clean = was.isr.contains(&leader) || was.elr.contains(&leader) || vouched_for;
     assert_eq!(is_clean, !change.unclean, "{change:?} on {was:?}");
     if change.unclean {
         let topic = before.topic(change.id.topic).unwrap();

@@ -137,7 +137,7 @@ impl BrokerStream {
         let image = self.gateway.view.image();
         let lowest = self.gateway.controller.sessions.lowest_active_offset(&image, wanted.broker);
         // Unknown or stale here may be merely not yet committed: the draft knows.
-        let Ok(plan) = heartbeat(&image, wanted.clone(), lowest) else { return Ok(None) };
+        let Ok(plan) = heartbeat(&image, *wanted, lowest) else { return Ok(None) };
         Ok(plan.records.is_empty().then_some(plan.response))
     }
 

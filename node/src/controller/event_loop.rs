@@ -195,7 +195,8 @@ impl EventLoop {
         let started = Instant::now();
         let mut group = Group::at(now_ms());
         for operation in operations {
-            // Whoever gave up waiting was told that the outcome is unknown; not done is one of the outcomes.
+            // A client that gave up waiting was told that the outcome is unknown, and not done is one of the outcomes.
+            // Without a request id it may be one of our own, for which nobody waits.
             if operation.reply.is_closed() && operation.request.is_some() {
                 continue;
             }
