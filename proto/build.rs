@@ -12,8 +12,10 @@ const FILES: [&str; 4] = [
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
+    let mut public = descriptors.clone();
+    public.file.retain(|file| file.package() != "quorate.raft.v1");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("quorate.descriptors.bin");
-    fs::write(out, protox::prost::Message::encode_to_vec(&descriptors))?;
+    fs::write(out, protox::prost::Message::encode_to_vec(&public))?;
     tonic_prost_build::configure().bytes(".quorate.raft.v1").compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! A voter that fails at a named point stops with that reason, and starts again with all it acknowledged.
 #![cfg(feature = "failpoints")]
+#![allow(clippy::unwrap_used)]
 
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
@@ -110,4 +111,5 @@ async fn each_point_stops_the_voter_with_its_name_and_nothing_acknowledged_is_lo
     let reason = reason(&raft).await;
     assert!(reason.contains("raft.vote"), "{reason}");
     fail::remove("raft.vote");
+    raft.shutdown().await;
 }

@@ -40,5 +40,5 @@ pub use quorate::metadata::v1 as metadata;
 /// Between voters; private.
 pub use quorate::raft::v1 as raft;
 
-/// Every message and service, for reflection.
+/// Every public message and service, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/quorate.descriptors.bin"));

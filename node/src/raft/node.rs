@@ -44,7 +44,7 @@ struct Shared {
     silence_max: Duration,
     stopped: watch::Receiver<Option<String>>,
     shutdown: watch::Sender<bool>,
-    finished: watch::Receiver<bool>,
+    finished: watch::Receiver<()>,
 }
 
 struct Running {
@@ -73,7 +73,7 @@ impl RaftNode {
         let (shutdown, shutdown_receiver) = watch::channel(false);
         let (stopped_sender, stopped) = watch::channel(None);
         let (started_sender, started) = oneshot::channel();
-        let (finished_sender, finished) = oneshot::channel();
+        let (finished_sender, finished) = watch::channel(());
         let setup = Setup {
             config,
             store,
@@ -92,13 +92,11 @@ impl RaftNode {
         let started = match started.await {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => {
-                // The disk is free again when this returns.
-                let _ = finished.await;
+                until_dropped(finished).await;
                 return Err(error);
             }
             Err(_) => return Err(RaftError::Stopped("the raft thread panicked".into())),
         };
-        let finished = when_dropped(finished);
         Ok(Self {
             shared: Arc::new(Shared { started: started.into(), local, silence_max, stopped, shutdown, finished }),
         })
@@ -268,9 +266,7 @@ impl RaftNode {
     /// Ends Raft and returns when its disk is closed.
     pub async fn shutdown(&self) {
         self.shared.shutdown.send_replace(true);
-        let mut finished = self.shared.finished.clone();
-        // An error means that the thread is gone, which is what is waited for.
-        let _ = finished.wait_for(|finished| *finished).await;
+        until_dropped(self.shared.finished.clone()).await;
     }
 
     pub fn cluster(&self) -> ClusterId {
@@ -305,15 +301,9 @@ impl From<Started> for Running {
     }
 }
 
-/// A oneshot is for one; everybody may wait for the end.
-fn when_dropped(finished: oneshot::Receiver<()>) -> watch::Receiver<bool> {
-    let (sender, receiver) = watch::channel(false);
-    tokio::spawn(async move {
-        // Never sent, only dropped.
-        let _ = finished.await;
-        sender.send_replace(true);
-    });
-    receiver
+/// The thread drops its end last: then the disk is free again.
+async fn until_dropped(mut finished: watch::Receiver<()>) {
+    while finished.changed().await.is_ok() {}
 }
 
 /// A payload on its way into the log.

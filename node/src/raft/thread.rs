@@ -44,7 +44,7 @@ pub struct Setup {
     pub stopped: watch::Sender<Option<String>>,
     pub started: oneshot::Sender<Result<Started, RaftError>>,
     /// Dropped when everything, the database too, is closed.
-    pub finished: oneshot::Sender<()>,
+    pub finished: watch::Sender<()>,
 }
 
 /// What the handle works with.

@@ -190,6 +190,21 @@ impl Cluster {
     }
 }
 
+/// A process that ends while its databases are closing may abort in their code.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        let shutdowns = async move {
+            for voter in running.values() {
+                voter.raft.shutdown().await;
+            }
+        };
+        // A thread of its own: this one is inside a runtime.
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        std::thread::spawn(move || runtime.block_on(shutdowns)).join().unwrap();
+    }
+}
+
 pub async fn start(config: RaftConfig, address: String) -> Result<Voter, RaftError> {
     let store = RocksStore::new(&config.data);
     start_on(store, config, address).await

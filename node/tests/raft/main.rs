@@ -1,5 +1,7 @@
 //! Clusters of voters in one process, on real sockets and real disks.
 
+#![allow(clippy::unwrap_used)]
+
 mod disks;
 mod harness;
 mod identity;

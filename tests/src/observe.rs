@@ -1,0 +1,114 @@
+//! What can be seen of a cluster from outside.
+
+use quorate_client::{Freshness, Mode, check_item};
+use quorate_proto::admin::{
+    BrokerDescription, CreatedTopic, DescribeQuorumReply, DescribeQuorumRequest, ListPartitionsRequest, NewTopic,
+    PartitionDescription, ReadOptions, TopicDescription,
+};
+use tokio::time::timeout;
+
+use crate::call::topic_named;
+use crate::{Cluster, PATIENCE, wait};
+
+impl Cluster {
+    /// Waits for a controller and for every broker that runs to be unfenced. Fails at once when a node has ended.
+    pub async fn ready(&mut self) {
+        let up = self.running();
+        let client = self.client();
+        let nodes = &mut self.nodes;
+        wait("every broker that runs to be unfenced", async || {
+            for (id, node) in nodes.iter_mut() {
+                let ended = node.run.as_mut().and_then(|run| run.has_ended());
+                assert!(ended.is_none(), "node {id} has ended: {ended:?}");
+            }
+            let brokers = client.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
+            let unfenced = |id: &i32| brokers.iter().any(|broker| broker.id == *id && broker.state == "unfenced");
+            up.iter().all(unfenced).then_some(())
+        })
+        .await;
+    }
+
+    /// The node that leads the quorum and answers for it.
+    pub async fn active_controller(&self) -> i32 {
+        let client = self.client();
+        wait("an active controller", async || {
+            let reply = client.describe_quorum(Freshness::Linearizable).await.ok()?;
+            reply.leader_id.filter(|leader| *leader == reply.node_id)
+        })
+        .await
+    }
+
+    /// A running node that is not the active controller.
+    pub async fn standby(&self) -> i32 {
+        let active = self.active_controller().await;
+        self.running().into_iter().find(|id| *id != active).expect("a quorum has more than one node")
+    }
+
+    /// What one node says of the quorum, from what it has.
+    pub async fn quorum_seen_by(&self, id: i32) -> Option<DescribeQuorumReply> {
+        let options = Some(ReadOptions { stale: true, timeout_ms: 0 });
+        let mut admin = self.admin(id);
+        let call = admin.describe_quorum(DescribeQuorumRequest { options });
+        timeout(PATIENCE, call).await.ok()?.ok().map(tonic::Response::into_inner)
+    }
+
+    /// Waits until all running nodes are at one offset. Fails when their digests differ there.
+    pub async fn converged(&self) -> (i64, String) {
+        wait("all nodes at the same offset", async || {
+            let mut seen = Vec::new();
+            for id in self.running() {
+                seen.push(self.quorum_seen_by(id).await?);
+            }
+            let (offset, digest) = (seen[0].metadata_offset, seen[0].digest.clone());
+            if seen.iter().any(|other| other.metadata_offset != offset) {
+                return None;
+            }
+            for other in &seen {
+                assert_eq!(other.digest, digest, "node {} differs at offset {offset}", other.node_id);
+            }
+            Some((offset, digest))
+        })
+        .await
+    }
+
+    pub async fn partitions(&self) -> Vec<PartitionDescription> {
+        let all = ListPartitionsRequest::default();
+        let reply = self.client().list_partitions(all, Freshness::Linearizable).await;
+        reply.expect("a read is answered").partitions
+    }
+
+    pub async fn topic(&self, name: &str) -> TopicDescription {
+        let reply = self.client().describe_topics(vec![topic_named(name)], Freshness::Linearizable).await;
+        let topic = reply.expect("a read is answered").topics.remove(0);
+        check_item(topic.error.as_ref()).unwrap_or_else(|error| panic!("topic {name}: {error}"));
+        topic
+    }
+
+    /// The names of all topics.
+    pub async fn topics(&self) -> Vec<String> {
+        let reply = self.client().list_topics(Freshness::Linearizable).await.expect("a read is answered");
+        reply.topics.into_iter().map(|topic| topic.name).collect()
+    }
+
+    pub async fn broker_seen(&self, id: i32) -> Option<BrokerDescription> {
+        let reply = self.client().list_brokers(Freshness::Linearizable).await.ok()?;
+        reply.brokers.into_iter().find(|broker| broker.id == id)
+    }
+
+    /// Waits until the broker is fenced, unfenced or in controlled-shutdown.
+    pub async fn broker_to_be(&self, id: i32, state: &str) -> BrokerDescription {
+        wait(&format!("broker {id} to be {state}"), async || {
+            self.broker_seen(id).await.filter(|broker| broker.state == state)
+        })
+        .await
+    }
+
+    /// Creates a topic, with retries.
+    pub async fn create(&self, topic: NewTopic) -> CreatedTopic {
+        let name = topic.name.clone();
+        let reply = self.client().create_topics(vec![topic], Mode::Apply).await;
+        let created = reply.unwrap_or_else(|error| panic!("create {name}: {error}")).topics.remove(0);
+        check_item(created.error.as_ref()).unwrap_or_else(|error| panic!("create {name}: {error}"));
+        created
+    }
+}

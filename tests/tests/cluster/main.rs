@@ -1,0 +1,13 @@
+//! What a cluster of real processes promises, one subject a file. Build the binaries first: `cargo build --bins`.
+
+mod bad_input;
+mod controlled_shutdown;
+mod exactly_once;
+mod failover;
+mod identity;
+mod kill_rounds;
+mod links;
+mod majority;
+mod pause;
+mod snapshot;
+mod watch;
