@@ -145,7 +145,8 @@ pub fn load(
 ) -> Result<NodeConfig, ConfigError> {
     let mut merged = defaults();
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         let origin = path.display().to_string();
         let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
             origin: origin.clone(),
@@ -168,9 +169,10 @@ pub fn load(
         let value = typed(&merged, key, text);
         put(&mut merged, "command line", key.clone(), value)?;
     }
-    let config: NodeConfig = Value::Table(merged)
-        .try_into()
-        .map_err(|error: toml::de::Error| ConfigError::Parse { origin: "configuration".to_owned(), message: error.message().to_owned() })?;
+    let config: NodeConfig = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
+        origin: "configuration".to_owned(),
+        message: error.message().to_owned(),
+    })?;
     config.check()?;
     Ok(config)
 }
@@ -203,9 +205,9 @@ fn put(merged: &mut Table, origin: &str, key: String, value: Value) -> Result<()
 fn typed(merged: &Table, key: &str, text: &str) -> Value {
     let parsed = |value: Option<Value>| value.unwrap_or_else(|| Value::String(text.to_owned()));
     match merged.get(key) {
-        Some(Value::Array(_)) => {
-            Value::Array(text.split(',').filter(|item| !item.is_empty()).map(|item| Value::String(item.trim().to_owned())).collect())
-        }
+        Some(Value::Array(_)) => Value::Array(
+            text.split(',').filter(|item| !item.is_empty()).map(|item| Value::String(item.trim().to_owned())).collect(),
+        ),
         Some(Value::Integer(_)) => parsed(text.parse().ok().map(Value::Integer)),
         Some(Value::Boolean(_)) => parsed(text.parse().ok().map(Value::Boolean)),
         _ => Value::String(text.to_owned()),
@@ -276,12 +278,20 @@ impl NodeConfig {
             return invalid("voters", "lists an id twice".to_owned());
         }
         if self.has(Role::Controller) != ids.contains(&self.node_id) {
-            return invalid("voters", format!("node {} must be listed exactly when it has the role controller", self.node_id));
+            return invalid(
+                "voters",
+                format!("node {} must be listed exactly when it has the role controller", self.node_id),
+            );
         }
         if self.lease_reads && self.fast_election {
-            return invalid("lease_reads", "a fast election may overtake the lease; set fast_election = false first".to_owned());
+            return invalid(
+                "lease_reads",
+                "a fast election may overtake the lease; set fast_election = false first".to_owned(),
+            );
         }
-        if self.broker_heartbeat_interval_ms == 0 || self.broker_session_timeout_ms < 2 * self.broker_heartbeat_interval_ms {
+        if self.broker_heartbeat_interval_ms == 0
+            || self.broker_session_timeout_ms < 2 * self.broker_heartbeat_interval_ms
+        {
             return invalid("broker_session_timeout_ms", "must be at least two heartbeat intervals".to_owned());
         }
         self.cluster()?;
@@ -292,7 +302,8 @@ impl NodeConfig {
         if self.insecure {
             return Ok(());
         }
-        let own = [("raft_listen", &self.raft_listen), ("api_listen", &self.api_listen), ("http_listen", &self.http_listen)];
+        let own =
+            [("raft_listen", &self.raft_listen), ("api_listen", &self.api_listen), ("http_listen", &self.http_listen)];
         let exposed = own
             .into_iter()
             .filter(|(_, address)| !address.is_empty())
@@ -315,10 +326,8 @@ impl NodeConfig {
 }
 
 fn voter(text: &str) -> Result<VoterAddress, ConfigError> {
-    let invalid = || ConfigError::Invalid {
-        key: "voters",
-        message: format!("{text:?} is not ID@RAFT_HOST:PORT/API_HOST:PORT"),
-    };
+    let invalid =
+        || ConfigError::Invalid { key: "voters", message: format!("{text:?} is not ID@RAFT_HOST:PORT/API_HOST:PORT") };
     let (id, addresses) = text.split_once('@').ok_or_else(invalid)?;
     let (raft, api) = addresses.split_once('/').ok_or_else(invalid)?;
     let id = id.parse::<i32>().ok().filter(|id| *id > 0).ok_or_else(invalid)?;
@@ -359,7 +368,10 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_the_nearest_name() {
-        assert_eq!(refusal(&[("raft_lisen", "x")]), "command line: unknown key \"raft_lisen\"; did you mean \"raft_listen\"?");
+        assert_eq!(
+            refusal(&[("raft_lisen", "x")]),
+            "command line: unknown key \"raft_lisen\"; did you mean \"raft_listen\"?"
+        );
         assert_eq!(refusal(&[("entirely_different", "x")]), "command line: unknown key \"entirely_different\"");
     }
 
@@ -372,7 +384,8 @@ mod tests {
 
     #[test]
     fn the_later_source_wins() {
-        let environment = [("QUORATE_RACK".to_owned(), "b".to_owned()), ("QUORATE_BOOTSTRAP".to_owned(), "x:1".to_owned())];
+        let environment =
+            [("QUORATE_RACK".to_owned(), "b".to_owned()), ("QUORATE_BOOTSTRAP".to_owned(), "x:1".to_owned())];
         let settings: Vec<(String, String)> = MINIMAL.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let config = load(None, environment.into_iter(), &settings).expect("valid");
         assert_eq!(config.rack, "b");

@@ -20,12 +20,21 @@ const READY_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the answers are read from.
 #[derive(Clone)]
 pub enum HttpState {
-    Controller { gateway: Gateway, metrics: Arc<Metrics> },
+    Controller {
+        gateway: Gateway,
+        metrics: Arc<Metrics>,
+    },
     /// A node without a controller: ready when a controller can be reached.
-    BrokerOnly { controllers: Controllers },
+    BrokerOnly {
+        controllers: Controllers,
+    },
 }
 
-pub async fn serve(state: HttpState, listener: TcpListener, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn serve(
+    state: HttpState,
+    listener: TcpListener,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -51,7 +60,9 @@ async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
 
 async fn metrics(State(state): State<HttpState>) -> String {
     match state {
-        HttpState::Controller { gateway, metrics } => metrics.render(&gateway.view.image(), gateway.claimed().is_some()),
+        HttpState::Controller { gateway, metrics } => {
+            metrics.render(&gateway.view.image(), gateway.claimed().is_some())
+        }
         HttpState::BrokerOnly { .. } => String::new(),
     }
 }

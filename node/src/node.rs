@@ -45,11 +45,7 @@ pub enum NodeError {
 
 /// Runs the node until `stop` resolves or it cannot go on.
 pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    if config.has(Role::Controller) {
-        member::run(config, stop).await
-    } else {
-        outside::run(config, stop).await
-    }
+    if config.has(Role::Controller) { member::run(config, stop).await } else { outside::run(config, stop).await }
 }
 
 /// The ports of a node, bound before anything is written: one in use must not leave a half-made data directory behind.

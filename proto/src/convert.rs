@@ -70,7 +70,8 @@ pub mod record {
     use super::*;
 
     pub fn to_wire(record: &Record) -> wire::Record {
-        let event = |broker: &BrokerId, epoch: &BrokerEpoch| wire::BrokerEvent { broker: broker.get(), epoch: epoch.get() };
+        let event =
+            |broker: &BrokerId, epoch: &BrokerEpoch| wire::BrokerEvent { broker: broker.get(), epoch: epoch.get() };
         let record = match record {
             Record::ClusterCreated { cluster } => {
                 Wire::ClusterCreated(wire::ClusterCreated { cluster: cluster.as_bytes().to_vec() })

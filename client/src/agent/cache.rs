@@ -96,11 +96,8 @@ impl Follower {
         let from_offset = self.started.then(|| self.ledger.working().next_offset.get());
         self.snapshot.clear();
         let request = WatchRequest { from_offset, broker: None, kinds: Vec::new() };
-        let mut events = BrokerClient::new(channel)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .watch(request)
-            .await?
-            .into_inner();
+        let mut events =
+            BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).watch(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             match event.event {
                 Some(watch_event::Event::Snapshot(part)) => self.on_snapshot(part)?,

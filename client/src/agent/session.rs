@@ -33,7 +33,8 @@ pub(super) async fn run(
     standing: watch::Sender<Standing>,
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
-    let mut session = Session { candidates: Candidates::new(&config), config, cache, standing, wish, previous_epoch: None };
+    let mut session =
+        Session { candidates: Candidates::new(&config), config, cache, standing, wish, previous_epoch: None };
     session.previous_epoch = session.config.previous_epoch;
     loop {
         let epoch = match session.register().await {
@@ -67,7 +68,9 @@ impl Session {
                 Err(status) => error::from_status(&status),
             };
             let passing = match error.name {
-                ErrorName::InconsistentClusterId | ErrorName::InvalidRegistration | ErrorName::UnsupportedVersion => false,
+                ErrorName::InconsistentClusterId | ErrorName::InvalidRegistration | ErrorName::UnsupportedVersion => {
+                    false
+                }
                 _ => Instant::now() < deadline,
             };
             if !passing {
@@ -159,7 +162,8 @@ impl<'a> HeartbeatStream<'a> {
     /// Whether someone waits for this broker to say how far it has replayed: itself to be unfenced, or another
     /// broker's controlled shutdown to pass its barrier.
     fn is_awaited(&self, image: &MetadataImage) -> bool {
-        self.session.standing.borrow().fenced || image.brokers.values().any(|broker| broker.in_controlled_shutdown && !broker.fenced)
+        self.session.standing.borrow().fenced
+            || image.brokers.values().any(|broker| broker.in_controlled_shutdown && !broker.fenced)
     }
 
     fn send(&mut self) {

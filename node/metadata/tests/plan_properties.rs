@@ -351,7 +351,7 @@ fn configure(image: &MetadataImage, resource: ConfigResource, key: &str, value: 
 
 proptest! {
     // A failure is worth a script; seeds are not kept.
-    #![proptest_config(ProptestConfig { cases: 60_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_sequence_of_events_keeps_the_rules(events in prop::collection::vec(event(), 1..60), seed: u64) {

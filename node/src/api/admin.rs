@@ -41,12 +41,13 @@ impl AdminService {
 }
 
 /// Plans the items that are well formed, and answers the others with their own error, in the order of the request.
-fn merge<T, U>(checked: Vec<Result<T, ApiError>>, plan: impl FnOnce(Vec<T>) -> Vec<Result<U, ApiError>>) -> Vec<Result<U, ApiError>> {
+fn merge<T, U>(
+    checked: Vec<Result<T, ApiError>>,
+    plan: impl FnOnce(Vec<T>) -> Vec<Result<U, ApiError>>,
+) -> Vec<Result<U, ApiError>> {
     let mut well_formed = Vec::new();
-    let places: Vec<Option<ApiError>> = checked
-        .into_iter()
-        .map(|item| item.map(|item| well_formed.push(item)).err())
-        .collect();
+    let places: Vec<Option<ApiError>> =
+        checked.into_iter().map(|item| item.map(|item| well_formed.push(item)).err()).collect();
     let mut planned = plan(well_formed).into_iter();
     places
         .into_iter()
@@ -59,7 +60,10 @@ fn merge<T, U>(checked: Vec<Result<T, ApiError>>, plan: impl FnOnce(Vec<T>) -> V
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn create_topics(&self, request: Request<CreateTopicsRequest>) -> Result<Response<CreateTopicsReply>, Status> {
+    async fn create_topics(
+        &self,
+        request: Request<CreateTopicsRequest>,
+    ) -> Result<Response<CreateTopicsReply>, Status> {
         let forwarded = Gateway::was_forwarded(&request);
         let body = request.into_inner();
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
@@ -73,7 +77,12 @@ impl Admin for AdminService {
                     move |image, rng| topics::create_topics(image, &wanted, rng),
                     move |created, position, planned| CreateTopicsReply {
                         result: result(position, planned),
-                        topics: body.topics.iter().zip(created).map(|(asked, created)| created_topic(asked, created)).collect(),
+                        topics: body
+                            .topics
+                            .iter()
+                            .zip(created)
+                            .map(|(asked, created)| created_topic(asked, created))
+                            .collect(),
                     },
                 )
                 .await
@@ -82,7 +91,10 @@ impl Admin for AdminService {
         self.gateway.route(passage(forwarded, &terms), body, local, remote).await
     }
 
-    async fn delete_topics(&self, request: Request<DeleteTopicsRequest>) -> Result<Response<DeleteTopicsReply>, Status> {
+    async fn delete_topics(
+        &self,
+        request: Request<DeleteTopicsRequest>,
+    ) -> Result<Response<DeleteTopicsReply>, Status> {
         let forwarded = Gateway::was_forwarded(&request);
         let body = request.into_inner();
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
@@ -157,7 +169,10 @@ impl Admin for AdminService {
         self.gateway.route(passage(forwarded, &terms), body, local, remote).await
     }
 
-    async fn elect_leaders(&self, request: Request<ElectLeadersRequest>) -> Result<Response<ElectLeadersReply>, Status> {
+    async fn elect_leaders(
+        &self,
+        request: Request<ElectLeadersRequest>,
+    ) -> Result<Response<ElectLeadersReply>, Status> {
         let forwarded = Gateway::was_forwarded(&request);
         let body = request.into_inner();
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
@@ -172,7 +187,10 @@ impl Admin for AdminService {
                     "elect-leaders",
                     terms.within(left),
                     move |image, _| Ok(elect(image, kind, &body)),
-                    |elected, position, planned| ElectLeadersReply { result: result(position, planned), partitions: elected },
+                    |elected, position, planned| ElectLeadersReply {
+                        result: result(position, planned),
+                        partitions: elected,
+                    },
                 )
                 .await
         };
@@ -180,7 +198,10 @@ impl Admin for AdminService {
         self.gateway.route(passage(forwarded, &terms), body, local, remote).await
     }
 
-    async fn alter_configs(&self, request: Request<AlterConfigsRequest>) -> Result<Response<AlterConfigsReply>, Status> {
+    async fn alter_configs(
+        &self,
+        request: Request<AlterConfigsRequest>,
+    ) -> Result<Response<AlterConfigsReply>, Status> {
         let forwarded = Gateway::was_forwarded(&request);
         let body = request.into_inner();
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
@@ -206,7 +227,10 @@ impl Admin for AdminService {
                             .resources
                             .into_iter()
                             .zip(altered)
-                            .map(|(asked, altered)| AlteredConfig { resource: asked.resource, error: item_error(&altered) })
+                            .map(|(asked, altered)| AlteredConfig {
+                                resource: asked.resource,
+                                error: item_error(&altered),
+                            })
                             .collect(),
                     },
                 )
@@ -241,7 +265,12 @@ impl Admin for AdminService {
 
     async fn list_topics(&self, request: Request<ListTopicsRequest>) -> Result<Response<ListTopicsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let topics = image.topic_names.values().filter_map(|id| image.topic(*id)).map(|topic| describe::summary(topic)).collect();
+        let topics = image
+            .topic_names
+            .values()
+            .filter_map(|id| image.topic(*id))
+            .map(|topic| describe::summary(topic))
+            .collect();
         Ok(Response::new(ListTopicsReply { offset: image.next_offset.get(), topics }))
     }
 
@@ -280,7 +309,11 @@ impl Admin for AdminService {
             .into_iter()
             .map(|asked| {
                 let entries = config_resource(Some(&asked)).and_then(|resource| describe::configs(&image, &resource));
-                ConfigDescription { resource: Some(asked), error: item_error(&entries), entries: entries.unwrap_or_default() }
+                ConfigDescription {
+                    resource: Some(asked),
+                    error: item_error(&entries),
+                    entries: entries.unwrap_or_default(),
+                }
             })
             .collect();
         Ok(Response::new(DescribeConfigsReply { offset: image.next_offset.get(), resources }))
@@ -312,7 +345,10 @@ impl Admin for AdminService {
         self.gateway.route(passage, body, local, remote).await
     }
 
-    async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Result<Response<ClusterStatusReply>, Status> {
+    async fn cluster_status(
+        &self,
+        request: Request<ClusterStatusRequest>,
+    ) -> Result<Response<ClusterStatusReply>, Status> {
         let forwarded = Gateway::was_forwarded(&request);
         let body = request.into_inner();
         let options = body.options.unwrap_or_default();
@@ -321,14 +357,13 @@ impl Admin for AdminService {
             deadline: tokio::time::Instant::now() + timeout(options.timeout_ms),
             repeatable: true,
         };
-        let local = |_, left| async move {
-            self.gateway
-                .raft
-                .read_barrier(left)
-                .await
-                .map_err(|error| ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))?;
-            Ok(describe::status(&self.gateway))
-        };
+        let local =
+            |_, left| async move {
+                self.gateway.raft.read_barrier(left).await.map_err(|error| {
+                    ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}"))
+                })?;
+                Ok(describe::status(&self.gateway))
+            };
         let remote = |channel, request| async move { remote(channel).cluster_status(request).await };
         self.gateway.route(passage, body, local, remote).await
     }
@@ -339,7 +374,10 @@ fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {
         .replication_factor
         .map(|factor| {
             i16::try_from(factor).map_err(|_| {
-                ApiError::new(ErrorName::InvalidReplicationFactor, format!("replication factor {factor} is out of range"))
+                ApiError::new(
+                    ErrorName::InvalidReplicationFactor,
+                    format!("replication factor {factor} is out of range"),
+                )
             })
         })
         .transpose()?;
@@ -362,7 +400,9 @@ fn created_topic(asked: &NewTopic, created: Result<topics::CreatedTopic, ApiErro
             replication_factor: created.replication_factor.into(),
             configs: created.configs.into_iter().collect(),
         },
-        Err(error) => CreatedTopic { name: asked.name.clone(), error: Some(to_item(&error)), ..CreatedTopic::default() },
+        Err(error) => {
+            CreatedTopic { name: asked.name.clone(), error: Some(to_item(&error)), ..CreatedTopic::default() }
+        }
     }
 }
 
@@ -384,7 +424,11 @@ fn election_kind(kind: quorate_proto::admin::ElectionKind) -> Result<ElectionKin
 }
 
 /// Elects, and answers by name; a name that is no topic of ours is an error of its own item.
-fn elect(image: &MetadataImage, kind: ElectionKind, body: &ElectLeadersRequest) -> quorate_metadata::Plan<Vec<ElectedPartition>> {
+fn elect(
+    image: &MetadataImage,
+    kind: ElectionKind,
+    body: &ElectLeadersRequest,
+) -> quorate_metadata::Plan<Vec<ElectedPartition>> {
     let named = |id: TopicPartition| {
         let topic = image.topic(id.topic).map(|topic| topic.name.clone()).unwrap_or_else(|| id.topic.to_string());
         quorate_proto::admin::TopicPartition { topic, partition: id.partition.get() }
@@ -441,6 +485,8 @@ fn described(image: &MetadataImage, asked: TopicRef) -> TopicDescription {
     let found = topic_ref(&asked).and_then(|topic| describe::find_topic(image, &topic));
     match found {
         Ok(topic) => describe::topic(image, &topic, asked),
-        Err(error) => TopicDescription { topic: Some(asked), error: Some(to_item(&error)), ..TopicDescription::default() },
+        Err(error) => {
+            TopicDescription { topic: Some(asked), error: Some(to_item(&error)), ..TopicDescription::default() }
+        }
     }
 }

@@ -124,7 +124,8 @@ impl BrokerStream {
             metadata_offset: heartbeat.metadata_offset,
         });
         if self.open.is_none() {
-            let known = self.gateway.view.image().broker(heartbeat.broker).is_some_and(|known| known.epoch == heartbeat.epoch);
+            let known =
+                self.gateway.view.image().broker(heartbeat.broker).is_some_and(|known| known.epoch == heartbeat.epoch);
             if known {
                 let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
                 self.open = Some((heartbeat.broker, heartbeat.epoch, open));
@@ -161,7 +162,11 @@ impl BrokerStream {
                 },
             )
             .await?;
-        Ok(HeartbeatAnswer { fenced: reply.fenced, caught_up: reply.caught_up, should_shut_down: reply.should_shut_down })
+        Ok(HeartbeatAnswer {
+            fenced: reply.fenced,
+            caught_up: reply.caught_up,
+            should_shut_down: reply.should_shut_down,
+        })
     }
 
     fn reply(&self, sequence: u64, answer: &HeartbeatAnswer) -> HeartbeatReply {

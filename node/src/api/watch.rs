@@ -82,7 +82,8 @@ impl Watcher {
     async fn send_snapshot(&self, image: &MetadataImage) -> Result<(), Ended> {
         let mut records = self.filter.snapshot(image).into_iter().peekable();
         loop {
-            let part: Vec<_> = records.by_ref().take(SNAPSHOT_RECORDS_PER_EVENT).map(|item| record::to_wire(&item)).collect();
+            let part: Vec<_> =
+                records.by_ref().take(SNAPSHOT_RECORDS_PER_EVENT).map(|item| record::to_wire(&item)).collect();
             let last = records.peek().is_none();
             self.send(watch_event::Event::Snapshot(SnapshotPart {
                 next_offset: image.next_offset.get(),
@@ -154,7 +155,10 @@ impl Watcher {
     fn out_of_range(&self, asked: Offset, range: OutOfRange) -> Status {
         self.gateway.status(&ApiError::new(
             ErrorName::ResyncRequired,
-            format!("offset {asked} is not in the feed of this node, which has {} to {}; start from a snapshot", range.start, range.end),
+            format!(
+                "offset {asked} is not in the feed of this node, which has {} to {}; start from a snapshot",
+                range.start, range.end
+            ),
         ))
     }
 }

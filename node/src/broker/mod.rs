@@ -66,7 +66,11 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
 }
 
 /// Notices every change of what the broker may do, and the end of its lease.
-async fn follow(broker: BrokerId, mut standing: watch::Receiver<Standing>, mut metadata: watch::Receiver<MetadataImage>) {
+async fn follow(
+    broker: BrokerId,
+    mut standing: watch::Receiver<Standing>,
+    mut metadata: watch::Receiver<MetadataImage>,
+) {
     let mut roles = Roles::default();
     let mut led = false;
     loop {

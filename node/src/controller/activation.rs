@@ -53,7 +53,8 @@ impl EventLoop {
         }
         if claim.draft.visible().cluster.is_none() {
             let cluster = self.raft.cluster();
-            operations.push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))).0);
+            operations
+                .push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))).0);
         }
         let registration = self.config.registration.clone();
         operations.push(
@@ -68,8 +69,14 @@ impl EventLoop {
     /// A broker that died together with the last controller costs no session timeout.
     fn probe_every_broker(&mut self) {
         let claim = self.claim.as_mut().expect("called while claiming");
-        let unfenced: Vec<BrokerId> =
-            claim.draft.working().brokers.values().filter(|broker| !broker.fenced).map(|broker| broker.broker).collect();
+        let unfenced: Vec<BrokerId> = claim
+            .draft
+            .working()
+            .brokers
+            .values()
+            .filter(|broker| !broker.fenced)
+            .map(|broker| broker.broker)
+            .collect();
         claim.suspects.extend(&unfenced);
         unfenced.into_iter().for_each(|broker| self.probe(broker));
     }

@@ -321,9 +321,8 @@ impl EventLoop {
     pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
         self.metrics.brokers_fenced.inc();
-        let (operation, _) = Operation::internal("fence", move |image, _| {
-            quorate_metadata::plan::brokers::fence(image, broker)
-        });
+        let (operation, _) =
+            Operation::internal("fence", move |image, _| quorate_metadata::plan::brokers::fence(image, broker));
         self.run_all(vec![operation]);
     }
 
@@ -392,7 +391,10 @@ fn remember(batches: &mut [Vec<Record>], request: RequestId, reply: Vec<u8>) {
 }
 
 /// A retry of what this client was already answered gets the same answer.
-fn answered_before(image: &quorate_metadata::MetadataImage, operation: &Operation) -> Option<Result<Vec<u8>, ApiError>> {
+fn answered_before(
+    image: &quorate_metadata::MetadataImage,
+    operation: &Operation,
+) -> Option<Result<Vec<u8>, ApiError>> {
     let request = operation.request?;
     match image.requests.look_up(request.client, request.request) {
         RequestOutcome::New => None,

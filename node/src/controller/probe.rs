@@ -49,7 +49,8 @@ pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
     let evidence = match broker.endpoints.first() {
         // Brokers and controllers share one namespace, and one map of addresses.
         Some(endpoint) => {
-            let address = dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
+            let address =
+                dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
             knock_patiently(&address).await
         }
         None => Evidence::Unknown,
@@ -90,7 +91,11 @@ mod tests {
             sleep(Duration::from_millis(20)).await;
             drop(listener);
         });
-        assert_eq!(knock_patiently(&address).await, Evidence::Refused, "the port of a dying process outlives its connections");
+        assert_eq!(
+            knock_patiently(&address).await,
+            Evidence::Refused,
+            "the port of a dying process outlives its connections"
+        );
         dying.await.expect("it only waits");
         assert_eq!(knock("host.invalid:1").await, Evidence::Unknown);
     }

@@ -73,9 +73,9 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return Next::Later };
         let sessions = &self.sessions;
         let draft = claim.draft.working();
-        claim.suspects.retain(|&broker| {
-            !sessions.has_stream(broker) && draft.broker(broker).is_some_and(|known| !known.fenced)
-        });
+        claim
+            .suspects
+            .retain(|&broker| !sessions.has_stream(broker) && draft.broker(broker).is_some_and(|known| !known.fenced));
         let suspects: Vec<BrokerId> = claim.suspects.iter().copied().collect();
         suspects.into_iter().for_each(|broker| self.probe(broker));
         Next::Later
@@ -111,9 +111,10 @@ impl EventLoop {
     }
 
     fn balance_preferred(&mut self) -> Next {
-        let more = self.claim.as_ref().is_some_and(|claim| {
-            claim.draft.working().index.not_preferred_count() > ELECTIONS_PER_RUN_MAX
-        });
+        let more = self
+            .claim
+            .as_ref()
+            .is_some_and(|claim| claim.draft.working().index.not_preferred_count() > ELECTIONS_PER_RUN_MAX);
         self.run_internal(
             Operation::internal("preferred-leaders", |image, _| {
                 Ok(elections::balance_preferred(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))

@@ -54,8 +54,7 @@ impl Member {
         let controller_config = assembly::controller(&config, &dial);
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
         let node = config.controller_id();
-        let gateway =
-            Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
+        let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
         let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
         let servers = Servers::start(listeners, Api::Services(Box::new(server)), http_state);
