@@ -5,6 +5,7 @@ use quorate_metadata::ids::{ControllerEpoch, Offset};
 use quorate_metadata::{Batch, MetadataImage, Record};
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchEvent, WatchRequest};
+use quorate_proto::metadata::record::Record as Wire;
 use quorate_proto::record::from_wire;
 use tokio::time::timeout;
 use tonic::Streaming;
@@ -99,4 +100,20 @@ impl Follower {
 pub async fn next(feed: &mut Streaming<WatchEvent>) -> Event {
     let event = timeout(PATIENCE, feed.message()).await.expect("the feed goes on");
     event.expect("the feed does not break").and_then(|event| event.event).expect("the feed does not end")
+}
+
+/// The committed records from one offset up to another.
+pub async fn records_between(mut node: Broker, from: i64, until: i64) -> Vec<Wire> {
+    let request = WatchRequest { from_offset: Some(from), ..WatchRequest::default() };
+    let mut feed = outcome(node.watch(request)).await.expect("the feed is served");
+    let mut records = Vec::new();
+    let mut reached = from;
+    while reached < until {
+        if let Event::Records(batch) = next(&mut feed).await {
+            reached = batch.next_offset;
+            let whole = batch.records.into_iter().map(|committed| committed.record.and_then(|record| record.record));
+            records.extend(whole.map(|record| record.expect("a committed record is there")));
+        }
+    }
+    records
 }

@@ -20,6 +20,7 @@ mod feed;
 mod links;
 mod node;
 mod observe;
+mod phantom;
 mod ports;
 
 use std::time::Duration;
@@ -28,9 +29,10 @@ use tokio::time::{sleep, timeout};
 
 pub use call::{Admin, Broker, mutation, new_topic, outcome, refusal, topic_named};
 pub use cluster::Cluster;
-pub use feed::{Follower, next};
+pub use feed::{Follower, next, records_between};
 pub use links::{Link, Links};
 pub use node::{Run, binary};
+pub use phantom::{Heartbeats, registration};
 pub use ports::free_port;
 
 /// How long anything may take before the test gives up. Nothing takes so long on a healthy machine: it is no claim

@@ -37,7 +37,7 @@ pub struct Links {
 
 impl Links {
     /// Puts proxies between the nodes of a cluster that has not been started.
-    pub async fn between(cluster: &mut Cluster) -> Self {
+    pub fn between(cluster: &mut Cluster) -> Self {
         let ids = cluster.ids();
         let pairs: Vec<(i32, i32)> =
             ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to))).filter(|(from, to)| from != to).collect();

@@ -8,24 +8,33 @@ use quorate_proto::admin::{
 use tokio::time::timeout;
 
 use crate::call::topic_named;
+use crate::node::Run;
 use crate::{Cluster, PATIENCE, wait};
 
 impl Cluster {
-    /// Waits for a controller and for every broker that runs to be unfenced. Fails at once when a node has ended.
+    /// Waits for a controller and for every broker that runs to be let in: this process of it, not the one before.
+    /// Fails at once when a node has ended.
     pub async fn ready(&mut self) {
         let up = self.running();
         let client = self.client();
-        let nodes = &mut self.nodes;
         wait("every broker that runs to be unfenced", async || {
-            for (id, node) in nodes.iter_mut() {
-                let ended = node.run.as_mut().and_then(|run| run.has_ended());
-                assert!(ended.is_none(), "node {id} has ended: {ended:?}");
+            self.assert_alive();
+            if !up.iter().all(|id| self.printed(*id).contains("may lead")) {
+                return None;
             }
             let brokers = client.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
             let unfenced = |id: &i32| brokers.iter().any(|broker| broker.id == *id && broker.state == "unfenced");
             up.iter().all(unfenced).then_some(())
         })
         .await;
+    }
+
+    /// Fails when a node has ended that nobody has killed or stopped.
+    pub fn assert_alive(&mut self) {
+        for (id, node) in &mut self.nodes {
+            let ended = node.run.as_mut().and_then(Run::has_ended);
+            assert!(ended.is_none(), "node {id} has ended: {ended:?}");
+        }
     }
 
     /// The node that leads the quorum and answers for it.

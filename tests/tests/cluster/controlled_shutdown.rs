@@ -1,0 +1,78 @@
+//! SIGTERM: nothing is lost, nothing waits for a timeout, and the next start can prove it.
+
+use quorate_proto::admin::{Assignment, NewTopic, PartitionDescription};
+use quorate_tests::{Cluster, new_topic, wait};
+
+#[tokio::test]
+async fn a_stopped_broker_hands_its_leaderships_over_and_ends_well() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("orders", 12, 3)).await;
+    let active = cluster.active_controller().await;
+    let stopped = cluster.standby().await;
+    let led = |partitions: &[PartitionDescription]| {
+        partitions.iter().filter(|at| at.leader == Some(stopped)).map(|at| at.partition).collect::<Vec<_>>()
+    };
+    let moved = led(&cluster.partitions().await);
+    assert!(!moved.is_empty(), "node {stopped} leads something");
+
+    assert!(cluster.stop(stopped).await.success());
+    let after = cluster.topic("orders").await.partitions;
+    assert!(led(&after).is_empty());
+    for partition in after {
+        assert!(!partition.isr.contains(&stopped));
+        if !moved.contains(&partition.partition) {
+            continue;
+        }
+        let change = partition.history.iter().find(|change| change.leader_epoch == 1).expect("its leader changed");
+        assert_eq!(change.cause, format!("controlled-shutdown {stopped}"));
+        assert!(!change.unclean);
+    }
+    assert_eq!(cluster.active_controller().await, active, "the office was elsewhere, and stays");
+}
+
+#[tokio::test]
+async fn a_stopped_controller_hands_its_office_over() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("orders", 6, 3)).await;
+    for _ in 0..2 {
+        let stopped = cluster.active_controller().await;
+        assert!(cluster.stop(stopped).await.success());
+        wait("another controller", async || (cluster.active_controller().await != stopped).then_some(())).await;
+        assert!(cluster.partitions().await.iter().all(|at| at.leader.is_some_and(|leader| leader != stopped)));
+        cluster.restart(stopped);
+        cluster.ready().await;
+    }
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_clean_stop_keeps_the_broker_eligible_and_a_kill_does_not() {
+    let mut cluster = Cluster::start(3).await;
+    let active = cluster.active_controller().await;
+    let broker = cluster.standby().await;
+    let assignment = vec![Assignment { partition: 0, replicas: vec![active, broker] }];
+    let configs = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
+    cluster.create(NewTopic { name: "pairs".to_owned(), assignment, configs, ..NewTopic::default() }).await;
+
+    assert!(cluster.stop(broker).await.success());
+    assert_eq!(only_partition(&cluster).await.elr, [broker], "below min.insync.replicas it stays eligible");
+    let first = cluster.broker_to_be(broker, "fenced").await;
+    cluster.restart(broker);
+    cluster.broker_to_be(broker, "unfenced").await;
+    assert!(cluster.broker_seen(broker).await.expect("it is registered").epoch > first.epoch);
+    let partition = only_partition(&cluster).await;
+    assert_eq!(partition.elr, [broker], "it proved that its log is whole: {partition:?}");
+
+    cluster.kill(broker);
+    cluster.broker_to_be(broker, "fenced").await;
+    assert_eq!(only_partition(&cluster).await.elr, [broker], "while it is away nothing is known against it");
+    cluster.restart(broker);
+    cluster.broker_to_be(broker, "unfenced").await;
+    let partition = only_partition(&cluster).await;
+    assert!(partition.elr.is_empty(), "the end of its log may be gone: {partition:?}");
+    assert_eq!(partition.cause, format!("unclean-restart {broker}"));
+}
+
+async fn only_partition(cluster: &Cluster) -> PartitionDescription {
+    cluster.topic("pairs").await.partitions.remove(0)
+}

@@ -1,0 +1,148 @@
+//! Cut links. Whoever is cut off may say nothing any more, and has nothing to take back afterwards.
+
+use std::time::Duration;
+
+use quorate_client::{AdminClient, Freshness};
+use quorate_proto::admin::{CreateTopicsRequest, ListTopicsRequest, ReadOptions};
+use quorate_proto::broker::HeartbeatReply;
+use quorate_proto::error::{from_status, is_ours};
+use quorate_tests::{
+    Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, refusal, registration, wait,
+};
+use tonic::Status;
+
+/// Not the id of any node.
+const PHANTOM: i32 = 9;
+
+async fn linked(count: i32) -> (Cluster, Links) {
+    let mut cluster = Cluster::prepare(count, &[]).await;
+    let links = Links::between(&mut cluster);
+    cluster.restart_all();
+    cluster.ready().await;
+    (cluster, links)
+}
+
+/// The controller that these nodes agree to have.
+async fn controller_of(client: &AdminClient) -> Option<i32> {
+    let reply = client.describe_quorum(Freshness::Linearizable).await.ok()?;
+    reply.leader_id.filter(|leader| *leader == reply.node_id)
+}
+
+#[tokio::test]
+async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
+    for link in [Link::Silent, Link::Refusing] {
+        let (mut cluster, links) = linked(3).await;
+        cluster.create(new_topic("orders", 6, 3)).await;
+        let alone = cluster.active_controller().await;
+        let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+        let (mut phantom, first) = phantom_at(&cluster, alone).await;
+        assert!(first.lease_ms > 0, "a controller with its majority grants leases: {first:?}");
+
+        links.isolate(alone, link);
+        let majority = cluster.client_of(&others);
+        wait("another controller", async || controller_of(&majority).await.filter(|active| *active != alone)).await;
+        no_leases_from(&mut phantom).await;
+        let definite = refused_create(&cluster, alone).await;
+        let read = ListTopicsRequest { options: Some(ReadOptions { stale: false, timeout_ms: 1_000 }) };
+        assert_eq!(refusal(cluster.admin(alone).list_topics(read)).await, "CONTROLLER_UNAVAILABLE");
+        wait("the broker beside it to be fenced", async || {
+            let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
+            brokers.iter().any(|broker| broker.id == alone && broker.state == "fenced").then_some(())
+        })
+        .await;
+        wait("its own broker to lead nothing without a lease", async || {
+            cluster.printed(alone).contains("stepped down").then_some(())
+        })
+        .await;
+        let topics = vec![new_topic("by-the-majority", 2, 2)];
+        let created = majority.create_topics(topics, quorate_client::Mode::Apply).await.expect("a majority is there");
+        assert!(created.topics[0].error.is_none(), "{created:?}");
+
+        links.heal();
+        cluster.ready().await;
+        cluster.broker_to_be(alone, "unfenced").await;
+        cluster.converged().await;
+        let topics = cluster.topics().await;
+        assert!(topics.contains(&"by-the-majority".to_owned()));
+        assert!(!(definite && topics.contains(&"by-nobody".to_owned())), "refused as certainly not done, and done");
+    }
+}
+
+/// Registers a broker at the active controller, and heartbeats until it is unfenced.
+async fn phantom_at(cluster: &Cluster, active: i32) -> (Heartbeats, HeartbeatReply) {
+    let cluster_id = cluster.quorum_seen_by(active).await.expect("it is up").cluster_id;
+    let reply = outcome(cluster.broker(active).register(registration(&cluster_id, PHANTOM))).await;
+    let epoch = reply.expect("a new broker may register").broker_epoch;
+    let (mut heartbeats, first) = Heartbeats::open(cluster.broker(active), PHANTOM, epoch).await.expect("opened");
+    if !first.fenced {
+        return (heartbeats, first);
+    }
+    let next = heartbeats.beat().await.expect("answered");
+    (heartbeats, next)
+}
+
+/// Waits until the controller grants no lease, or hangs up; and then it grants none again.
+async fn no_leases_from(phantom: &mut Heartbeats) {
+    let granted = |reply: Result<HeartbeatReply, Status>| reply.ok().map(|reply| reply.lease_ms > 0);
+    wait("the cut off controller to grant no more leases", async || {
+        (granted(phantom.beat().await) != Some(true)).then_some(())
+    })
+    .await;
+    for _ in 0..20 {
+        match granted(phantom.beat().await) {
+            Some(true) => panic!("a lease from a controller without a majority"),
+            Some(false) => {}
+            None => return,
+        }
+    }
+}
+
+/// Asks for a topic that cannot be; whether the refusal says that it certainly was not done.
+async fn refused_create(cluster: &Cluster, id: i32) -> bool {
+    let topics = vec![new_topic("by-nobody", 1, 1)];
+    let request = CreateTopicsRequest { options: mutation(Duration::from_secs(1)), topics };
+    let status = outcome(cluster.admin(id).create_topics(request)).await.expect_err("no majority, no mutation");
+    assert!(is_ours(&status), "an error of ours, with its name: {status:?}");
+    let error = from_status(&status);
+    assert!(error.is_retryable(), "{error}");
+    error.is_definite()
+}
+
+#[tokio::test]
+async fn a_follower_that_is_cut_off_comes_back_without_unseating_the_controller() {
+    let (mut cluster, links) = linked(3).await;
+    let active = cluster.active_controller().await;
+    let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;
+    let alone = cluster.standby().await;
+    links.isolate(alone, Link::Silent);
+    // Its broker is gone from the others' view, so it has been alone for much longer than an election takes.
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let majority = cluster.client_of(&others);
+    wait("its broker to be fenced", async || {
+        let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
+        brokers.iter().any(|broker| broker.id == alone && broker.state == "fenced").then_some(())
+    })
+    .await;
+    assert_eq!(controller_of(&majority).await, Some(active));
+    links.heal();
+    cluster.ready().await;
+    cluster.create(new_topic("afterwards", 3, 3)).await;
+    cluster.converged().await;
+    let quorum = cluster.quorum_seen_by(active).await.expect("it is up");
+    assert_eq!((quorum.leader_id, quorum.epoch), (Some(active), epoch), "nobody had a reason to elect");
+}
+
+#[tokio::test]
+#[ignore = "such a controller keeps its followers quiet with its heartbeats: it has to notice and to stop them"]
+async fn a_controller_that_hears_nobody_is_followed() {
+    let (mut cluster, links) = linked(3).await;
+    let deaf = cluster.active_controller().await;
+    links.deafen(deaf);
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != deaf).collect();
+    let majority = cluster.client_of(&others);
+    wait("another controller", async || controller_of(&majority).await.filter(|active| *active != deaf)).await;
+    links.heal();
+    cluster.ready().await;
+    cluster.create(new_topic("afterwards", 3, 3)).await;
+    cluster.converged().await;
+}

@@ -1,0 +1,55 @@
+//! A broker that stands still: its connections are open and nothing comes.
+
+use quorate_proto::metadata::record::Record;
+use quorate_tests::{Cluster, new_topic, records_between, wait};
+
+/// Longer than any test: a session that does not end while the test looks.
+const NEVER: &str = "600000";
+
+#[tokio::test]
+async fn a_paused_broker_is_fenced_when_its_session_ends_and_comes_back_by_itself() {
+    let mut cluster = Cluster::start_with(3, &[("broker_session_timeout_ms", "1000")]).await;
+    cluster.create(new_topic("orders", 6, 3)).await;
+    let active = cluster.active_controller().await;
+    let paused = cluster.standby().await;
+    let before = cluster.broker_seen(paused).await.expect("it is registered");
+    cluster.pause(paused);
+    cluster.broker_to_be(paused, "fenced").await;
+    for partition in cluster.partitions().await {
+        assert!(!partition.isr.contains(&paused) && partition.leader != Some(paused), "{partition:?}");
+        assert_eq!(partition.cause, format!("broker-fenced {paused}"));
+    }
+    assert!(cluster.printed(active).contains("session timed out"), "the evidence is silence");
+    assert_eq!(cluster.active_controller().await, active);
+
+    cluster.resume(paused);
+    let after = cluster.broker_to_be(paused, "unfenced").await;
+    assert_eq!(after.epoch, before.epoch, "the same process keeps its epoch");
+    assert_eq!(after.incarnation, before.incarnation);
+    // It learned that it may not lead, and then that it may again.
+    wait("the broker to step down and to be let in again", async || {
+        let printed = cluster.printed(paused);
+        let stepped_down = printed.find("stepped down")?;
+        printed[stepped_down..].contains("may lead").then_some(())
+    })
+    .await;
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_paused_broker_keeps_its_place_while_its_session_lasts() {
+    let mut cluster = Cluster::start_with(3, &[("broker_session_timeout_ms", NEVER)]).await;
+    cluster.create(new_topic("orders", 6, 3)).await;
+    let paused = cluster.standby().await;
+    let (from, _) = cluster.converged().await;
+    cluster.pause(paused);
+    for round in 0..30 {
+        cluster.create(new_topic(format!("meanwhile-{round}"), 1, 1)).await;
+    }
+    cluster.resume(paused);
+    cluster.create(new_topic("afterwards", 1, 3)).await;
+    let (until, _) = cluster.converged().await;
+    for record in records_between(cluster.broker(paused), from, until).await {
+        assert!(!matches!(record, Record::FenceBroker(_)), "fenced within its session");
+    }
+}

@@ -1,0 +1,163 @@
+//! The feed: committed records, in order, without gap or repeat, from whichever node (P6, P7).
+
+use quorate_metadata::ids::TopicId;
+use quorate_proto::admin::{Assignment, NewTopic};
+use quorate_proto::broker::WatchRequest;
+use quorate_proto::broker::watch_event::Event;
+use quorate_proto::metadata::record::Record;
+use quorate_tests::{Cluster, Follower, new_topic, next, outcome, refusal, wait};
+use tokio::sync::oneshot;
+
+#[tokio::test]
+async fn a_feed_that_goes_on_at_another_node_leads_to_the_same_digest() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("before", 5, 3)).await;
+    let served_by = cluster.active_controller().await;
+    let mut follower = Follower::default();
+    for round in 0..5 {
+        cluster.create(new_topic(format!("first-{round}"), 2, 3)).await;
+        follower.follow(cluster.broker(served_by), 0).await;
+    }
+    cluster.kill(served_by);
+    cluster.broker_to_be(served_by, "fenced").await;
+    for round in 0..5 {
+        cluster.create(new_topic(format!("second-{round}"), 2, 3)).await;
+    }
+    for id in cluster.running() {
+        cluster.create(new_topic(format!("seen-by-{id}"), 1, 1)).await;
+        let offset = cluster.converged().await.0;
+        follower.follow(cluster.broker(id), offset).await;
+    }
+    cluster.restart(served_by);
+    cluster.ready().await;
+    assert!(follower.records_seen > 0);
+    wait("every node where the follower is", async || {
+        for id in cluster.running() {
+            let quorum = cluster.quorum_seen_by(id).await?;
+            follower.follow(cluster.broker(id), quorum.metadata_offset).await;
+            if quorum.metadata_offset != follower.next_offset() {
+                return None;
+            }
+            assert_eq!(quorum.digest, follower.digest(), "node {id} at offset {}", quorum.metadata_offset);
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_feed_that_is_open_while_things_happen_sees_each_of_them() {
+    let mut cluster = Cluster::start(3).await;
+    let served_by = cluster.standby().await;
+    let killed = cluster.running().into_iter().find(|id| *id != served_by).expect("two others");
+    let node = cluster.broker(served_by);
+    let (end, mut told) = oneshot::channel();
+    let following = tokio::spawn(async move {
+        let mut follower = Follower::default();
+        let mut until = 0;
+        loop {
+            follower.follow(node.clone(), until).await;
+            match told.try_recv() {
+                Ok(offset) if offset == until => return follower,
+                Ok(offset) => {
+                    follower.follow(node.clone(), offset).await;
+                    return follower;
+                }
+                Err(_) => until = follower.next_offset(),
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    for round in 0..10 {
+        cluster.create(new_topic(format!("round-{round}"), 4, 3)).await;
+        if round == 5 {
+            cluster.kill(killed);
+            cluster.broker_to_be(killed, "fenced").await;
+        }
+    }
+    let (offset, digest) = cluster.converged().await;
+    end.send(offset).expect("the follower goes on");
+    let follower = following.await.expect("the feed keeps its promises");
+    if follower.next_offset() == offset {
+        assert_eq!(follower.digest(), digest);
+    }
+    assert!(follower.next_offset() >= offset);
+}
+
+#[tokio::test]
+async fn a_feed_for_one_broker_has_its_partitions_and_no_others() {
+    let cluster = Cluster::start(3).await;
+    let (from, _) = cluster.converged().await;
+    let mine = cluster.create(hosted_by("mine", 1)).await.id;
+    let others = cluster.create(hosted_by("others", 2)).await.id;
+    let (until, _) = cluster.converged().await;
+    let request = WatchRequest { from_offset: Some(from), broker: Some(1), ..WatchRequest::default() };
+    let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
+    let mut hosted = Vec::new();
+    let mut reached = from;
+    while reached < until {
+        match next(&mut feed).await {
+            Event::Records(batch) => {
+                reached = batch.next_offset;
+                let records = batch.records.into_iter().filter_map(|record| record.record?.record);
+                hosted.extend(records.filter_map(|record| match record {
+                    Record::CreatePartition(partition) => Some(topic_id(&partition.topic)),
+                    _ => None,
+                }));
+            }
+            Event::Bookmark(bookmark) => reached = bookmark.next_offset,
+            Event::Snapshot(_) => panic!("asked for records from {from} on"),
+        }
+    }
+    assert!(hosted.contains(&mine) && !hosted.contains(&others), "{mine} and not {others}: {hosted:?}");
+
+    // Its snapshot as well.
+    let request = WatchRequest { broker: Some(1), ..WatchRequest::default() };
+    let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
+    let Event::Snapshot(part) = next(&mut feed).await else { panic!("the snapshot comes first") };
+    assert!(part.last && part.digest.is_empty(), "a part of the image has no digest");
+    let partitions: Vec<String> = part
+        .records
+        .into_iter()
+        .filter_map(|record| match record.record? {
+            Record::CreatePartition(partition) => Some(topic_id(&partition.topic)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(partitions, [mine]);
+}
+
+fn hosted_by(name: &str, broker: i32) -> NewTopic {
+    let assignment = vec![Assignment { partition: 0, replicas: vec![broker] }];
+    NewTopic { name: name.to_owned(), assignment, ..NewTopic::default() }
+}
+
+fn topic_id(bytes: &[u8]) -> String {
+    let bytes = bytes.try_into().expect("an id has 16 bytes");
+    TopicId::new(uuid::Uuid::from_bytes(bytes)).to_string()
+}
+
+#[tokio::test]
+async fn what_is_no_longer_kept_is_refused_instead_of_left_out() {
+    let settings = [("snapshot_log_bytes", "20000"), ("log_entries_kept", "5")];
+    let mut cluster = Cluster::start_with(3, &settings).await;
+    let id = cluster.standby().await;
+    let mut count = 0;
+    wait("a snapshot", async || {
+        count += 1;
+        cluster.create(new_topic(format!("topic-{count}"), 10, 3)).await;
+        cluster.printed(id).contains("snapshot written").then_some(())
+    })
+    .await;
+    cluster.kill(id);
+    cluster.restart(id);
+    cluster.ready().await;
+    let from = |offset| WatchRequest { from_offset: Some(offset), ..WatchRequest::default() };
+    let far = cluster.converged().await.0 + 1_000_000;
+    assert_eq!(refusal(cluster.broker(id).watch(from(0))).await, "RESYNC_REQUIRED");
+    assert_eq!(refusal(cluster.broker(id).watch(from(far))).await, "RESYNC_REQUIRED");
+    let mut follower = Follower::default();
+    let (offset, digest) = cluster.converged().await;
+    follower.follow(cluster.broker(id), offset).await;
+    assert_eq!(follower.digest(), digest, "a snapshot does");
+}

@@ -144,7 +144,7 @@ fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBr
     if after == *before {
         return Plan::new(Vec::new(), epoch);
     }
-    let lost = hosted_elsewhere(image, before, &after.directories);
+    let lost = hosted_elsewhere(image, before.broker, &before.directories, &after.directories);
     let cause = Cause::UncleanRestart(before.broker);
     let mut records = change_all(image, lost, cause, |change| change.rehome(before.broker, &after.directories));
     records.push(Record::RegisterBroker(after));
@@ -158,18 +158,19 @@ fn register_incarnation(
     before: Option<&BrokerRegistration>,
     request: RegisterBroker,
 ) -> Plan<BrokerEpoch> {
-    let mut records = before.map_or_else(Vec::new, |before| give_up_seats(image, before, &request));
+    let mut records = give_up_seats(image, before, &request);
     let epoch = BrokerEpoch::from(image.next_offset.advance(records.len()));
     records.push(Record::RegisterBroker(registration(request, epoch)));
     Plan::new(records, epoch)
 }
 
-fn give_up_seats(image: &MetadataImage, before: &BrokerRegistration, request: &RegisterBroker) -> Vec<Record> {
+fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, request: &RegisterBroker) -> Vec<Record> {
     let broker = request.broker;
     let directories = &request.directories;
-    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, before, directories);
+    let known = before.map_or(&[][..], |before| &before.directories);
+    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, broker, known, directories);
     seats.extend(image.index.in_isr(broker));
-    if request.previous_epoch == Some(before.epoch) {
+    if before.is_some_and(|before| request.previous_epoch == Some(before.epoch)) {
         let cause = Cause::BrokerFenced(broker);
         return change_all(image, seats, cause, |change| change.without(broker).rehome(broker, directories));
     }
@@ -178,23 +179,23 @@ fn give_up_seats(image: &MetadataImage, before: &BrokerRegistration, request: &R
     change_all(image, seats, cause, |change| change.distrust(broker).rehome(broker, directories))
 }
 
-/// The partitions whose copy was in a directory that the broker no longer has.
+/// The partitions whose copy was in a directory that the broker no longer has. A broker that was unregistered in
+/// between has no known directories, and may still have replicas.
 fn hosted_elsewhere(
     image: &MetadataImage,
-    before: &BrokerRegistration,
+    broker: BrokerId,
+    known: &[DirectoryId],
     directories: &[DirectoryId],
 ) -> BTreeSet<TopicPartition> {
-    if before.directories.iter().all(|directory| directories.contains(directory)) {
+    if !known.is_empty() && known.iter().all(|directory| directories.contains(directory)) {
         return BTreeSet::new();
     }
     let is_elsewhere = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
         let mut replicas = partition.replicas.iter().zip(&partition.directories);
-        replicas.any(|(&replica, at)| {
-            replica == before.broker && *at != DirectoryId::UNASSIGNED && !directories.contains(at)
-        })
+        replicas.any(|(&replica, at)| replica == broker && *at != DirectoryId::UNASSIGNED && !directories.contains(at))
     };
-    image.index.hosted_by(before.broker).filter(is_elsewhere).collect()
+    image.index.hosted_by(broker).filter(is_elsewhere).collect()
 }
 
 /// As a new incarnation: fenced, with its directories sorted.

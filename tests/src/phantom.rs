@@ -1,0 +1,81 @@
+//! A broker without a process: the test itself speaks for it.
+
+use quorate_metadata::ids::{DirectoryId, IncarnationId};
+use quorate_metadata::plan::features;
+use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
+use quorate_proto::features_to_wire;
+use quorate_proto::metadata::Endpoint;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+
+use crate::call::Broker;
+use crate::{PATIENCE, free_port};
+
+/// A registration that is accepted.
+pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
+    let endpoint = Endpoint {
+        name: "API".to_owned(),
+        host: "127.0.0.1".to_owned(),
+        port: u32::from(free_port()),
+        security: 0,
+    };
+    RegisterRequest {
+        cluster_id: cluster_id.to_owned(),
+        broker,
+        incarnation: IncarnationId::new(Uuid::new_v4()).to_string(),
+        endpoints: vec![endpoint],
+        rack: None,
+        features: features_to_wire(&features::supported()),
+        directories: vec![DirectoryId::new(Uuid::new_v4()).to_string()],
+        previous_epoch: None,
+    }
+}
+
+/// A heartbeat stream, one heartbeat at a time.
+pub struct Heartbeats {
+    broker: i32,
+    epoch: i64,
+    sequence: u64,
+    requests: mpsc::Sender<HeartbeatRequest>,
+    replies: Option<Streaming<HeartbeatReply>>,
+}
+
+impl Heartbeats {
+    /// Opens a stream with its first heartbeat.
+    pub async fn open(mut node: Broker, broker: i32, epoch: i64) -> Result<(Self, HeartbeatReply), Status> {
+        let (requests, sent) = mpsc::channel(1);
+        let mut heartbeats = Self { broker, epoch, sequence: 0, requests, replies: None };
+        heartbeats.send().await?;
+        let call = timeout(PATIENCE, node.heartbeat(ReceiverStream::new(sent)));
+        heartbeats.replies = Some(call.await.expect("the stream is opened or refused")?.into_inner());
+        let reply = heartbeats.reply().await?;
+        Ok((heartbeats, reply))
+    }
+
+    pub async fn beat(&mut self) -> Result<HeartbeatReply, Status> {
+        self.send().await?;
+        self.reply().await
+    }
+
+    /// As a broker that has seen everything, so that nobody waits for it.
+    async fn send(&mut self) -> Result<(), Status> {
+        self.sequence += 1;
+        let request = HeartbeatRequest {
+            broker: self.broker,
+            broker_epoch: self.epoch,
+            metadata_offset: i64::MAX,
+            sequence: self.sequence,
+            ..HeartbeatRequest::default()
+        };
+        self.requests.send(request).await.map_err(|_| Status::unavailable("the stream has ended"))
+    }
+
+    async fn reply(&mut self) -> Result<HeartbeatReply, Status> {
+        let replies = self.replies.as_mut().expect("opened");
+        let reply = timeout(PATIENCE, replies.message()).await.expect("a heartbeat is answered");
+        reply?.ok_or_else(|| Status::unavailable("the stream has ended"))
+    }
+}
