@@ -30,7 +30,7 @@ pub struct BrokerService {
 }
 
 fn terms() -> MutationTerms {
-    MutationTerms { request: None, plan_only: false, timeout: BROKER_CALL_TIMEOUT }
+    MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT }
 }
 
 /// Both calls are guarded by epochs, so that a repetition is recognised or refused.

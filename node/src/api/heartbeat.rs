@@ -144,7 +144,7 @@ impl BrokerStream {
 
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
         let sessions = self.gateway.controller.sessions.clone();
-        let terms = MutationTerms { request: None, plan_only: false, timeout: DECISION_TIMEOUT };
+        let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout: DECISION_TIMEOUT };
         let reply: Decision = self
             .gateway
             .controller

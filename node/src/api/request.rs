@@ -27,7 +27,7 @@ pub fn timeout(timeout_ms: u32) -> Duration {
 
 pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, ApiError> {
     let Some(options) = options else {
-        return Ok(MutationTerms { request: None, plan_only: false, timeout: DEFAULT_TIMEOUT });
+        return Ok(MutationTerms { request: None, plan_only: false, atomic: true, timeout: DEFAULT_TIMEOUT });
     };
     let request = match (options.client_id.as_str(), options.request_id) {
         ("", 0) => None,
@@ -37,7 +37,7 @@ pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, 
             Some(RequestId { client, request })
         }
     };
-    Ok(MutationTerms { request, plan_only: options.plan_only, timeout: timeout(options.timeout_ms) })
+    Ok(MutationTerms { request, plan_only: options.plan_only, atomic: true, timeout: timeout(options.timeout_ms) })
 }
 
 pub fn passage(forwarded: bool, terms: &MutationTerms) -> Passage {

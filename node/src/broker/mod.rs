@@ -53,7 +53,8 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     tokio::select! {
         _ = stop.wait_for(|stop| *stop) => {}
         error = agent.failed() => return Err(error),
-        () = follower => {}
+        // It ends with the agent, which knows why.
+        () = follower => return Err(agent.failed().await),
     }
     match agent.shut_down(config.controlled_shutdown_timeout).await {
         Some(epoch) => {

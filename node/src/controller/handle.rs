@@ -20,6 +20,9 @@ pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
 pub struct MutationTerms {
     pub request: Option<RequestId>,
     pub plan_only: bool,
+    /// Whether all of it shows at once. Not where a plan names its own offsets, which a transaction would shift, nor
+    /// where the first partitions must not wait for the last.
+    pub atomic: bool,
     pub timeout: Duration,
 }
 
@@ -79,7 +82,14 @@ impl ControllerHandle {
                 })
             }))
         });
-        self.submit(Operation { name, request: terms.request, plan_only: terms.plan_only, atomic: true, plan, reply })?;
+        self.submit(Operation {
+            name,
+            request: terms.request,
+            plan_only: terms.plan_only,
+            atomic: terms.atomic,
+            plan,
+            reply,
+        })?;
         let reply = tokio::time::timeout(terms.timeout, receiver)
             .await
             .map_err(|_| timed_out(terms.timeout))?
