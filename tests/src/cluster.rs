@@ -65,8 +65,7 @@ impl Cluster {
     fn write_config(&self, id: i32) {
         let node = self.node(id);
         let voters = self.nodes.iter().filter(|(_, node)| node.is_voter);
-        let voters: Vec<String> =
-            voters.map(|(id, node)| format!("\"{id}@{}/{}\"", node.raft, node.api)).collect();
+        let voters: Vec<String> = voters.map(|(id, node)| format!("\"{id}@{}/{}\"", node.raft, node.api)).collect();
         let roles = if node.is_voter { "[\"controller\", \"broker\"]" } else { "[\"broker\"]" };
         let text = format!(
             "node_id = {id}\nroles = {roles}\ndata_dir = {:?}\nvoters = [{}]\napi_listen = \"{}\"\n\

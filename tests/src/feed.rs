@@ -1,7 +1,7 @@
 //! A follower of the feed that insists on what the feed promises: in order, without gap or repeat.
 
-use quorate_metadata::image::{Ledger, SnapshotHeader};
 use quorate_metadata::ids::{ControllerEpoch, Offset};
+use quorate_metadata::image::{Ledger, SnapshotHeader};
 use quorate_metadata::{Batch, MetadataImage, Record};
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchEvent, WatchRequest};
@@ -10,8 +10,8 @@ use quorate_proto::record::from_wire;
 use tokio::time::timeout;
 use tonic::Streaming;
 
-use crate::call::{Broker, outcome};
 use crate::PATIENCE;
+use crate::call::{Broker, outcome};
 
 /// Replays what the feed tells.
 #[derive(Default)]

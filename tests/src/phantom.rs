@@ -16,12 +16,8 @@ use crate::{PATIENCE, free_port};
 
 /// A registration that is accepted.
 pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
-    let endpoint = Endpoint {
-        name: "API".to_owned(),
-        host: "127.0.0.1".to_owned(),
-        port: u32::from(free_port()),
-        security: 0,
-    };
+    let endpoint =
+        Endpoint { name: "API".to_owned(), host: "127.0.0.1".to_owned(), port: u32::from(free_port()), security: 0 };
     RegisterRequest {
         cluster_id: cluster_id.to_owned(),
         broker,

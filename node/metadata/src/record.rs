@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::ids::{
-    BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId,
-    LeaderEpoch, Offset, PartitionEpoch, TopicId, TopicPartition,
+    BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
+    Offset, PartitionEpoch, TopicId, TopicPartition,
 };
 
 /// What one log entry carries: records planned together under one claim.
@@ -26,27 +26,53 @@ pub struct Batch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// First record of a cluster.
-    ClusterCreated { cluster: ClusterId },
+    ClusterCreated {
+        cluster: ClusterId,
+    },
     /// A finalized feature; level 0 removes it.
-    FeatureLevel { name: String, level: i16 },
+    FeatureLevel {
+        name: String,
+        level: i16,
+    },
     RegisterController(ControllerRegistration),
 
     /// A new incarnation is born fenced. The same incarnation again amends endpoints and the like,
     /// and keeps epoch and state.
     RegisterBroker(BrokerRegistration),
-    FenceBroker { broker: BrokerId, epoch: BrokerEpoch },
-    UnfenceBroker { broker: BrokerId, epoch: BrokerEpoch },
-    BeginControlledShutdown { broker: BrokerId, epoch: BrokerEpoch },
-    UnregisterBroker { broker: BrokerId, epoch: BrokerEpoch },
+    FenceBroker {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
+    UnfenceBroker {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
+    BeginControlledShutdown {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
+    UnregisterBroker {
+        broker: BrokerId,
+        epoch: BrokerEpoch,
+    },
 
-    CreateTopic { topic: TopicId, name: String },
+    CreateTopic {
+        topic: TopicId,
+        name: String,
+    },
     /// Removes the topic with its partitions and configs.
-    RemoveTopic { topic: TopicId },
+    RemoveTopic {
+        topic: TopicId,
+    },
     CreatePartition(PartitionRegistration),
     PartitionChange(PartitionChange),
 
     /// Sets a config, or removes it with `None`.
-    Config { resource: ConfigResource, key: String, value: Option<String> },
+    Config {
+        resource: ConfigResource,
+        key: String,
+        value: Option<String>,
+    },
 
     /// A mutation of this client was applied; `reply` is what it was answered, for its retries.
     /// The two options are set in snapshots only: where it was applied, and the client's highest request that is no
@@ -60,12 +86,18 @@ pub enum Record {
     },
 
     /// The digest of the image before this record. A node whose own differs must stop.
-    Digest { digest: u128 },
+    Digest {
+        digest: u128,
+    },
 
     /// Until the matching end, readers and watchers see the image from before.
-    BeginTransaction { name: String },
+    BeginTransaction {
+        name: String,
+    },
     EndTransaction,
-    AbortTransaction { reason: String },
+    AbortTransaction {
+        reason: String,
+    },
 }
 
 impl Record {
@@ -171,14 +203,7 @@ fn bytes_of_partition(partition: &Partition) -> usize {
 }
 
 fn bytes_of_change(change: &PartitionChange) -> usize {
-    let lists = [
-        &change.replicas,
-        &change.isr,
-        &change.elr,
-        &change.last_known_elr,
-        &change.adding,
-        &change.removing,
-    ];
+    let lists = [&change.replicas, &change.isr, &change.elr, &change.last_known_elr, &change.adding, &change.removing];
     let brokers: usize = lists.into_iter().flatten().map(|list| 2 + 6 * list.len()).sum();
     64 + brokers + 18 * change.directories.as_ref().map_or(0, Vec::len)
 }

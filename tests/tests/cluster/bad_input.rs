@@ -32,7 +32,10 @@ impl Untouched {
 }
 
 /// The name of the refusal of the whole call, or of its last item.
-fn name_of<Reply>(answer: Result<Reply, Status>, item: impl Fn(&Reply) -> Option<&quorate_proto::admin::Error>) -> String {
+fn name_of<Reply>(
+    answer: Result<Reply, Status>,
+    item: impl Fn(&Reply) -> Option<&quorate_proto::admin::Error>,
+) -> String {
     match &answer {
         Err(status) => from_status(status).name.to_string(),
         Ok(reply) => item(reply).map_or_else(|| "none".to_owned(), |error| error.name.clone()),

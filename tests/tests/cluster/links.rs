@@ -6,9 +6,7 @@ use quorate_client::{AdminClient, Freshness};
 use quorate_proto::admin::{CreateTopicsRequest, ListTopicsRequest, ReadOptions};
 use quorate_proto::broker::HeartbeatReply;
 use quorate_proto::error::{from_status, is_ours};
-use quorate_tests::{
-    Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, refusal, registration, wait,
-};
+use quorate_tests::{Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, refusal, registration, wait};
 use tonic::Status;
 
 /// Not the id of any node.

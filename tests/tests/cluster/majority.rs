@@ -75,10 +75,8 @@ async fn a_controller_that_lost_its_majority_answers_in_time_and_may_serve_again
     cluster.ready().await;
     let name = format!("asked-of-{active}");
     // The same name again: either the first attempt takes effect after all, or this one does. Nothing in between.
-    let request = CreateTopicsRequest {
-        options: mutation(Duration::from_secs(20)),
-        topics: vec![new_topic(&name, 4, 2)],
-    };
+    let request =
+        CreateTopicsRequest { options: mutation(Duration::from_secs(20)), topics: vec![new_topic(&name, 4, 2)] };
     let reply = outcome(cluster.admin(others[0]).create_topics(request)).await.expect("a majority is there");
     match reply.topics[0].error.as_ref().map(|error| error.name.as_str()) {
         None => {}

@@ -19,10 +19,8 @@ async fn a_follower_that_the_log_was_trimmed_past_catches_up_by_snapshot() {
     .await;
     cluster.restart(away);
     cluster.ready().await;
-    wait("the snapshot to be installed", async || {
-        cluster.printed(away).contains("snapshot installed").then_some(())
-    })
-    .await;
+    wait("the snapshot to be installed", async || cluster.printed(away).contains("snapshot installed").then_some(()))
+        .await;
     cluster.converged().await;
     assert_eq!(cluster.topics().await.len(), topics + 1);
     // What was installed is what it starts from.

@@ -24,11 +24,8 @@ async fn in_sync_replicas_that_cannot_be() {
     let epoch = async |broker| cluster.broker_seen(broker).await.expect("it is registered").epoch;
     let (first, second) = (epoch(1).await, epoch(2).await);
     let right = PartitionAlteration { topic_id: id, isr: isr(&[1]), ..PartitionAlteration::default() };
-    let from_leader = |alteration| AlterPartitionRequest {
-        broker: 1,
-        broker_epoch: first,
-        partitions: vec![alteration],
-    };
+    let from_leader =
+        |alteration| AlterPartitionRequest { broker: 1, broker_epoch: first, partitions: vec![alteration] };
     let unknown = TopicId::new(Uuid::new_v4()).to_string();
     let member = |broker, epoch| IsrMember { broker, epoch: Some(epoch) };
     let rows = [
@@ -49,7 +46,10 @@ async fn in_sync_replicas_that_cannot_be() {
         (PartitionAlteration { recovery: 1, isr: isr(&[1, 2]), ..right.clone() }, "INVALID_REQUEST"),
         (PartitionAlteration { recovery: 7, ..right.clone() }, "INVALID_REQUEST"),
         (PartitionAlteration { isr: isr(&[1, 2, ABSENT]), ..right.clone() }, "INELIGIBLE_REPLICA"),
-        (PartitionAlteration { isr: vec![member(1, first), member(2, second + 1)], ..right.clone() }, "INELIGIBLE_REPLICA"),
+        (
+            PartitionAlteration { isr: vec![member(1, first), member(2, second + 1)], ..right.clone() },
+            "INELIGIBLE_REPLICA",
+        ),
     ];
     let untouched = Untouched::since_now(&cluster).await;
     for (alteration, expected) in rows {

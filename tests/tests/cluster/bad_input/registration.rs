@@ -30,7 +30,10 @@ async fn brokers_that_cannot_register() {
     });
     let feature = |min, max| [("metadata.version".to_owned(), VersionRange { min, max })].into();
     let rows = [
-        (RegisterRequest { cluster_id: ClusterId::new(Uuid::new_v4()).to_string(), ..right.clone() }, "INCONSISTENT_CLUSTER_ID"),
+        (
+            RegisterRequest { cluster_id: ClusterId::new(Uuid::new_v4()).to_string(), ..right.clone() },
+            "INCONSISTENT_CLUSTER_ID",
+        ),
         (RegisterRequest { cluster_id: String::new(), ..right.clone() }, "INCONSISTENT_CLUSTER_ID"),
         (RegisterRequest { broker: 1, ..right.clone() }, "DUPLICATE_BROKER_REGISTRATION"),
         (RegisterRequest { broker: -1, ..right.clone() }, "INVALID_REGISTRATION"),
@@ -39,7 +42,10 @@ async fn brokers_that_cannot_register() {
         (RegisterRequest { directories: Vec::new(), ..right.clone() }, "INVALID_REGISTRATION"),
         (RegisterRequest { directories: vec![own.clone(), own], ..right.clone() }, "INVALID_REGISTRATION"),
         (RegisterRequest { directories: vec![others_directory], ..right.clone() }, "INVALID_REGISTRATION"),
-        (RegisterRequest { directories: vec![DirectoryId::UNASSIGNED.to_string()], ..right.clone() }, "INVALID_REGISTRATION"),
+        (
+            RegisterRequest { directories: vec![DirectoryId::UNASSIGNED.to_string()], ..right.clone() },
+            "INVALID_REGISTRATION",
+        ),
         (RegisterRequest { directories: vec!["not an id".to_owned()], ..right.clone() }, "INVALID_REGISTRATION"),
         (RegisterRequest { endpoints: Vec::new(), ..right.clone() }, "INVALID_REGISTRATION"),
         (RegisterRequest { endpoints: nameless.collect(), ..right.clone() }, "INVALID_REGISTRATION"),
