@@ -167,6 +167,11 @@ impl Cluster {
         self.run(id).printed()
     }
 
+    /// What all runs of the node have printed.
+    pub fn log(&self, id: i32) -> String {
+        read(&self.node(id).log())
+    }
+
     /// A file of the test's own, beside the nodes' folders.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

@@ -24,15 +24,20 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows one node's feed until everything below the offset is replayed. Begins with a snapshot the first time,
-    /// and where it stopped every other time.
-    pub async fn follow(&mut self, mut node: Broker, until: i64) {
+    /// Follows one node's feed until the image is as wanted. Begins with a snapshot the first time, and where it stopped
+    /// every other time.
+    pub async fn follow(&mut self, mut node: Broker, wanted: impl Fn(&MetadataImage) -> bool) {
         let from_offset = self.has_snapshot.then(|| self.next_offset());
         let request = WatchRequest { from_offset, ..WatchRequest::default() };
         let mut feed = outcome(node.watch(request)).await.expect("the feed is served");
-        while !self.has_snapshot || self.next_offset() < until {
+        while !self.has_snapshot || !wanted(self.image()) {
             self.take(next(&mut feed).await);
         }
+    }
+
+    /// Follows one node's feed until everything below the offset is replayed.
+    pub async fn follow_to(&mut self, node: Broker, offset: i64) {
+        self.follow(node, |image| image.next_offset.get() >= offset).await;
     }
 
     pub fn next_offset(&self) -> i64 {

@@ -51,7 +51,7 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     let mut agent = BrokerAgent::start(agent_config);
     let follower = follow(config.broker, agent.standing(), agent.metadata().changes());
     tokio::select! {
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = told(&mut stop) => {}
         error = agent.failed() => return Err(error),
         // It ends with the agent, which knows why.
         () = follower => return Err(agent.failed().await),
@@ -64,6 +64,11 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
         None => warn!(broker = %config.broker, "controlled shutdown not confirmed in time; stopping anyway"),
     }
     Ok(())
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means that the node is gone, which is a reason to stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Notices every change of what the broker may do, and the end of its lease.

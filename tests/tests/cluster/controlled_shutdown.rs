@@ -37,6 +37,7 @@ async fn a_stopped_controller_hands_its_office_over() {
     for _ in 0..2 {
         let stopped = cluster.active_controller().await;
         assert!(cluster.stop(stopped).await.success());
+        assert!(cluster.log(stopped).contains("controller handed over"), "the next one need not wait for a timeout");
         wait("another controller", async || (cluster.active_controller().await != stopped).then_some(())).await;
         assert!(cluster.partitions().await.iter().all(|at| at.leader.is_some_and(|leader| leader != stopped)));
         cluster.restart(stopped);

@@ -6,7 +6,6 @@ use quorate_proto::broker::WatchRequest;
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::metadata::record::Record;
 use quorate_tests::{Cluster, Follower, new_topic, next, outcome, refusal, wait};
-use tokio::sync::oneshot;
 
 #[tokio::test]
 async fn a_feed_that_goes_on_at_another_node_leads_to_the_same_digest() {
@@ -15,8 +14,9 @@ async fn a_feed_that_goes_on_at_another_node_leads_to_the_same_digest() {
     let served_by = cluster.active_controller().await;
     let mut follower = Follower::default();
     for round in 0..5 {
-        cluster.create(new_topic(format!("first-{round}"), 2, 3)).await;
-        follower.follow(cluster.broker(served_by), 0).await;
+        let name = format!("first-{round}");
+        cluster.create(new_topic(&name, 2, 3)).await;
+        follower.follow(cluster.broker(served_by), |image| image.topic_named(&name).is_some()).await;
     }
     cluster.kill(served_by);
     cluster.broker_to_be(served_by, "fenced").await;
@@ -26,23 +26,12 @@ async fn a_feed_that_goes_on_at_another_node_leads_to_the_same_digest() {
     for id in cluster.running() {
         cluster.create(new_topic(format!("seen-by-{id}"), 1, 1)).await;
         let offset = cluster.converged().await.0;
-        follower.follow(cluster.broker(id), offset).await;
+        follower.follow_to(cluster.broker(id), offset).await;
     }
     cluster.restart(served_by);
     cluster.ready().await;
     assert!(follower.records_seen > 0);
-    wait("every node where the follower is", async || {
-        for id in cluster.running() {
-            let quorum = cluster.quorum_seen_by(id).await?;
-            follower.follow(cluster.broker(id), quorum.metadata_offset).await;
-            if quorum.metadata_offset != follower.next_offset() {
-                return None;
-            }
-            assert_eq!(quorum.digest, follower.digest(), "node {id} at offset {}", quorum.metadata_offset);
-        }
-        Some(())
-    })
-    .await;
+    agrees_with_every_node(&mut follower, &cluster).await;
 }
 
 #[tokio::test]
@@ -51,22 +40,10 @@ async fn a_feed_that_is_open_while_things_happen_sees_each_of_them() {
     let served_by = cluster.standby().await;
     let killed = cluster.running().into_iter().find(|id| *id != served_by).expect("two others");
     let node = cluster.broker(served_by);
-    let (end, mut told) = oneshot::channel();
     let following = tokio::spawn(async move {
         let mut follower = Follower::default();
-        let mut until = 0;
-        loop {
-            follower.follow(node.clone(), until).await;
-            match told.try_recv() {
-                Ok(offset) if offset == until => return follower,
-                Ok(offset) => {
-                    follower.follow(node.clone(), offset).await;
-                    return follower;
-                }
-                Err(_) => until = follower.next_offset(),
-            }
-            tokio::task::yield_now().await;
-        }
+        follower.follow(node, |image| image.topic_named("round-9").is_some()).await;
+        follower
     });
     for round in 0..10 {
         cluster.create(new_topic(format!("round-{round}"), 4, 3)).await;
@@ -75,13 +52,24 @@ async fn a_feed_that_is_open_while_things_happen_sees_each_of_them() {
             cluster.broker_to_be(killed, "fenced").await;
         }
     }
-    let (offset, digest) = cluster.converged().await;
-    end.send(offset).expect("the follower goes on");
-    let follower = following.await.expect("the feed keeps its promises");
-    if follower.next_offset() == offset {
-        assert_eq!(follower.digest(), digest);
-    }
-    assert!(follower.next_offset() >= offset);
+    let mut follower = following.await.expect("the feed keeps its promises");
+    agrees_with_every_node(&mut follower, &cluster).await;
+}
+
+/// Catches up with each running node in turn, and compares digests where the offsets are the same.
+async fn agrees_with_every_node(follower: &mut Follower, cluster: &Cluster) {
+    wait("every node where the follower is", async || {
+        for id in cluster.running() {
+            let quorum = cluster.quorum_seen_by(id).await?;
+            follower.follow_to(cluster.broker(id), quorum.metadata_offset).await;
+            if quorum.metadata_offset != follower.next_offset() {
+                return None;
+            }
+            assert_eq!(quorum.digest, follower.digest(), "node {id} at offset {}", quorum.metadata_offset);
+        }
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -158,6 +146,6 @@ async fn what_is_no_longer_kept_is_refused_instead_of_left_out() {
     assert_eq!(refusal(cluster.broker(id).watch(from(far))).await, "RESYNC_REQUIRED");
     let mut follower = Follower::default();
     let (offset, digest) = cluster.converged().await;
-    follower.follow(cluster.broker(id), offset).await;
+    follower.follow_to(cluster.broker(id), offset).await;
     assert_eq!(follower.digest(), digest, "a snapshot does");
 }
