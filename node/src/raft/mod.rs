@@ -15,6 +15,7 @@
 //! sent but through `wire`.
 
 mod bootstrap;
+mod check_quorum;
 mod dial;
 mod election;
 mod error;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::bootstrap::Greeter;
+use super::check_quorum;
 use super::election::FastElection;
 use super::identity::LocalVoter;
 use super::leadership::{self, LeaderInfo, Leadership};
@@ -160,6 +161,8 @@ impl Core {
             let election = FastElection { raft: self.raft.clone(), peers: self.peers.clone(), broken, outlogged };
             self.tasks.spawn(silently(election.run()));
         }
+        let patience = Duration::from_millis(2 * config.election_max_ms);
+        self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), patience)));
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
         self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone())));
         self.tasks.spawn(failed(self.raft.clone(), self.log.failure()));

@@ -41,7 +41,9 @@ async fn a_node_of_another_cluster_is_refused_by_name() {
 
 fn format_for(data: &Path, id: i32, cluster: &str) {
     let mut format = Command::new(binary());
-    format.arg("format").arg("--data").arg(data).args(["--node-id", &id.to_string(), "--cluster-id", cluster]);
+    // One word, because an id may begin with a hyphen.
+    let cluster = format!("--cluster-id={cluster}");
+    format.arg("format").arg("--data").arg(data).args(["--node-id", &id.to_string(), &cluster]);
     assert!(format.output().expect("the binary can be started").status.success());
 }
 

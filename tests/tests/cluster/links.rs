@@ -131,7 +131,6 @@ async fn a_follower_that_is_cut_off_comes_back_without_unseating_the_controller(
 }
 
 #[tokio::test]
-#[ignore = "such a controller keeps its followers quiet with its heartbeats: it has to notice and to stop them"]
 async fn a_controller_that_hears_nobody_is_followed() {
     let (mut cluster, links) = linked(3).await;
     let deaf = cluster.active_controller().await;
