@@ -31,8 +31,8 @@ enum Command {
         data: PathBuf,
         #[arg(long)]
         node_id: i32,
-        /// 22 characters of URL-safe base64; the same on every node.
-        #[arg(long)]
+        /// 22 characters of URL-safe base64, which may begin with a hyphen; the same on every node.
+        #[arg(long, allow_hyphen_values = true)]
         cluster_id: Option<String>,
     },
     /// Look into the data directory of a stopped node. Changes nothing.
