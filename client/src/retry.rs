@@ -23,6 +23,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// No pause is longer: a new controller should not wait for its clients.
 const PAUSE_MAX: Duration = Duration::from_millis(200);
 
+/// An attempt with less time than this could only turn what is known into an open outcome.
+const ATTEMPT_MIN: Duration = Duration::from_millis(20);
+
 /// Of an attempt's time, the share that the node is given, so that its named answer arrives before we give up.
 const NODE_SHARE: f64 = 0.9;
 
@@ -99,7 +102,7 @@ where
         if failure.next != Next::Stay {
             nodes.leave(place);
         }
-        if Instant::now() + pause.max(failure.delay) >= deadline {
+        if Instant::now() + pause.max(failure.delay) + ATTEMPT_MIN >= deadline {
             return Err(out_of_time(effect, in_doubt, answer.unwrap_or(failure.error), options.timeout));
         }
         sleep(pause.max(failure.delay)).await;
