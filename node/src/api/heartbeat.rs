@@ -116,7 +116,13 @@ impl BrokerStream {
         }
     }
 
+    /// Only for the registered epoch: a made-up higher one would shut the real broker's heartbeats out. Whoever was told
+    /// its epoch finds it here, for that was told after it was replayed.
     fn stamp(&mut self, heartbeat: &Heartbeat) {
+        let registered = self.gateway.view.image().broker(heartbeat.broker).map(|known| known.epoch);
+        if registered != Some(heartbeat.epoch) {
+            return;
+        }
         let sessions = &self.gateway.controller.sessions;
         sessions.touch(Contact {
             broker: heartbeat.broker,
@@ -124,12 +130,8 @@ impl BrokerStream {
             metadata_offset: heartbeat.metadata_offset,
         });
         if self.open.is_none() {
-            let known =
-                self.gateway.view.image().broker(heartbeat.broker).is_some_and(|known| known.epoch == heartbeat.epoch);
-            if known {
-                let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
-                self.open = Some((heartbeat.broker, heartbeat.epoch, open));
-            }
+            let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
+            self.open = Some((heartbeat.broker, heartbeat.epoch, open));
         }
     }
 
