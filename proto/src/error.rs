@@ -79,16 +79,24 @@ fn code(name: ErrorName) -> Code {
         N::UnknownTopicOrPartition | N::UnknownTopicId | N::BrokerIdNotRegistered => Code::NotFound,
         N::TopicAlreadyExists | N::DuplicateBrokerRegistration => Code::AlreadyExists,
         N::RequestTimedOut => Code::DeadlineExceeded,
-        N::NotController | N::NotLeaderOrFollower | N::ControllerUnavailable => Code::Unavailable,
+        N::NotController
+        | N::NotLeaderOrFollower
+        | N::ControllerUnavailable
+        | N::ReplicaNotAvailable
+        | N::NotEnoughReplicas
+        | N::KafkaStorageError => Code::Unavailable,
         N::Throttled | N::ThrottlingQuotaExceeded => Code::ResourceExhausted,
-        N::OutcomeUnknown => Code::Unknown,
-        N::RecordListTooLarge | N::MessageTooLarge | N::ResyncRequired => Code::OutOfRange,
+        N::OutcomeUnknown | N::NotEnoughReplicasAfterAppend => Code::Unknown,
+        N::RecordListTooLarge | N::MessageTooLarge | N::ResyncRequired | N::OffsetOutOfRange => Code::OutOfRange,
+        N::CorruptMessage => Code::DataLoss,
         N::InvalidTopic
         | N::InvalidPartitions
         | N::InvalidReplicationFactor
         | N::InvalidReplicaAssignment
         | N::InvalidConfig
         | N::InvalidRequest
+        | N::InvalidRequiredAcks
+        | N::InvalidRecord
         | N::InvalidRegistration => Code::InvalidArgument,
         N::UnsupportedVersion
         | N::PolicyViolation
@@ -105,6 +113,11 @@ fn code(name: ErrorName) -> Code {
         | N::IneligibleReplica
         | N::NewLeaderElected
         | N::InvalidVoterKey
+        | N::OutOfOrderSequenceNumber
+        | N::DuplicateSequenceNumber
+        | N::InvalidProducerEpoch
+        | N::UnknownProducerId
+        | N::LogDirNotFound
         | N::RequestExpired => Code::FailedPrecondition,
     }
 }

@@ -26,6 +26,11 @@ mod quorate {
             tonic::include_proto!("quorate.broker.v1");
         }
     }
+    pub mod log {
+        pub mod v1 {
+            tonic::include_proto!("quorate.log.v1");
+        }
+    }
     pub mod raft {
         pub mod v1 {
             tonic::include_proto!("quorate.raft.v1");
@@ -37,6 +42,8 @@ mod quorate {
 pub use quorate::admin::v1 as admin;
 /// What brokers ask, and the feed.
 pub use quorate::broker::v1 as broker;
+/// Records into the partitions' logs and out of them.
+pub use quorate::log::v1 as log;
 /// The facts of the log.
 pub use quorate::metadata::v1 as metadata;
 /// Between voters; private.

@@ -40,12 +40,19 @@ macro_rules! errors {
 
 errors! {
     UnknownServerError = "UNKNOWN_SERVER_ERROR", -1, never, unknown;
+    OffsetOutOfRange = "OFFSET_OUT_OF_RANGE", 1, never, definite;
+    CorruptMessage = "CORRUPT_MESSAGE", 2, retry, definite;
     UnknownTopicOrPartition = "UNKNOWN_TOPIC_OR_PARTITION", 3, retry, definite;
     NotLeaderOrFollower = "NOT_LEADER_OR_FOLLOWER", 6, retry, definite;
     RequestTimedOut = "REQUEST_TIMED_OUT", 7, retry, unknown;
+    ReplicaNotAvailable = "REPLICA_NOT_AVAILABLE", 9, retry, definite;
     MessageTooLarge = "MESSAGE_TOO_LARGE", 10, never, definite;
     InvalidTopic = "INVALID_TOPIC_EXCEPTION", 17, never, definite;
     RecordListTooLarge = "RECORD_LIST_TOO_LARGE", 18, never, definite;
+    NotEnoughReplicas = "NOT_ENOUGH_REPLICAS", 19, retry, definite;
+    /// The leader has the records, but the in-sync replicas became too few to promise that they stay.
+    NotEnoughReplicasAfterAppend = "NOT_ENOUGH_REPLICAS_AFTER_APPEND", 20, retry, unknown;
+    InvalidRequiredAcks = "INVALID_REQUIRED_ACKS", 21, never, definite;
     TopicAlreadyExists = "TOPIC_ALREADY_EXISTS", 36, never, definite;
     InvalidPartitions = "INVALID_PARTITIONS", 37, never, definite;
     InvalidReplicationFactor = "INVALID_REPLICATION_FACTOR", 38, never, definite;
@@ -54,6 +61,15 @@ errors! {
     NotController = "NOT_CONTROLLER", 41, retry, definite;
     InvalidRequest = "INVALID_REQUEST", 42, never, definite;
     PolicyViolation = "POLICY_VIOLATION", 44, never, definite;
+    /// A sequence number is missing in between.
+    OutOfOrderSequenceNumber = "OUT_OF_ORDER_SEQUENCE_NUMBER", 45, never, definite;
+    /// It was appended long ago, and its offset is no longer remembered.
+    DuplicateSequenceNumber = "DUPLICATE_SEQUENCE_NUMBER", 46, never, definite;
+    InvalidProducerEpoch = "INVALID_PRODUCER_EPOCH", 47, never, definite;
+    /// The disk of the replica failed.
+    KafkaStorageError = "KAFKA_STORAGE_ERROR", 56, retry, definite;
+    LogDirNotFound = "LOG_DIR_NOT_FOUND", 57, never, definite;
+    UnknownProducerId = "UNKNOWN_PRODUCER_ID", 59, never, definite;
     TopicDeletionDisabled = "TOPIC_DELETION_DISABLED", 73, never, definite;
     FencedLeaderEpoch = "FENCED_LEADER_EPOCH", 74, never, definite;
     UnknownLeaderEpoch = "UNKNOWN_LEADER_EPOCH", 75, retry, definite;
@@ -62,6 +78,7 @@ errors! {
     EligibleLeadersNotAvailable = "ELIGIBLE_LEADERS_NOT_AVAILABLE", 83, retry, definite;
     ElectionNotNeeded = "ELECTION_NOT_NEEDED", 84, never, definite;
     NoReassignmentInProgress = "NO_REASSIGNMENT_IN_PROGRESS", 85, never, definite;
+    InvalidRecord = "INVALID_RECORD", 87, never, definite;
     ThrottlingQuotaExceeded = "THROTTLING_QUOTA_EXCEEDED", 89, retry, definite;
     InvalidUpdateVersion = "INVALID_UPDATE_VERSION", 95, never, definite;
     UnknownTopicId = "UNKNOWN_TOPIC_ID", 100, retry, definite;

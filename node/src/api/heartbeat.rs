@@ -182,6 +182,7 @@ impl BrokerStream {
             lease_ms: if may_lead { millis(self.terms.lease) } else { 0 },
             interval_ms: millis(self.terms.interval),
             controller_epoch: self.gateway.claimed().map_or(0, |epoch| epoch.get()),
+            metadata_offset: self.gateway.view.image().next_offset.get(),
         }
     }
 
