@@ -1,6 +1,7 @@
 //! The metadata, followed from the feed of the nearest node that answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quorate_metadata::ids::{ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, SnapshotHeader};
@@ -9,10 +10,15 @@ use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchRequest, watch_event};
 use quorate_proto::record;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::AgentConfig;
 use super::connect::{Candidates, MESSAGE_BYTES_MAX, connect};
+
+/// How long the feed may say nothing while it lacks what the controller has told of. The node that is followed may be
+/// cut off, and would show for ever what it has.
+const SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// A copy of the committed metadata. Cheap to clone.
 #[derive(Clone)]
@@ -55,15 +61,20 @@ enum Interrupted {
     Ended,
     #[error("the feed does not replay: {0}")]
     Replay(String),
+    #[error("the feed is silent, and behind what the controller has told of")]
+    Silent,
 }
 
 /// Follows for ever: resumes by offset, and starts again from a snapshot where the feed asks for it.
-pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache) {
+pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache, told: watch::Receiver<Offset>) {
     let mut candidates = Candidates::new(&config);
-    let mut follower = Follower { cache, ledger: Ledger::default(), snapshot: Vec::new(), started: false };
+    let mut follower = Follower { cache, told, ledger: Ledger::default(), snapshot: Vec::new(), started: false };
     loop {
         let address = candidates.next().await;
         let interrupted = follower.follow(&config, &address).await;
+        if matches!(interrupted, Interrupted::Silent) {
+            candidates.pass_over(&address);
+        }
         if let Interrupted::Replay(_) = interrupted {
             follower.started = false;
         }
@@ -77,6 +88,8 @@ pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache) {
 
 struct Follower {
     cache: MetadataCache,
+    /// How far the metadata goes, by the controller's last word.
+    told: watch::Receiver<Offset>,
     ledger: Ledger,
     /// Records of a snapshot that has not yet come whole.
     snapshot: Vec<Record>,
@@ -96,16 +109,27 @@ impl Follower {
         let from_offset = self.started.then(|| self.ledger.working().next_offset.get());
         self.snapshot.clear();
         let request = WatchRequest { from_offset, broker: None, kinds: Vec::new() };
-        let mut events =
-            BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).watch(request).await?.into_inner();
-        while let Some(event) = events.message().await? {
+        let mut client = BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let opened = timeout(SILENCE_MAX, client.watch(request)).await.map_err(|_| Interrupted::Silent)?;
+        let mut events = opened?.into_inner();
+        loop {
+            let Ok(event) = timeout(SILENCE_MAX, events.message()).await else {
+                if self.is_behind() {
+                    return Err(Interrupted::Silent);
+                }
+                continue;
+            };
+            let Some(event) = event? else { return Ok(()) };
             match event.event {
                 Some(watch_event::Event::Snapshot(part)) => self.on_snapshot(part)?,
                 Some(watch_event::Event::Records(records)) => self.on_records(records)?,
                 Some(watch_event::Event::Bookmark(_)) | None => {}
             }
         }
-        Ok(())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.cache.next_offset() < *self.told.borrow()
     }
 
     fn on_snapshot(&mut self, part: SnapshotPart) -> Result<(), Interrupted> {
@@ -146,7 +170,7 @@ impl Follower {
                 .collect::<Result<_, _>>()
                 .map_err(replay)?,
         };
-        self.ledger.replay(&batch).map_err(replay)?;
+        self.ledger.replay_visible(&batch, Offset::new(records.next_offset)).map_err(replay)?;
         self.cache.publish(&self.ledger);
         Ok(())
     }

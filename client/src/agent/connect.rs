@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_proto::error::{self, CONTROLLER_ENDPOINT};
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -30,29 +31,49 @@ pub async fn connect(config: &AgentConfig, announced: &str) -> Result<Channel, t
         .await
 }
 
+/// A node that has just fallen silent is passed over for so long: others go on naming it until they have elected.
+const PASSED_OVER: Duration = Duration::from_secs(1);
+
 /// Whom to ask next: a node that another one named as the active controller, or else the bootstrap list in turn.
 pub struct Candidates {
     named: Option<String>,
     bootstrap: Vec<String>,
     next: usize,
+    silent: Option<(String, Instant)>,
 }
 
 impl Candidates {
     pub fn new(config: &AgentConfig) -> Self {
-        Self { named: None, bootstrap: config.bootstrap.clone(), next: 0 }
+        Self { named: None, bootstrap: config.bootstrap.clone(), next: 0, silent: None }
     }
 
     /// The next address, after a pause when a whole round has been in vain.
     pub async fn next(&mut self) -> String {
-        if let Some(named) = self.named.take() {
+        if let Some(named) = self.named.take()
+            && !self.is_silent(&named)
+        {
             return named;
         }
-        if self.next == self.bootstrap.len() {
-            self.next = 0;
-            tokio::time::sleep(ROUND_PAUSE).await;
+        loop {
+            if self.next == self.bootstrap.len() {
+                self.next = 0;
+                tokio::time::sleep(ROUND_PAUSE).await;
+            }
+            self.next += 1;
+            let candidate = &self.bootstrap[self.next - 1];
+            if !self.is_silent(candidate) {
+                return candidate.clone();
+            }
         }
-        self.next += 1;
-        self.bootstrap[self.next - 1].clone()
+    }
+
+    fn is_silent(&self, address: &str) -> bool {
+        self.silent.as_ref().is_some_and(|(silent, since)| silent == address && since.elapsed() < PASSED_OVER)
+    }
+
+    /// The candidate does not answer, or answers what helps nobody: ask others first.
+    pub fn pass_over(&mut self, address: &str) {
+        self.silent = Some((address.to_owned(), Instant::now()));
     }
 
     /// Learns from a refusal who the active controller is.
@@ -64,5 +85,34 @@ impl Candidates {
     pub fn prefer(&mut self, address: &str) {
         self.named = Some(address.to_owned());
         self.next = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(bootstrap: &[&str]) -> Candidates {
+        let bootstrap = bootstrap.iter().map(ToString::to_string).collect();
+        Candidates { named: None, bootstrap, next: 0, silent: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_fell_silent_is_passed_over_even_when_others_name_it() {
+        let mut candidates = candidates(&["a", "b", "c"]);
+        assert_eq!(candidates.next().await, "a");
+        candidates.pass_over("b");
+        assert_eq!(candidates.next().await, "c");
+        candidates.prefer("b");
+        assert_eq!(candidates.next().await, "a");
+        tokio::time::advance(PASSED_OVER).await;
+        assert_eq!(candidates.next().await, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_only_node_there_is_is_asked_again() {
+        let mut candidates = candidates(&["a"]);
+        candidates.pass_over("a");
+        assert_eq!(candidates.next().await, "a");
     }
 }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, Offset};
 use quorate_metadata::record::{Endpoint, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
@@ -93,8 +93,9 @@ impl BrokerAgent {
         let cache = MetadataCache::new();
         let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
         let (wish, wishes) = watch::channel(Wish::Serve);
-        let follower = tokio::spawn(cache::follow(config.clone(), cache.clone()));
-        let session = tokio::spawn(session::run(config.clone(), cache.clone(), standing_sender, wishes));
+        let told = watch::Sender::new(Offset::default());
+        let follower = tokio::spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
+        let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
         Self { broker: config.broker, standing, cache, wish, session, follower }
     }
 

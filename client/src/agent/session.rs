@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_metadata::ids::BrokerEpoch;
+use quorate_metadata::ids::{BrokerEpoch, Offset};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
 use quorate_proto::{endpoint_to_wire, error, features_to_wire};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 
@@ -19,6 +19,9 @@ use super::{AgentConfig, MetadataCache, Standing, Wish};
 
 /// Until the first reply says otherwise.
 const FIRST_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Until the first lease says otherwise: how long a heartbeat may go without an answer.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A registration that takes longer is asked for anew elsewhere.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -30,11 +33,12 @@ const HEARTBEATS_OUTSTANDING_MAX: usize = 8;
 pub(super) async fn run(
     config: Arc<AgentConfig>,
     cache: MetadataCache,
+    told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
     let mut session =
-        Session { candidates: Candidates::new(&config), config, cache, standing, wish, previous_epoch: None };
+        Session { candidates: Candidates::new(&config), config, cache, told, standing, wish, previous_epoch: None };
     session.previous_epoch = session.config.previous_epoch;
     loop {
         let epoch = match session.register().await {
@@ -53,6 +57,8 @@ struct Session {
     config: Arc<AgentConfig>,
     candidates: Candidates,
     cache: MetadataCache,
+    /// How far the metadata goes, by the controller's last word.
+    told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
     wish: watch::Receiver<Wish>,
     previous_epoch: Option<BrokerEpoch>,
@@ -103,21 +109,42 @@ impl Session {
             let address = self.candidates.next().await;
             match self.heartbeat(&address, epoch).await {
                 // Ended without a word: the same node is the best guess, and says otherwise if it is not.
-                Ok(()) => self.candidates.prefer(&address),
-                Err(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
-                Err(status) => self.candidates.learn(&status),
+                Parted::Ended => self.candidates.prefer(&address),
+                Parted::Refused(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
+                Parted::Refused(status) => self.candidates.learn(&status),
+                Parted::Unanswered | Parted::WithoutLease => self.candidates.pass_over(&address),
             }
         }
     }
 
-    async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Result<(), Status> {
-        let channel = connect(&self.config, address).await.map_err(|error| Status::unavailable(error.to_string()))?;
+    async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Parted {
+        let channel = match connect(&self.config, address).await {
+            Ok(channel) => channel,
+            Err(error) => return Parted::Refused(Status::unavailable(error.to_string())),
+        };
         let (sender, requests) = mpsc::channel(HEARTBEATS_OUTSTANDING_MAX);
         let mut stream = HeartbeatStream::new(self, epoch, sender);
         stream.send();
-        let replies = BrokerClient::new(channel).heartbeat(ReceiverStream::new(requests)).await?.into_inner();
-        stream.run(replies).await
+        let mut client = BrokerClient::new(channel);
+        match timeout(FIRST_PATIENCE, client.heartbeat(ReceiverStream::new(requests))).await {
+            Ok(Ok(replies)) => stream.run(replies.into_inner()).await,
+            Ok(Err(status)) => Parted::Refused(status),
+            Err(_) => Parted::Unanswered,
+        }
     }
+}
+
+/// Why a heartbeat stream is over.
+#[derive(Debug)]
+enum Parted {
+    /// Without a word.
+    Ended,
+    Refused(Status),
+    /// The controller is paused or out of reach: there may be another one by now.
+    Unanswered,
+    /// The controller answers and grants no lease to a broker that is not fenced, as one does that has lost its
+    /// majority: there may be another one by now.
+    WithoutLease,
 }
 
 /// One stream to one controller.
@@ -130,24 +157,40 @@ struct HeartbeatStream<'a> {
     outstanding: VecDeque<(u64, Instant)>,
     sequence: u64,
     next_due: Instant,
+    patience: Duration,
+    /// Since when it has been unfenced on this stream without a lease.
+    without_lease: Option<Instant>,
 }
 
 impl<'a> HeartbeatStream<'a> {
     fn new(session: &'a mut Session, epoch: BrokerEpoch, requests: mpsc::Sender<HeartbeatRequest>) -> Self {
         let next_due = Instant::now();
-        Self { session, epoch, requests, interval: FIRST_INTERVAL, outstanding: VecDeque::new(), sequence: 0, next_due }
+        Self {
+            session,
+            epoch,
+            requests,
+            interval: FIRST_INTERVAL,
+            outstanding: VecDeque::new(),
+            sequence: 0,
+            next_due,
+            patience: FIRST_PATIENCE,
+            without_lease: None,
+        }
     }
 
-    async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Result<(), Status> {
+    async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Parted {
         let mut wish = self.session.wish.clone();
         let mut metadata = self.session.cache.changes();
         loop {
             tokio::select! {
                 biased;
-                reply = replies.message() => match reply? {
-                    Some(reply) => self.on_reply(&reply),
-                    None => return Ok(()),
+                reply = replies.message() => match reply {
+                    Ok(Some(reply)) => self.on_reply(&reply),
+                    Ok(None) => return Parted::Ended,
+                    Err(status) => return Parted::Refused(status),
                 },
+                () = at(self.unanswered_at()) => return Parted::Unanswered,
+                () = at(self.without_lease.map(|since| since + self.patience)) => return Parted::WithoutLease,
                 Ok(()) = wish.changed() => self.send(),
                 Ok(()) = metadata.changed() => {
                     if self.is_awaited(&metadata.borrow_and_update().clone()) {
@@ -157,6 +200,11 @@ impl<'a> HeartbeatStream<'a> {
                 () = sleep_until(self.next_due) => self.send(),
             }
         }
+    }
+
+    /// When the patience with the oldest heartbeat ends.
+    fn unanswered_at(&self) -> Option<Instant> {
+        self.outstanding.front().map(|(_, sent)| *sent + self.patience)
     }
 
     /// Whether someone waits for this broker to say how far it has replayed: itself to be unfenced, or another
@@ -186,9 +234,18 @@ impl<'a> HeartbeatStream<'a> {
 
     fn on_reply(&mut self, reply: &HeartbeatReply) {
         let sent = self.sent_at(reply.sequence);
+        self.session.told.send_replace(Offset::new(reply.metadata_offset));
         if reply.interval_ms > 0 {
             self.interval = Duration::from_millis(reply.interval_ms.into());
         }
+        if reply.lease_ms > 0 {
+            // Three controllers can be tried within one lease, and a lost reply is no reason to leave.
+            self.patience = (Duration::from_millis(reply.lease_ms.into()) / 3).max(2 * self.interval);
+        }
+        self.without_lease = match self.without_lease {
+            _ if reply.fenced || reply.lease_ms > 0 => None,
+            since => since.or(Some(Instant::now())),
+        };
         let lease = sent.filter(|_| reply.lease_ms > 0).map(|at| at + Duration::from_millis(reply.lease_ms.into()));
         self.session.standing.send_modify(|standing| {
             *standing = Standing {
@@ -207,5 +264,12 @@ impl<'a> HeartbeatStream<'a> {
             sent = Some(at);
         }
         sent
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
     }
 }

@@ -78,6 +78,17 @@ impl Ledger {
         Ok(Replayed { first_offset, next_offset: self.working.next_offset, visible })
     }
 
+    /// Replays what became visible on another node. Of an aborted transaction that is its two ends only, and its other
+    /// offsets are skipped.
+    pub fn replay_visible(&mut self, batch: &Batch, next_offset: Offset) -> Result<Replayed, ReplayError> {
+        let mut replayed = self.replay(batch)?;
+        if let Some(Record::AbortTransaction { .. }) = batch.records.last() {
+            self.working.next_offset = self.working.next_offset.max(next_offset);
+            replayed.next_offset = self.working.next_offset;
+        }
+        Ok(replayed)
+    }
+
     fn replay_segment(&mut self, segment: &[Record], visible: &mut Vec<Delta>) -> Result<(), ReplayError> {
         let first_offset = self.working.next_offset;
         if let Some(begin @ Record::BeginTransaction { .. }) = segment.first() {
@@ -179,6 +190,20 @@ mod tests {
         let replayed = replay(&mut ledger, 1, &[feature("a", 1), feature("b", 1)]);
         assert_eq!(ends(&replayed.visible), [(0, 2, 1)]);
         assert_eq!(ledger.visible().features.len(), 2);
+    }
+
+    #[test]
+    fn who_replays_what_is_visible_stays_in_step_over_an_aborted_transaction() {
+        let mut origin = Ledger::default();
+        let mut copy = Ledger::default();
+        for records in [&[begin(), feature("a", 1)][..], &[feature("b", 1)], &[abort()], &[feature("c", 1)]] {
+            for delta in replay(&mut origin, 1, records).visible {
+                let visible = batch(1, &delta.records);
+                copy.replay_visible(&visible, delta.next_offset).expect("what is visible replays");
+            }
+        }
+        assert_eq!(copy.visible().next_offset, Offset::new(5));
+        assert_eq!(copy.visible(), origin.visible());
     }
 
     #[test]
