@@ -27,7 +27,15 @@ pub enum Link {
     Refusing,
 }
 
-type Directions = BTreeMap<(i32, i32), watch::Sender<Link>>;
+/// Which of a node's ports a link leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Port {
+    Raft,
+    Api,
+}
+
+/// By who dials, who is dialled, and at which port.
+type Directions = BTreeMap<(i32, i32, Port), watch::Sender<Link>>;
 
 /// The links of a cluster. Dropping them cuts all.
 pub struct Links {
@@ -41,19 +49,19 @@ impl Links {
         let ids = cluster.ids();
         let pairs: Vec<(i32, i32)> =
             ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to))).filter(|(from, to)| from != to).collect();
-        let open = pairs.iter().map(|pair| (*pair, watch::Sender::new(Link::Open))).collect();
-        let directions: Arc<Directions> = Arc::new(open);
+        let ports = pairs.iter().flat_map(|(from, to)| [Port::Raft, Port::Api].map(|port| (*from, *to, port)));
+        let directions: Arc<Directions> = Arc::new(ports.map(|port| (port, watch::Sender::new(Link::Open))).collect());
         let mut proxies = JoinSet::new();
         for from in ids {
             let mut map = "[peers]\n".to_owned();
             for (_, to) in pairs.iter().filter(|(dialler, _)| *dialler == from) {
-                let mut lead = |target: &str| {
-                    let proxy = Proxy::new(&directions, from, *to, target);
+                let mut lead = |port: Port, target: &str| {
+                    let proxy = Proxy::new(&directions, (from, *to, port), target);
                     let address = proxy.address.clone();
                     proxies.spawn(proxy.serve());
                     address
                 };
-                let (raft, api) = (lead(cluster.raft(*to)), lead(cluster.api(*to)));
+                let (raft, api) = (lead(Port::Raft, cluster.raft(*to)), lead(Port::Api, cluster.api(*to)));
                 writeln!(map, "{to} = {{ raft = \"{raft}\", api = \"{api}\" }}").expect("a string takes all");
             }
             let path = cluster.file(&format!("dial-{from}.toml"));
@@ -64,30 +72,33 @@ impl Links {
     }
 
     pub fn set(&self, from: i32, to: i32, link: Link) {
-        self.directions[&(from, to)].send_replace(link);
+        self.put(link, |(dialler, dialled, _)| (dialler, dialled) == (from, to));
     }
 
     /// Cuts a node off from all others, in both directions.
     pub fn isolate(&self, id: i32, link: Link) {
-        for ((from, to), direction) in self.directions.iter() {
-            if *from == id || *to == id {
-                direction.send_replace(link);
-            }
-        }
+        self.put(link, |(from, to, _)| from == id || to == id);
+    }
+
+    /// Cuts a voter off from the other voters, and leaves its API within everybody's reach.
+    pub fn isolate_raft(&self, id: i32, link: Link) {
+        self.put(link, |(from, to, port)| port == Port::Raft && (from == id || to == id));
     }
 
     /// The node hears nobody, and everybody hears it.
     pub fn deafen(&self, id: i32) {
-        for ((_, to), direction) in self.directions.iter() {
-            if *to == id {
-                direction.send_replace(Link::Silent);
-            }
-        }
+        self.put(Link::Silent, |(_, to, _)| to == id);
     }
 
     pub fn heal(&self) {
-        for direction in self.directions.values() {
-            direction.send_replace(Link::Open);
+        self.put(Link::Open, |_| true);
+    }
+
+    fn put(&self, link: Link, concerns: impl Fn((i32, i32, Port)) -> bool) {
+        for (port, direction) in self.directions.iter() {
+            if concerns(*port) {
+                direction.send_replace(link);
+            }
         }
     }
 }
@@ -101,12 +112,12 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn new(directions: &Directions, from: i32, to: i32, target: &str) -> Self {
+    fn new(directions: &Directions, (from, to, port): (i32, i32, Port), target: &str) -> Self {
         Self {
             address: format!("127.0.0.1:{}", free_port()),
             target: target.to_owned(),
-            there: directions[&(from, to)].subscribe(),
-            back: directions[&(to, from)].subscribe(),
+            there: directions[&(from, to, port)].subscribe(),
+            back: directions[&(to, from, port)].subscribe(),
         }
     }
 

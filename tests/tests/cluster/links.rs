@@ -6,7 +6,10 @@ use quorate_client::{AdminClient, Freshness};
 use quorate_proto::admin::{CreateTopicsRequest, ListTopicsRequest, ReadOptions};
 use quorate_proto::broker::HeartbeatReply;
 use quorate_proto::error::{from_status, is_ours};
-use quorate_tests::{Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, refusal, registration, wait};
+use quorate_proto::metadata::record::Record;
+use quorate_tests::{
+    Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, records_between, refusal, registration, wait,
+};
 use tonic::Status;
 
 /// Not the id of any node.
@@ -64,6 +67,36 @@ async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
         assert!(topics.contains(&"by-the-majority".to_owned()));
         assert!(!(definite && topics.contains(&"by-nobody".to_owned())), "refused as certainly not done, and done");
     }
+}
+
+/// Its API is within everybody's reach, so the brokers that heartbeat to it and follow it have to leave by themselves.
+#[tokio::test]
+async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
+    let (mut cluster, links) = linked(3).await;
+    cluster.create(new_topic("orders", 6, 3)).await;
+    let alone = cluster.active_controller().await;
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let from = cluster.quorum_seen_by(others[0]).await.expect("it is up").metadata_offset;
+
+    links.isolate_raft(alone, Link::Silent);
+    let majority = cluster.client_of(&others);
+    let active = wait("another controller", async || controller_of(&majority).await.filter(|id| *id != alone)).await;
+    // When a broker that came later and says nothing more is fenced, every broker that has not come is fenced too.
+    let _silent = phantom_at(&cluster, active).await;
+    wait("the silent broker to be fenced", async || {
+        let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
+        brokers.iter().any(|broker| broker.id == PHANTOM && broker.state == "fenced").then_some(())
+    })
+    .await;
+    let until = cluster.quorum_seen_by(others[0]).await.expect("it is up").metadata_offset;
+    for record in records_between(cluster.broker(others[0]), from, until).await {
+        let Record::FenceBroker(event) = record else { continue };
+        assert_eq!(event.broker, PHANTOM, "a broker that lives was fenced");
+    }
+
+    links.heal();
+    cluster.ready().await;
+    cluster.converged().await;
 }
 
 /// Registers a broker at the active controller, and heartbeats until it is unfenced.

@@ -53,3 +53,25 @@ async fn a_paused_broker_keeps_its_place_while_its_session_lasts() {
         assert!(!matches!(record, Record::FenceBroker(_)), "fenced within its session");
     }
 }
+
+#[tokio::test]
+async fn a_paused_controller_takes_no_other_broker_with_it() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("orders", 6, 3)).await;
+    let paused = cluster.active_controller().await;
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != paused).collect();
+    let (from, _) = cluster.converged().await;
+    cluster.pause(paused);
+    cluster.broker_to_be(paused, "fenced").await;
+    let (until, _) = cluster.converged().await;
+    for record in records_between(cluster.broker(others[0]), from, until).await {
+        let Record::FenceBroker(event) = record else { continue };
+        assert_eq!(event.broker, paused, "a broker that lives was fenced");
+    }
+    for id in others {
+        assert!(!cluster.printed(id).contains("stepped down"), "node {id} lost its lease to another node's pause");
+    }
+    cluster.resume(paused);
+    cluster.broker_to_be(paused, "unfenced").await;
+    cluster.converged().await;
+}
