@@ -89,10 +89,11 @@ impl Sessions {
         others.map(|broker| self.sessions.get(broker).map_or_else(Offset::default, |at| at.metadata_offset)).min()
     }
 
-    /// The controller itself stood still: no broker can be blamed for the silence.
-    pub fn extend_all(&mut self, stall_ms: u64) {
+    /// The controller itself stood still: no broker can be blamed for the silence. Whoever was heard meanwhile gets no
+    /// more than a full session.
+    pub fn extend_all(&mut self, stall_ms: u64, now_ms: u64) {
         for session in self.sessions.values_mut() {
-            session.contact_ms = session.contact_ms.saturating_add(stall_ms);
+            session.contact_ms = session.contact_ms.saturating_add(stall_ms).min(now_ms);
         }
     }
 }
@@ -190,9 +191,18 @@ mod tests {
     #[test]
     fn a_stall_of_the_controller_extends_every_session() {
         let mut sessions = started(0);
-        sessions.extend_all(5_000);
+        sessions.extend_all(5_000, 6_000);
         assert_eq!(sessions.expired(&image(), 7_999), None);
         assert_eq!(sessions.expired(&image(), 8_000), Some(broker(1)));
+    }
+
+    #[test]
+    fn who_was_heard_during_a_stall_gets_no_more_than_a_full_session() {
+        let mut sessions = started(0);
+        sessions.touch(broker(1), epoch(1), 4_900);
+        sessions.extend_all(5_000, 5_000);
+        assert_eq!(sessions.expired(&image(), 7_999), None);
+        assert!(!sessions.has_live(broker(1), 8_000));
     }
 
     #[test]

@@ -35,6 +35,15 @@ impl AdminService {
         self.gateway.read(options.stale, timeout(options.timeout_ms)).await
     }
 
+    /// What this node says of itself as the active controller is true only if it still is.
+    async fn confirm_office(&self, left: Duration) -> Result<(), ApiError> {
+        self.gateway
+            .raft
+            .read_barrier(left)
+            .await
+            .map_err(|error| ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))
+    }
+
     fn refused(&self) -> impl Fn(ApiError) -> Status + '_ {
         |error| self.gateway.status(&error)
     }
@@ -340,7 +349,10 @@ impl Admin for AdminService {
             deadline: tokio::time::Instant::now() + timeout(options.timeout_ms),
             repeatable: true,
         };
-        let local = |_, _| async { Ok(describe::quorum(&self.gateway)) };
+        let local = |_, left| async move {
+            self.confirm_office(left).await?;
+            Ok(describe::quorum(&self.gateway))
+        };
         let remote = |channel, request| async move { remote(channel).describe_quorum(request).await };
         self.gateway.route(passage, body, local, remote).await
     }
@@ -357,13 +369,10 @@ impl Admin for AdminService {
             deadline: tokio::time::Instant::now() + timeout(options.timeout_ms),
             repeatable: true,
         };
-        let local =
-            |_, left| async move {
-                self.gateway.raft.read_barrier(left).await.map_err(|error| {
-                    ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}"))
-                })?;
-                Ok(describe::status(&self.gateway))
-            };
+        let local = |_, left| async move {
+            self.confirm_office(left).await?;
+            Ok(describe::status(&self.gateway))
+        };
         let remote = |channel, request| async move { remote(channel).cluster_status(request).await };
         self.gateway.route(passage, body, local, remote).await
     }

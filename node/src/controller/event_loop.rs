@@ -35,6 +35,9 @@ const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
 /// How often the loop looks at sessions and due tasks.
 const TICK: Duration = Duration::from_millis(50);
 
+/// An answer is remembered in the log, beside a batch of `BATCH_BYTES_MAX`, in an entry of 4 MiB.
+const REMEMBERED_REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
+
 /// How long one attempt to settle what is in flight may take before the office is looked at again.
 const RECLAIM_BARRIER: Duration = Duration::from_secs(1);
 
@@ -230,6 +233,10 @@ impl EventLoop {
         let count = batches.iter().map(Vec::len).sum::<usize>() + usize::from(operation.request.is_some());
         let reply = (plan.response)(&Position { controller_epoch: epoch, offset: base.advance(count) }, &[]);
         if let Some(request) = operation.request {
+            if reply.len() > REMEMBERED_REPLY_BYTES_MAX {
+                let reply = Err(too_large_to_remember(operation.name, reply.len()));
+                return group.parked.push(Parked { sender: operation.reply, reply });
+            }
             remember(&mut batches, request, reply.clone());
         }
         self.stage(operation.name, batches, Parked { sender: operation.reply, reply: Ok(reply) }, group);
@@ -380,6 +387,14 @@ fn try_replay(
         Some(violation) => Err(violation.to_string()),
         None => Ok((next, batch.records)),
     }
+}
+
+fn too_large_to_remember(operation: &str, bytes: usize) -> ApiError {
+    let message = format!(
+        "the answer to {operation} has {bytes} bytes, and {REMEMBERED_REPLY_BYTES_MAX} can be remembered for a retry; \
+         ask for fewer items at once"
+    );
+    ApiError::new(ErrorName::RecordListTooLarge, message)
 }
 
 /// Adds the answer to the last batch, inside the transaction if there is one.

@@ -141,7 +141,8 @@ impl SessionTable {
     }
 
     pub(super) fn extend_all(&self, stall: Duration) {
-        self.lock().extend_all(millis(stall));
+        let now = self.now_ms();
+        self.lock().extend_all(millis(stall), now);
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {

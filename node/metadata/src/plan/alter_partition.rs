@@ -56,6 +56,9 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
             return Err(refuse("the partition is named twice in the request"));
         }
         let (topic, partition) = find(image, wanted.id)?;
+        if is_done(request.broker, wanted, partition) {
+            return Ok(altered(partition, None));
+        }
         check_epochs(request.broker, wanted, partition)?;
         check_isr(wanted, partition)?;
         check_members(image, wanted)?;
@@ -82,6 +85,17 @@ pub(super) fn find(image: &MetadataImage, id: TopicPartition) -> Result<(&Topic,
         ApiError::new(ErrorName::UnknownTopicOrPartition, message)
     })?;
     Ok((topic, partition))
+}
+
+/// Whether the last change is the one asked for: the answer was lost on its way, and the sender asks again. To refuse
+/// it would say that it was not made.
+fn is_done(sender: BrokerId, wanted: &PartitionAlteration, partition: &Partition) -> bool {
+    let members = wanted.isr.iter().map(|member| member.broker);
+    wanted.partition_epoch.next() == partition.partition_epoch
+        && wanted.leader_epoch == partition.leader_epoch
+        && partition.leader == Some(sender)
+        && members.eq(partition.isr.iter().copied())
+        && wanted.recovery == partition.recovery
 }
 
 fn check_epochs(sender: BrokerId, wanted: &PartitionAlteration, partition: &Partition) -> Result<(), ApiError> {

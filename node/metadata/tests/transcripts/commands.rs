@@ -44,7 +44,7 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         "stall" => {
             let ms = args.word("ms")?.parse()?;
             world.now_ms += ms;
-            world.sessions.extend_all(ms);
+            world.sessions.extend_all(ms, world.now_ms);
             Ok(world.tick(0))
         }
         "claim" => {

@@ -6,7 +6,7 @@ use quorate_metadata::ids::TopicId;
 use quorate_proto::admin::{
     Assignment, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, MorePartitions, NewTopic, TopicRef,
 };
-use quorate_tests::{Cluster, mutation, new_topic, outcome, topic_named};
+use quorate_tests::{Cluster, mutation, new_topic, outcome, refusal, topic_named};
 use uuid::Uuid;
 
 use super::{ABSENT, STRANGER, Untouched, assigned, cluster_with_an_absent_broker, name_of};
@@ -142,4 +142,19 @@ async fn partitions_that_cannot_be_added() {
         assert_eq!(name, expected, "{description}");
     }
     untouched.check(&cluster).await;
+}
+
+/// The answer would not fit into an entry of the log: that is this request's fault, and nobody else's.
+#[tokio::test]
+async fn a_request_whose_answer_is_too_large_to_be_remembered() {
+    let cluster = Cluster::start(3).await;
+    let active = cluster.active_controller().await;
+    let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;
+    let untouched = Untouched::since_now(&cluster).await;
+    let topics = (0..40_000).map(|at| new_topic(format!("{at:020}"), 1, 1)).collect();
+    let request = CreateTopicsRequest { options: mutation(PATIENT), topics };
+    assert_eq!(refusal(cluster.admin(active).create_topics(request)).await, "RECORD_LIST_TOO_LARGE");
+    untouched.check(&cluster).await;
+    let quorum = cluster.quorum_seen_by(active).await.expect("it is up");
+    assert_eq!((quorum.leader_id, quorum.epoch), (Some(active), epoch), "the controller has kept its office");
 }
