@@ -151,7 +151,7 @@ async fn a_request_whose_answer_is_too_large_to_be_remembered() {
     let active = cluster.active_controller().await;
     let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;
     let untouched = Untouched::since_now(&cluster).await;
-    let topics = (0..40_000).map(|at| new_topic(format!("{at:020}"), 1, 1)).collect();
+    let topics = (0..85_000).map(|at| new_topic(format!("{at:020}"), 1, 1)).collect();
     let request = CreateTopicsRequest { options: mutation(PATIENT), topics };
     assert_eq!(refusal(cluster.admin(active).create_topics(request)).await, "RECORD_LIST_TOO_LARGE");
     untouched.check(&cluster).await;
