@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -19,17 +20,23 @@ use crate::raft::{DialMap, VoterAddress};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A controller that is paused keeps its connections: so long, and the calls on them fail.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Connections to the controllers, one at a time: the one that works is kept until it does not.
 #[derive(Clone)]
 pub struct Controllers {
     voters: Arc<[VoterAddress]>,
     dial: DialMap,
     current: Arc<Mutex<Option<(String, Channel)>>>,
+    /// Where to begin looking, counted up: not with the one that has just failed.
+    first: Arc<AtomicUsize>,
 }
 
 impl Controllers {
     pub fn new(voters: Vec<VoterAddress>, dial: DialMap) -> Self {
-        Self { voters: voters.into(), dial, current: Arc::default() }
+        Self { voters: voters.into(), dial, current: Arc::default(), first: Arc::default() }
     }
 
     /// An open connection to any controller.
@@ -48,13 +55,16 @@ impl Controllers {
         Err(ApiError::new(ErrorName::ControllerUnavailable, "no controller can be reached from this node"))
     }
 
-    /// The connection broke: the next call looks for another.
-    fn forget(&self) {
+    /// The connection broke, or says nothing: the next call looks for another, and begins with another.
+    pub fn forget(&self) {
         *self.current() = None;
+        self.first.fetch_add(1, Ordering::Relaxed);
     }
 
     fn addresses(&self) -> Vec<String> {
-        self.voters.iter().map(|voter| self.dial.api(voter.id, &voter.api)).collect()
+        let first = self.first.load(Ordering::Relaxed) % self.voters.len();
+        let (before, from) = self.voters.split_at(first);
+        from.iter().chain(before).map(|voter| self.dial.api(voter.id, &voter.api)).collect()
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Option<(String, Channel)>> {
@@ -64,7 +74,15 @@ impl Controllers {
 
 async fn open(address: &str) -> Option<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.ok()
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .ok()
 }
 
 #[derive(Clone)]
@@ -78,13 +96,33 @@ impl Proxy {
             Ok(channel) => channel,
             Err(error) => return to_status(&error, Context::default()).into_http(),
         };
+        let unanswered = Unanswered(Some(&self.controllers));
         match channel.oneshot(request.map(Body::new)).await {
-            Ok(response) => response,
+            Ok(response) => {
+                unanswered.is_answered();
+                response
+            }
             Err(error) => {
-                self.controllers.forget();
                 let message = format!("the connection to the controller broke: {error}; it may have been applied");
                 to_status(&ApiError::new(ErrorName::OutcomeUnknown, message), Context::default()).into_http()
             }
+        }
+    }
+}
+
+/// Forgets the connection when it is dropped: because the call failed, or because its caller gave up waiting.
+struct Unanswered<'a>(Option<&'a Controllers>);
+
+impl Unanswered<'_> {
+    fn is_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(controllers) = self.0 {
+            controllers.forget();
         }
     }
 }

@@ -47,18 +47,21 @@ impl TaskTable {
 impl EventLoop {
     pub(super) fn run_due_tasks(&mut self, now: Instant) {
         for (at, task) in TASKS.iter().enumerate() {
-            let Some(claim) = &self.claim else { return };
-            if claim.tasks.due[at] > now || claim.in_flight.is_full() {
-                continue;
+            while self.is_due(at, now) {
+                debug!(task = task.name, "due");
+                let next = (task.run)(self);
+                let Some(claim) = &mut self.claim else { return };
+                claim.tasks.due[at] = match next {
+                    Next::AtOnce => now,
+                    Next::Later => now + task.period,
+                };
             }
-            debug!(task = task.name, "due");
-            let next = (task.run)(self);
-            let Some(claim) = &mut self.claim else { return };
-            claim.tasks.due[at] = match next {
-                Next::AtOnce => now,
-                Next::Later => now + task.period,
-            };
         }
+    }
+
+    /// What is due waits while too much is in flight.
+    fn is_due(&self, task: usize, now: Instant) -> bool {
+        self.claim.as_ref().is_some_and(|claim| claim.tasks.due[task] <= now && !claim.in_flight.is_full())
     }
 
     /// One broker a run, so that each decision sees the effect of the one before.

@@ -7,6 +7,7 @@ use quorate_metadata::ids::ClusterId;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::admin_client::AdminClient;
 use quorate_proto::admin::{DescribeQuorumRequest, ReadOptions};
+use tokio::time::timeout;
 use tracing::info;
 
 use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, report, started};
@@ -14,6 +15,9 @@ use crate::api::{Api, Controllers, Proxy};
 use crate::config::NodeConfig;
 use crate::http::HttpState;
 use crate::raft;
+
+/// A controller that says nothing for so long is left for another.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two attempts to reach a controller at the start.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -54,8 +58,9 @@ async fn cluster(controllers: &Controllers, configured: Option<ClusterId>) -> Cl
         if let Some(cluster) = configured {
             return cluster;
         }
-        if let Ok(cluster) = ask(controllers).await {
-            return cluster;
+        match timeout(ASK_TIMEOUT, ask(controllers)).await {
+            Ok(Ok(cluster)) => return cluster,
+            Ok(Err(_)) | Err(_) => controllers.forget(),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }

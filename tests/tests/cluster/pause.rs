@@ -1,5 +1,6 @@
 //! A broker that stands still: its connections are open and nothing comes.
 
+use quorate_client::Freshness;
 use quorate_proto::metadata::record::Record;
 use quorate_tests::{Cluster, new_topic, records_between, wait};
 
@@ -73,5 +74,21 @@ async fn a_paused_controller_takes_no_other_broker_with_it() {
     }
     cluster.resume(paused);
     cluster.broker_to_be(paused, "unfenced").await;
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_node_without_a_controller_leaves_one_that_is_paused() {
+    let mut cluster = Cluster::prepare(3, &[]).await;
+    cluster.add_broker(4);
+    cluster.restart_all();
+    cluster.ready().await;
+    let beside = cluster.client_of(&[4]);
+    // It talks to the first controller that it finds, which is the first in its list.
+    beside.list_topics(Freshness::Linearizable).await.expect("it passes calls on");
+    cluster.pause(1);
+    beside.list_topics(Freshness::Linearizable).await.expect("it passes calls on to another");
+    cluster.resume(1);
+    cluster.broker_to_be(1, "unfenced").await;
     cluster.converged().await;
 }
