@@ -12,6 +12,7 @@ use quorate_proto::record;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::Status;
+use tracing::{debug, warn};
 
 use super::AgentConfig;
 use super::connect::{Candidates, MESSAGE_BYTES_MAX, connect};
@@ -72,6 +73,12 @@ pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache, told:
     loop {
         let address = candidates.next().await;
         let interrupted = follower.follow(&config, &address).await;
+        match &interrupted {
+            Interrupted::Replay(_) => warn!(address, %interrupted, "metadata feed"),
+            Interrupted::Connect(_) | Interrupted::Status(_) | Interrupted::Silent | Interrupted::Ended => {
+                debug!(address, %interrupted, "metadata feed");
+            }
+        }
         if matches!(interrupted, Interrupted::Silent) {
             candidates.pass_over(&address);
         }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
+use tracing::debug;
 
 use super::connect::{Candidates, connect};
 use super::{AgentConfig, MetadataCache, Standing, Wish};
@@ -107,7 +108,9 @@ impl Session {
     async fn heartbeat_until_stale(&mut self, epoch: BrokerEpoch) {
         loop {
             let address = self.candidates.next().await;
-            match self.heartbeat(&address, epoch).await {
+            let parted = self.heartbeat(&address, epoch).await;
+            debug!(address, ?parted, "heartbeat stream over");
+            match parted {
                 // Ended without a word: the same node is the best guess, and says otherwise if it is not.
                 Parted::Ended => self.candidates.prefer(&address),
                 Parted::Refused(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
