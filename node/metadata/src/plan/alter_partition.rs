@@ -91,7 +91,7 @@ pub(super) fn find(image: &MetadataImage, id: TopicPartition) -> Result<(&Topic,
 /// it would say that it was not made.
 fn is_done(sender: BrokerId, wanted: &PartitionAlteration, partition: &Partition) -> bool {
     let members = wanted.isr.iter().map(|member| member.broker);
-    wanted.partition_epoch.next() == partition.partition_epoch
+    wanted.partition_epoch.get().checked_add(1) == Some(partition.partition_epoch.get())
         && wanted.leader_epoch == partition.leader_epoch
         && partition.leader == Some(sender)
         && members.eq(partition.isr.iter().copied())

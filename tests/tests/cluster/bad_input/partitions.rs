@@ -35,6 +35,7 @@ async fn in_sync_replicas_that_cannot_be() {
         (PartitionAlteration { partition: -1, ..right.clone() }, "UNKNOWN_TOPIC_OR_PARTITION"),
         (PartitionAlteration { leader_epoch: 1, ..right.clone() }, "NOT_CONTROLLER"),
         (PartitionAlteration { partition_epoch: 1, ..right.clone() }, "NOT_CONTROLLER"),
+        (PartitionAlteration { partition_epoch: i32::MAX, ..right.clone() }, "NOT_CONTROLLER"),
         (PartitionAlteration { leader_epoch: -1, ..right.clone() }, "FENCED_LEADER_EPOCH"),
         (PartitionAlteration { partition_epoch: -1, ..right.clone() }, "INVALID_UPDATE_VERSION"),
         (PartitionAlteration { isr: isr(&[1, 2, 2]), ..right.clone() }, "INVALID_REQUEST"),
@@ -68,5 +69,10 @@ async fn in_sync_replicas_that_cannot_be() {
     // Each row was wrong in nothing but what it shows.
     assert_eq!(alter(&cluster, right_request.clone()).await, "none");
     assert_eq!(cluster.topic("orders").await.partitions[0].isr, [1]);
-    assert_eq!(alter(&cluster, right_request).await, "INVALID_UPDATE_VERSION", "the same again is behind");
+    let untouched = Untouched::since_now(&cluster).await;
+    assert_eq!(alter(&cluster, right_request.clone()).await, "none", "the same again is confirmed");
+    let mut behind = right_request;
+    behind.partitions[0].isr = isr(&[1, 2]);
+    assert_eq!(alter(&cluster, behind).await, "INVALID_UPDATE_VERSION");
+    untouched.check(&cluster).await;
 }
