@@ -1,17 +1,53 @@
 //! The log of a partition's replica, and the directories that hold such logs.
+//!
+//! Goals, in order: what was committed is there after a crash, and nothing that was to go; damage is found before it is
+//! told to anyone; appends to many partitions share one fsync; a reader disturbs no writer.
+//!
+//! A directory is one RocksDB: `batches` has the records, keyed by partition and *last* offset, so that a seek to an
+//! offset finds its batch; `meta` has each log's start and high watermark, epochs, closed segments, and the producers'
+//! state where a segment begins. A log is opened from there and the batches of its active segment.
+//!
+//! A log has one owner. A change advances its state in memory and stages the rows in [`Writes`]; one commit takes the
+//! changes of any number of logs. The staged changes of a log are committed in the order in which they were staged. If a
+//! commit fails, the directory is lost, so that there is no roll-back.
+//!
+//! ```
+//! # use quorate_log::{Flush, LogDirectory, LogOffset, NewBatch};
+//! # use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
+//! # let path = tempfile::tempdir()?;
+//! let directory = LogDirectory::open(path.path(), Flush::Always)?;
+//! let orders = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionId::new(0));
+//! let mut log = directory.log(orders)?;
+//!
+//! let mut writes = directory.begin();
+//! log.begin_epoch(&mut writes, LeaderEpoch::new(0));
+//! let batch = NewBatch { record_count: 2, max_timestamp_ms: 7, producer: None, records: "ab".into() };
+//! let appended = log.append_as_leader(&mut writes, &batch, LeaderEpoch::new(0))?;
+//! directory.commit(writes)?;
+//!
+//! assert_eq!(appended.next_offset, LogOffset(2));
+//! let read = log.reader().read(LogOffset(1), log.log_end(), 1 << 20)?;
+//! assert_eq!(read[0].records(), "ab");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod batch;
+mod directory;
+mod epochs;
+mod error;
+mod keys;
 pub mod leadership;
+mod partition_log;
+mod producers;
+mod reader;
+mod rows;
+mod segments;
 
-/// A position in the log of a partition: one per record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct LogOffset(i64);
-
-impl LogOffset {
-    pub const fn new(offset: i64) -> Self {
-        Self(offset)
-    }
-
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-}
+pub use batch::{CorruptBatch, HEADER_BYTES, LogOffset, NewBatch, Producer, StoredBatch};
+pub use directory::{Flush, LogDirectory, Writes};
+pub use epochs::Epochs;
+pub use error::{AppendRefused, LogError};
+pub use partition_log::{Appended, PartitionLog, SEGMENT_BYTES};
+pub use producers::Producers;
+pub use reader::LogReader;
+pub use segments::{Retention, Segment, Segments};

@@ -17,7 +17,7 @@ fn brokers(ids: &[i32]) -> Vec<BrokerId> {
 }
 
 fn at(offset: i64) -> LogOffset {
-    LogOffset::new(offset)
+    LogOffset(offset)
 }
 
 /// Epochs of brokers are ten times their ids.
@@ -71,7 +71,7 @@ impl Scene {
     }
 
     fn high_watermark(&self) -> i64 {
-        self.leadership.high_watermark().get()
+        self.leadership.high_watermark().0
     }
 
     /// The members of the proposal that is due.
@@ -329,7 +329,7 @@ impl Model {
         assert_eq!(proposal.isr[0].0, broker(1), "the leader is a member");
         for (member, _) in &proposal.isr[1..] {
             let is_new = !self.scene.leadership.isr().contains(member);
-            let end = self.scene.leadership.end_of(*member).map_or(0, LogOffset::get);
+            let end = self.scene.leadership.end_of(*member).map_or(0, |end| end.0);
             assert!(!is_new || end >= self.scene.high_watermark(), "broker {member} joins at the high watermark");
         }
     }

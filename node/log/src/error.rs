@@ -1,0 +1,41 @@
+//! What can go wrong with a directory, and why an append is refused.
+
+use std::path::PathBuf;
+
+use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
+
+use crate::batch::{CorruptBatch, LogOffset};
+
+/// An operation on a directory failed: the directory is lost to this process, and with it the logs that it holds.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("log directory {path:?} is in use by another process")]
+    Locked { path: PathBuf },
+    #[error("cannot use log directory {path:?}: {reason}")]
+    Io { path: PathBuf, reason: String },
+    #[error("log of {partition} is damaged at offset {offset}: {reason}")]
+    Corrupt { partition: TopicPartition, offset: LogOffset, reason: String },
+}
+
+/// The batch is not taken, and the log is as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendRefused {
+    #[error("invalid batch: {0}")]
+    InvalidBatch(&'static str),
+    #[error("the batch begins at {base}, the log ends at {end}")]
+    NotAtEnd { base: LogOffset, end: LogOffset },
+    #[error("leader epoch {epoch} is behind {last}, the last of the log")]
+    EpochWentBack { epoch: LeaderEpoch, last: LeaderEpoch },
+    #[error("producer epoch {epoch} is behind {current}")]
+    InvalidProducerEpoch { epoch: i16, current: i16 },
+    #[error("sequence {found} is out of order: expected {expected}")]
+    OutOfOrderSequence { found: i32, expected: i32 },
+    #[error("sequence {found} was taken before, too long ago to tell where")]
+    DuplicateSequence { found: i32 },
+}
+
+impl From<CorruptBatch> for AppendRefused {
+    fn from(error: CorruptBatch) -> Self {
+        Self::InvalidBatch(error.0)
+    }
+}

@@ -1,0 +1,190 @@
+//! The rows of one log: what is read of them, and how a change is staged.
+
+use bytes::{Buf, Bytes, TryGetError};
+use quorate_metadata::ids::TopicPartition;
+use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions};
+
+use crate::batch::{LogOffset, StoredBatch};
+use crate::directory::{LogDirectory, Writes};
+use crate::epochs::Epochs;
+use crate::error::LogError;
+use crate::keys;
+use crate::producers::Producers;
+use crate::segments::Segment;
+
+type Row = (Box<[u8]>, Box<[u8]>);
+
+#[derive(Clone)]
+pub struct Rows {
+    directory: LogDirectory,
+    partition: TopicPartition,
+}
+
+/// What is on disk beside the batches.
+pub struct Meta {
+    pub log_start: LogOffset,
+    pub high_watermark: LogOffset,
+    pub epochs: Epochs,
+    pub closed: Vec<Segment>,
+    /// Where the active segment begins.
+    pub active: LogOffset,
+}
+
+impl Rows {
+    pub fn new(directory: LogDirectory, partition: TopicPartition) -> Self {
+        Self { directory, partition }
+    }
+
+    pub fn partition(&self) -> TopicPartition {
+        self.partition
+    }
+
+    pub fn directory(&self) -> &LogDirectory {
+        &self.directory
+    }
+
+    /// The batches that have `from` or a later offset, verified, in order.
+    pub fn batches(&self, from: LogOffset) -> impl Iterator<Item = Result<StoredBatch, LogError>> {
+        let mut expected = None;
+        self.scan(self.directory.batches(), keys::batch_from(self.partition, from)).map(move |row| {
+            let (key, frame) = row?;
+            let corrupt = |reason: &str| self.corrupt(expected.unwrap_or(from), reason.to_owned());
+            let batch = StoredBatch::decode(Bytes::from(frame)).map_err(|error| corrupt(error.0))?;
+            if *key != *keys::batch(self.partition, &batch) {
+                return Err(corrupt("a batch under the key of another"));
+            }
+            if expected.is_some_and(|expected| batch.base_offset() != expected) {
+                return Err(corrupt("batches are missing"));
+            }
+            expected = Some(batch.next_offset());
+            Ok(batch)
+        })
+    }
+
+    /// `None`: there is no such log.
+    pub fn meta(&self) -> Result<Option<Meta>, LogError> {
+        let state = |mut body: &[u8]| Ok((LogOffset(body.try_get_i64()?), LogOffset(body.try_get_i64()?)));
+        let Some((log_start, high_watermark)) = self.get(&keys::meta(self.partition, keys::STATE), state)? else {
+            return Ok(None);
+        };
+        let epochs = self.get(&keys::meta(self.partition, keys::EPOCHS), Epochs::decode)?.unwrap_or_default();
+        let mut closed = Vec::new();
+        let mut active = None;
+        for row in self.scan(self.directory.meta(), keys::meta(self.partition, keys::SEGMENT)) {
+            let (key, value) = row?;
+            match key.get(keys::PREFIX) {
+                Some(&keys::SEGMENT) => closed.push(self.decode(&key, &value, Segment::decode)?),
+                _ => active = (&key[keys::PREFIX + 1..]).try_get_i64().ok().map(LogOffset),
+            }
+        }
+        let active = active.ok_or_else(|| self.corrupt(log_start, "no segment".into()))?;
+        let is_dense = closed.windows(2).all(|pair| pair[0].end == pair[1].base)
+            && closed.last().is_none_or(|last| last.end == active);
+        if !is_dense {
+            return Err(self.corrupt(log_start, "a segment is missing".into()));
+        }
+        Ok(Some(Meta { log_start, high_watermark, epochs, closed, active }))
+    }
+
+    /// The producers' state where the segment begins.
+    pub fn producers(&self, segment: LogOffset) -> Result<Producers, LogError> {
+        let key = keys::segment(self.partition, keys::PRODUCERS, segment);
+        let found = self.get(&key, Producers::decode)?;
+        found.ok_or_else(|| self.corrupt(segment, "the producers' state is missing".into()))
+    }
+
+    pub fn put_batch(&self, writes: &mut Writes, batch: &StoredBatch) {
+        writes.logs.insert(self.partition);
+        writes.rows.put_cf(self.directory.batches(), keys::batch(self.partition, batch), batch.frame());
+    }
+
+    pub fn put_state(&self, writes: &mut Writes, log_start: LogOffset, high_watermark: LogOffset) {
+        let body = [log_start.0.to_be_bytes(), high_watermark.0.to_be_bytes()].concat();
+        self.put_meta(writes, &keys::meta(self.partition, keys::STATE), &body);
+    }
+
+    pub fn put_epochs(&self, writes: &mut Writes, epochs: &Epochs) {
+        self.put_meta(writes, &keys::meta(self.partition, keys::EPOCHS), &epochs.encode());
+    }
+
+    pub fn put_closed(&self, writes: &mut Writes, segment: &Segment) {
+        self.put_meta(writes, &keys::segment(self.partition, keys::SEGMENT, segment.base), &segment.encode());
+    }
+
+    /// A segment begins, and this is what its producers did before.
+    pub fn put_producers(&self, writes: &mut Writes, segment: LogOffset, producers: &Producers) {
+        self.put_meta(writes, &keys::segment(self.partition, keys::PRODUCERS, segment), &producers.encode());
+    }
+
+    /// The segment that begins at `active` is to be open, and the log to end at `end` within it.
+    pub fn delete_from(&self, writes: &mut Writes, active: LogOffset, end: LogOffset) {
+        let segments = |kind, from| keys::segment(self.partition, kind, from);
+        let after_active = LogOffset(active.0 + 1);
+        let past = LogOffset(i64::MAX);
+        writes.logs.insert(self.partition);
+        let (batches, meta) = (self.directory.batches(), self.directory.meta());
+        writes.rows.delete_range_cf(batches, keys::batch_from(self.partition, end), keys::end(self.partition));
+        writes.rows.delete_range_cf(meta, segments(keys::SEGMENT, active), segments(keys::SEGMENT, past));
+        writes.rows.delete_range_cf(meta, segments(keys::PRODUCERS, after_active), segments(keys::PRODUCERS, past));
+    }
+
+    /// The first segment is to be the one that begins at `first`.
+    pub fn delete_below(&self, writes: &mut Writes, first: LogOffset) {
+        let start = LogOffset(0);
+        writes.logs.insert(self.partition);
+        let batches = |offset| keys::batch_from(self.partition, offset);
+        writes.rows.delete_range_cf(self.directory.batches(), batches(start), batches(first));
+        for kind in [keys::SEGMENT, keys::PRODUCERS] {
+            let segments = |base| keys::segment(self.partition, kind, base);
+            writes.rows.delete_range_cf(self.directory.meta(), segments(start), segments(first));
+        }
+    }
+
+    pub fn delete_all(&self, writes: &mut Writes) {
+        writes.logs.insert(self.partition);
+        let (first, end) = (keys::prefix(self.partition), keys::end(self.partition));
+        for family in [self.directory.batches(), self.directory.meta()] {
+            writes.rows.delete_range_cf(family, first.clone(), end.clone());
+        }
+    }
+
+    fn put_meta(&self, writes: &mut Writes, key: &[u8], body: &[u8]) {
+        writes.logs.insert(self.partition);
+        writes.rows.put_cf(self.directory.meta(), key, keys::seal(key, body));
+    }
+
+    fn get<T>(&self, key: &[u8], decode: impl Fn(&[u8]) -> Result<T, TryGetError>) -> Result<Option<T>, LogError> {
+        let value =
+            self.directory.db().get_cf(self.directory.meta(), key).map_err(|error| self.directory.failed(&error))?;
+        value.map(|value| self.decode(key, &value, decode)).transpose()
+    }
+
+    fn decode<T>(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        decode: impl Fn(&[u8]) -> Result<T, TryGetError>,
+    ) -> Result<T, LogError> {
+        let body = keys::unseal(key, value);
+        let decoded = body.and_then(|body| decode(body).map_err(|error| error.to_string()));
+        decoded.map_err(|reason| self.corrupt(LogOffset(0), reason))
+    }
+
+    /// The rows of this log in `family` from `key` on.
+    fn scan(&self, family: &ColumnFamily, key: Vec<u8>) -> impl Iterator<Item = Result<Row, LogError>> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(keys::end(self.partition));
+        let mode = IteratorMode::From(&key, Direction::Forward);
+        let rows = self.directory.db().iterator_cf_opt(family, options, mode);
+        rows.map(|row| row.map_err(|error| self.directory.failed(&error)))
+    }
+
+    /// A batch that the log knows of is not on the disk.
+    pub fn missing(&self, offset: LogOffset) -> LogError {
+        self.corrupt(offset, "batches are missing".into())
+    }
+
+    fn corrupt(&self, offset: LogOffset, reason: String) -> LogError {
+        LogError::Corrupt { partition: self.partition, offset, reason }
+    }
+}

@@ -1,0 +1,121 @@
+//! Logical segments: stretches of the log that retention removes whole and that timestamps are looked up by. Pure.
+
+use bytes::{Buf, TryGetError};
+
+use crate::batch::{LogOffset, StoredBatch};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    pub base: LogOffset,
+    pub end: LogOffset,
+    pub bytes: u64,
+    pub max_timestamp_ms: i64,
+}
+
+impl Segment {
+    pub fn empty(base: LogOffset) -> Self {
+        Self { base, end: base, bytes: 0, max_timestamp_ms: i64::MIN }
+    }
+
+    fn add(&mut self, batch: &StoredBatch) {
+        self.end = batch.next_offset();
+        self.bytes += batch.size_bytes();
+        self.max_timestamp_ms = self.max_timestamp_ms.max(batch.max_timestamp_ms());
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let fields = [self.base.0, self.end.0, self.bytes.cast_signed(), self.max_timestamp_ms];
+        fields.into_iter().flat_map(i64::to_be_bytes).collect()
+    }
+
+    pub fn decode(mut body: &[u8]) -> Result<Self, TryGetError> {
+        Ok(Self {
+            base: LogOffset(body.try_get_i64()?),
+            end: LogOffset(body.try_get_i64()?),
+            bytes: body.try_get_u64()?,
+            max_timestamp_ms: body.try_get_i64()?,
+        })
+    }
+}
+
+/// Dense: each begins where the one before ends. Only the active one, the last, grows, and only it may be empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    closed: Vec<Segment>,
+    active: Segment,
+}
+
+/// What retention goes by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// A segment goes when its latest record is older.
+    pub ms: Option<u64>,
+    /// The oldest segment goes while the others alone have this much.
+    pub bytes: Option<u64>,
+}
+
+impl Segments {
+    pub fn new(closed: Vec<Segment>, active: Segment) -> Self {
+        Self { closed, active }
+    }
+
+    pub fn add(&mut self, batch: &StoredBatch) {
+        self.active.add(batch);
+    }
+
+    /// The active segment is full if `more` bytes would lead it beyond `max`. An empty one never is.
+    pub fn is_full(&self, more: u64, max: u64) -> bool {
+        self.active.bytes > 0 && self.active.bytes + more > max
+    }
+
+    /// Closes the active segment and begins the next one. Returns the closed one.
+    pub fn roll(&mut self) -> Segment {
+        let closed = self.active;
+        self.active = Segment::empty(closed.end);
+        self.closed.push(closed);
+        closed
+    }
+
+    pub fn active(&self) -> &Segment {
+        &self.active
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Segment> {
+        self.closed.iter().chain([&self.active])
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.all().map(|segment| segment.bytes).sum()
+    }
+
+    /// The closed segments that a log beginning at `start` no longer needs are dropped.
+    pub fn drop_below(&mut self, start: LogOffset) -> Vec<Segment> {
+        let gone = self.closed.partition_point(|segment| segment.end <= start);
+        self.closed.drain(..gone).collect()
+    }
+
+    /// The segment that has `offset` becomes the active one, to be filled anew; later ones are dropped.
+    pub fn reopen_at(&mut self, offset: LogOffset) {
+        let kept = self.closed.partition_point(|segment| segment.end <= offset);
+        let base = self.closed.get(kept).map_or(self.active.base, |segment| segment.base);
+        self.closed.truncate(kept);
+        self.active = Segment::empty(base);
+    }
+
+    /// Where the log shall begin: whole segments go, and none that is not wholly below `below`.
+    pub fn expired(&self, now_ms: i64, retention: Retention, below: LogOffset) -> Option<LogOffset> {
+        let mut left = self.bytes();
+        let mut start = None;
+        for segment in self.all().filter(|segment| segment.bytes > 0) {
+            let age = i128::from(now_ms) - i128::from(segment.max_timestamp_ms);
+            let is_old = retention.ms.is_some_and(|ms| age > i128::from(ms));
+            let is_surplus = retention.bytes.is_some_and(|bytes| left - segment.bytes >= bytes);
+            if segment.end > below || !(is_old || is_surplus) {
+                break;
+            }
+            left -= segment.bytes;
+            start = Some(segment.end);
+        }
+        start
+    }
+}
