@@ -99,7 +99,7 @@ impl Proxy {
         let unanswered = Unanswered(Some(&self.controllers));
         match channel.oneshot(request.map(Body::new)).await {
             Ok(response) => {
-                unanswered.is_answered();
+                unanswered.answered();
                 response
             }
             Err(error) => {
@@ -114,7 +114,7 @@ impl Proxy {
 struct Unanswered<'a>(Option<&'a Controllers>);
 
 impl Unanswered<'_> {
-    fn is_answered(mut self) {
+    fn answered(mut self) {
         self.0 = None;
     }
 }
