@@ -11,6 +11,7 @@
 
 mod cache;
 mod connect;
+mod host;
 mod session;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 pub use cache::MetadataCache;
+pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;

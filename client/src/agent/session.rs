@@ -228,6 +228,7 @@ impl<'a> HeartbeatStream<'a> {
             want_fence: false,
             want_shutdown: *self.session.wish.borrow() == Wish::ShutDown,
             sequence: self.sequence,
+            offline_directories: Vec::new(),
         };
         // Full: the controller has not read the last ones; what it will read is as good.
         if self.requests.try_send(request).is_ok() {

@@ -187,9 +187,8 @@ impl Heart {
             broker_epoch: self.epoch,
             // Past its own registration: all that unfencing asks for.
             metadata_offset: self.epoch + 1,
-            want_fence: false,
-            want_shutdown: false,
             sequence,
+            ..HeartbeatRequest::default()
         };
         line.requests.send(request).await.map_err(|_| Status::unavailable("the stream ended"))?;
         match timeout(REPLY_TIMEOUT, line.replies.message()).await {
