@@ -14,8 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
     let mut public = descriptors.clone();
-    // Reflection shows what a node serves: Raft is private, and the log is not served yet.
-    public.file.retain(|file| !["quorate.raft.v1", "quorate.log.v1"].contains(&file.package()));
+    // Reflection shows what a node serves to others: Raft is private.
+    public.file.retain(|file| file.package() != "quorate.raft.v1");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("quorate.descriptors.bin");
     fs::write(out, protox::prost::Message::encode_to_vec(&public))?;
     tonic_prost_build::configure().bytes(".quorate.raft.v1").bytes(".quorate.log.v1").compile_fds(descriptors)?;

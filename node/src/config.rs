@@ -47,6 +47,13 @@ pub struct NodeConfig {
     /// How long SIGTERM waits for leaderships to move before the node stops anyway.
     pub controlled_shutdown_timeout_ms: u64,
 
+    /// Where the broker keeps records; empty: `logs` in the data directory. One that fails takes only its replicas away.
+    pub log_dirs: Vec<PathBuf>,
+    /// When a record counts as written on one replica.
+    pub log_flush: LogFlush,
+    /// How long a replica that the metadata does not know is kept.
+    pub stray_grace_ms: u64,
+
     pub raft_heartbeat_ms: u64,
     pub raft_election_min_ms: u64,
     pub raft_election_max_ms: u64,
@@ -81,6 +88,15 @@ pub enum AutoFormat {
     Never,
 }
 
+/// `os` is Kafka's policy: a crash of the process loses nothing, and other replicas are the safety against a loss of
+/// power. `always` syncs before each acknowledgement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFlush {
+    Os,
+    Always,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -108,6 +124,9 @@ impl Default for NodeConfig {
             broker_session_timeout_ms: 3_000,
             broker_registration_timeout_ms: 30_000,
             controlled_shutdown_timeout_ms: 10_000,
+            log_dirs: Vec::new(),
+            log_flush: LogFlush::Os,
+            stray_grace_ms: 60_000,
             raft_heartbeat_ms: 50,
             raft_election_min_ms: 150,
             raft_election_max_ms: 300,
@@ -234,6 +253,10 @@ impl NodeConfig {
 
     pub fn api_address(&self) -> &str {
         if self.api_advertised.is_empty() { &self.api_listen } else { &self.api_advertised }
+    }
+
+    pub fn log_directories(&self) -> Vec<PathBuf> {
+        if self.log_dirs.is_empty() { vec![self.data_dir.join("logs")] } else { self.log_dirs.clone() }
     }
 
     pub fn cluster(&self) -> Result<Option<ClusterId>, ConfigError> {

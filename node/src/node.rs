@@ -10,14 +10,13 @@ use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_metadata::ApiError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::api::{self, Api};
-use crate::broker::{self, BrokerConfig};
+use crate::api::{self, Api, DataPlaneSlot};
+use crate::broker::{self, BrokerConfig, BrokerError};
 use crate::config::{ConfigError, NodeConfig, Role};
 use crate::http::{self, HttpState};
 use crate::raft::{DialMap, RaftError};
@@ -37,8 +36,8 @@ pub enum NodeError {
     DialMap { path: PathBuf, source: io::Error },
     #[error("cannot serve: {0}")]
     Serve(String),
-    #[error("the broker cannot register: {0}")]
-    Broker(ApiError),
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     #[error("stopped: {0}")]
     Stopped(String),
 }
@@ -136,6 +135,11 @@ impl BrokerRole {
             }
         }
     }
+}
+
+/// The data plane is served where there is a broker.
+fn log(config: &NodeConfig, slot: &DataPlaneSlot) -> Option<DataPlaneSlot> {
+    config.has(Role::Broker).then(|| slot.clone())
 }
 
 /// Logs why the node ends, if not because it was told to.

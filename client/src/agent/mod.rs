@@ -10,11 +10,15 @@
 //! ```
 
 mod cache;
+mod calls;
 mod connect;
+mod driver;
+mod duties;
 mod host;
+mod isr_changes;
 mod session;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +26,13 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, Incar
 use quorate_metadata::record::{Endpoint, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use cache::MetadataCache;
+pub use calls::ControllerCalls;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
+pub use isr_changes::{IsrChange, IsrChanges, IsrOutcome};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;
@@ -45,6 +52,8 @@ pub struct AgentConfig {
     pub resolve: Resolve,
     /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
     pub registration_timeout: Duration,
+    /// How long a replica that the metadata does not know is kept before the host is told to delete it.
+    pub stray_grace: Duration,
 }
 
 /// Where the broker stands with the controllers.
@@ -82,8 +91,11 @@ pub struct BrokerAgent {
     standing: watch::Receiver<Standing>,
     cache: MetadataCache,
     wish: watch::Sender<Wish>,
+    offline: Arc<watch::Sender<BTreeSet<DirectoryId>>>,
+    config: Arc<AgentConfig>,
     session: tokio::task::JoinHandle<ApiError>,
-    follower: tokio::task::JoinHandle<()>,
+    /// The metadata follower, and what serves the host.
+    tasks: JoinSet<()>,
 }
 
 impl BrokerAgent {
@@ -94,9 +106,36 @@ impl BrokerAgent {
         let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
         let (wish, wishes) = watch::channel(Wish::Serve);
         let told = watch::Sender::new(Offset::default());
-        let follower = tokio::spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
+        let offline = Arc::new(watch::Sender::new(BTreeSet::new()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
+        let wishes = session::Wishes { wish: wishes, offline: offline.subscribe() };
         let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
-        Self { broker: config.broker, standing, cache, wish, session, follower }
+        Self { broker: config.broker, standing, cache, wish, offline, config, session, tasks }
+    }
+
+    /// From now on `host` is told what it leads and follows, until the agent is dropped: also while it shuts down,
+    /// because a leader serves until others have taken over.
+    pub fn drive(&mut self, host: Arc<dyn PartitionHost>) {
+        let grace = self.config.stray_grace;
+        self.tasks.spawn(driver::run(self.broker, host, grace, self.standing(), self.cache.changes()));
+    }
+
+    /// Asks the controllers for changes of the ISRs of partitions that this broker leads.
+    pub fn isr_changes(&mut self) -> IsrChanges {
+        let (changes, run) = isr_changes::start(self.calls(), self.standing(), self.cache.changes());
+        self.tasks.spawn(run);
+        changes
+    }
+
+    /// The other calls of a broker to its controllers.
+    pub fn calls(&self) -> ControllerCalls {
+        ControllerCalls::new(self.config.clone(), self.standing())
+    }
+
+    /// Tells the controllers which log directories have failed.
+    pub fn offline_reports(&self) -> OfflineReports {
+        OfflineReports { offline: self.offline.clone() }
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {
@@ -109,9 +148,19 @@ impl BrokerAgent {
 
     /// Waits until the agent cannot go on: its registration was refused for good.
     pub async fn failed(&mut self) -> ApiError {
-        match (&mut self.session).await {
-            Ok(error) => error,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        loop {
+            tokio::select! {
+                ended = &mut self.session => match ended {
+                    Ok(error) => return error,
+                    Err(error) => std::panic::resume_unwind(error.into_panic()),
+                },
+                Some(ended) = self.tasks.join_next() => {
+                    // They end by themselves only together with the session, which knows why.
+                    if let Err(error) = ended {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+            }
         }
     }
 
@@ -136,9 +185,21 @@ impl BrokerAgent {
     }
 }
 
+/// A handle; clones are the same.
+#[derive(Clone)]
+pub struct OfflineReports {
+    offline: Arc<watch::Sender<BTreeSet<DirectoryId>>>,
+}
+
+impl OfflineReports {
+    /// All that have failed since the registration; said with every heartbeat from now on.
+    pub fn send(&self, failed: BTreeSet<DirectoryId>) {
+        self.offline.send_replace(failed);
+    }
+}
+
 impl Drop for BrokerAgent {
     fn drop(&mut self) {
         self.session.abort();
-        self.follower.abort();
     }
 }

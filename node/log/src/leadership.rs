@@ -149,6 +149,11 @@ impl Leadership {
         if self.isr.len() < self.terms.min_isr { Durability::NotEnough } else { Durability::Enough }
     }
 
+    /// The brokers with a replica that follows this one.
+    pub fn followers(&self) -> impl Iterator<Item = BrokerId> {
+        self.followers.keys().copied()
+    }
+
     /// The end of the follower's log, once it has fetched.
     pub fn end_of(&self, follower: BrokerId) -> Option<LogOffset> {
         self.followers.get(&follower).and_then(|follower| follower.end)

@@ -28,12 +28,12 @@ pub struct PartitionLog {
 }
 
 /// Where a batch is in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
     pub base_offset: LogOffset,
     pub next_offset: LogOffset,
-    /// It was there before.
-    pub duplicate: bool,
+    /// None: it was there before.
+    pub batch: Option<StoredBatch>,
 }
 
 impl PartitionLog {
@@ -133,10 +133,11 @@ impl PartitionLog {
             && let Some(base) = self.producers.check(producer, batch.record_count)?
         {
             let next = LogOffset(base.0 + i64::from(batch.record_count));
-            return Ok(Appended { base_offset: base, next_offset: next, duplicate: true });
+            return Ok(Appended { base_offset: base, next_offset: next, batch: None });
         }
         self.append(writes, &stored);
-        Ok(Appended { base_offset: stored.base_offset(), next_offset: stored.next_offset(), duplicate: false })
+        let (base_offset, next_offset) = (stored.base_offset(), stored.next_offset());
+        Ok(Appended { base_offset, next_offset, batch: Some(stored) })
     }
 
     /// What the leader took is taken: it has asked what there was to ask.

@@ -182,7 +182,7 @@ impl World {
         let new = batch(count, producer);
         let end = LogOffset(self.model.end());
         match log.append_as_leader(&mut self.writes, &new, LeaderEpoch::new(epoch)) {
-            Ok(appended) if appended.duplicate => {
+            Ok(appended) if appended.batch.is_none() => {
                 let same = |stored: &&StoredBatch| {
                     stored.base_offset() == appended.base_offset
                         && stored.producer() == producer

@@ -65,7 +65,7 @@ impl World {
         let epoch = LeaderEpoch::new(key(args, "epoch").unwrap_or(0));
         let (_, log) = self.open.as_mut().unwrap();
         Ok(match log.append_as_leader(&mut self.writes, &batch, epoch) {
-            Ok(appended) if appended.duplicate => {
+            Ok(appended) if appended.batch.is_none() => {
                 format!("{}..{} duplicate", appended.base_offset, appended.next_offset)
             }
             Ok(appended) => format!("{}..{}", appended.base_offset, appended.next_offset),

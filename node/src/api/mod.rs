@@ -5,6 +5,7 @@ mod broker;
 mod describe;
 mod gateway;
 mod heartbeat;
+mod log;
 mod proxy;
 mod request;
 mod server;
@@ -12,5 +13,6 @@ mod watch;
 
 pub use gateway::Gateway;
 pub use heartbeat::HeartbeatTerms;
+pub use log::DataPlaneSlot;
 pub use proxy::{Controllers, Proxy};
-pub use server::{Api, ApiServer, serve};
+pub use server::{Api, ApiServer, Control, serve};

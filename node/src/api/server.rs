@@ -7,6 +7,7 @@ use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::admin_server::AdminServer;
 use quorate_proto::broker::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
+use quorate_proto::log::log_server::LogServer;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -18,6 +19,7 @@ use super::admin::AdminService;
 use super::broker::BrokerService;
 use super::gateway::Gateway;
 use super::heartbeat::HeartbeatTerms;
+use super::log::{DataPlaneSlot, LogService};
 use super::proxy::Proxy;
 
 /// A request of 10 000 topics with explicit assignments fits four times over.
@@ -46,11 +48,18 @@ pub struct ApiServer {
 }
 
 /// What a node's API is made of.
-pub enum Api {
-    /// The services, on a node with a controller.
-    Services(Box<ApiServer>),
+pub struct Api {
+    pub control: Control,
+    /// On a node with a broker.
+    pub log: Option<DataPlaneSlot>,
+}
+
+/// Where the control plane is served.
+pub enum Control {
+    /// On a node with a controller: here.
+    Here(Box<ApiServer>),
     /// Every call goes on to a controller.
-    Proxy(Proxy),
+    Elsewhere(Proxy),
 }
 
 /// Serves until `stop` resolves, then lets the calls under way end.
@@ -82,10 +91,14 @@ async fn routes(api: Api) -> Routes {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("our own descriptors are well formed");
-    let common = Routes::new(health).add_service(reflection);
-    match api {
-        Api::Services(server) => services(common, *server),
-        Api::Proxy(proxy) => Routes::from(common.into_axum_router().fallback_service(proxy)),
+    let mut common = Routes::new(health).add_service(reflection);
+    if let Some(slot) = api.log {
+        health_reporter.set_serving::<LogServer<LogService>>().await;
+        common = common.add_service(LogService::server(slot));
+    }
+    match api.control {
+        Control::Here(server) => services(common, *server),
+        Control::Elsewhere(proxy) => Routes::from(common.into_axum_router().fallback_service(proxy)),
     }
 }
 

@@ -1,22 +1,50 @@
-//! The broker role: a member of the cluster that knows, at every moment, which partitions it leads and follows.
+//! The broker role: the reference data plane, built on the SDK as any other partitioned system would be.
+//!
+//! ```text
+//!   agent (SDK) ──► data plane ──► shards, one a log directory ──► replicas
+//!      ▲ isr changes      │              │ positions
+//!      └── proposals ◄────┘              └──► fetchers, one a leader ──► the leader's shards
+//! ```
 
 mod clean_stop;
-mod roles;
+mod data_plane;
+mod fetchers;
+//mod producer_ids;
+mod proposals;
+mod replica;
+mod replicas;
+mod shard;
+mod situation;
+pub mod wire;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, Resolve, Standing};
+use quorate_client::agent::{AgentConfig, BrokerAgent, OfflineReports, Resolve, Standing};
+use quorate_log::{Flush, LogError};
+use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::Endpoint;
-use quorate_metadata::{ApiError, MetadataImage};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use clean_stop::CleanStop;
-use roles::Roles;
+pub use data_plane::DataPlane;
+use data_plane::Directories;
+pub use fetchers::Dial;
+pub use replica::{
+    Acks, Answer, Batches, Description, NewRecords, Position, Produced, Progress, Published, Refused, RoleName, Sink,
+    check_epoch,
+};
+pub use replicas::ReplicaHandle;
+pub use shard::{Command, ShardHandle};
+pub use wire::authority;
+
+use crate::api::DataPlaneSlot;
 
 pub struct BrokerConfig {
     pub broker: BrokerId,
@@ -24,17 +52,59 @@ pub struct BrokerConfig {
     pub incarnation: IncarnationId,
     pub endpoint: Endpoint,
     pub rack: Option<String>,
-    pub directory: DirectoryId,
     pub data: PathBuf,
+    pub log_directories: Vec<PathBuf>,
+    pub flush: Flush,
     pub bootstrap: Vec<String>,
     pub resolve: Resolve,
+    pub dial: Dial,
     pub registration_timeout: Duration,
     pub controlled_shutdown_timeout: Duration,
+    pub stray_grace: Duration,
+    /// Where the API finds the data plane.
+    pub slot: DataPlaneSlot,
 }
 
-/// Runs until told to stop; then hands its leaderships over. Fails when its registration is refused for good.
-pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), ApiError> {
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    #[error("the broker cannot register: {0}")]
+    Register(ApiError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Runs until told to stop; then hands its leaderships over. Fails when its registration is refused for good, or no
+/// log directory can be opened.
+pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
+    let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
     let clean_stop = CleanStop::at(&config.data);
+    let Running { mut agent, plane, mut tasks } = start(config, &clean_stop)?;
+    tokio::select! {
+        () = told(&mut stop) => {}
+        error = agent.failed() => return Err(BrokerError::Register(error)),
+        Some(ended) = tasks.join_next() => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+    }
+    let stopped = agent.shut_down(shutdown_timeout).await;
+    plane.stop().await;
+    match stopped {
+        Some(epoch) => {
+            clean_stop.leave(epoch);
+            info!(%broker, "controlled shutdown done");
+        }
+        None => warn!(%broker, "controlled shutdown not confirmed in time; stopping anyway"),
+    }
+    Ok(())
+}
+
+struct Running {
+    agent: BrokerAgent,
+    plane: DataPlane,
+    /// None of them ends by itself.
+    tasks: JoinSet<()>,
+}
+
+fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, BrokerError> {
+    let directories = Directories::open(&config.log_directories, config.flush)?;
     let agent_config = AgentConfig {
         broker: config.broker,
         cluster: config.cluster,
@@ -42,42 +112,38 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
         endpoints: vec![config.endpoint],
         rack: config.rack,
         features: features::supported(),
-        directories: vec![config.directory],
+        directories: directories.ids(),
         previous_epoch: clean_stop.take(),
         bootstrap: config.bootstrap,
         resolve: config.resolve,
         registration_timeout: config.registration_timeout,
+        stray_grace: config.stray_grace,
     };
     let mut agent = BrokerAgent::start(agent_config);
-    let follower = follow(config.broker, agent.standing(), agent.metadata().changes());
-    tokio::select! {
-        () = told(&mut stop) => {}
-        error = agent.failed() => return Err(error),
-        // It ends with the agent, which knows why.
-        () = follower => return Err(agent.failed().await),
-    }
-    match agent.shut_down(config.controlled_shutdown_timeout).await {
-        Some(epoch) => {
-            clean_stop.leave(epoch);
-            info!(broker = %config.broker, "controlled shutdown done");
-        }
-        None => warn!(broker = %config.broker, "controlled shutdown not confirmed in time; stopping anyway"),
-    }
-    Ok(())
+    let (plane, signals) = DataPlane::start(config.broker, directories, &agent, config.dial);
+    agent.drive(Arc::new(plane.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
+    tasks.spawn(report_failures(signals.failures, plane.clone(), agent.offline_reports()));
+    tasks.spawn(watch_standing(config.broker, agent.standing()));
+    // Each node has one broker at most, so that nobody has filled it before.
+    let _ = config.slot.set(plane.clone());
+    Ok(Running { agent, plane, tasks })
 }
 
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // A dropped sender means that the node is gone, which is a reason to stop as well.
-    let _ = stop.wait_for(|stop| *stop).await;
-}
-
-/// Notices every change of what the broker may do, and the end of its lease.
-async fn follow(
-    broker: BrokerId,
-    mut standing: watch::Receiver<Standing>,
-    mut metadata: watch::Receiver<MetadataImage>,
+async fn report_failures(
+    mut failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
+    plane: DataPlane,
+    reports: OfflineReports,
 ) {
-    let mut roles = Roles::default();
+    while let Some((id, reason)) = failures.recv().await {
+        reports.send(plane.directory_failed(id, reason));
+    }
+    std::future::pending().await
+}
+
+/// Logs when the broker may lead, and when no more.
+async fn watch_standing(broker: BrokerId, mut standing: watch::Receiver<Standing>) {
     let mut led = false;
     loop {
         let now = *standing.borrow_and_update();
@@ -90,10 +156,8 @@ async fn follow(
                 warn!(%broker, epoch = ?now.epoch, fenced = now.fenced, "stepped down: fenced or lease ended");
             }
         }
-        roles.update(broker, &metadata.borrow_and_update().clone(), may_lead);
         tokio::select! {
-            changed = standing.changed() => if changed.is_err() { return },
-            changed = metadata.changed() => if changed.is_err() { return },
+            changed = standing.changed() => if changed.is_err() { return std::future::pending().await },
             () = lease_end(&now), if may_lead => {}
         }
     }
@@ -104,4 +168,9 @@ async fn lease_end(standing: &Standing) {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
     }
+}
+
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means that the node is gone, which is a reason to stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
 }

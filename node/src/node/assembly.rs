@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::Resolve;
-use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
+use quorate_log::Flush;
+use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
 use uuid::Uuid;
 
 use super::NodeError;
-use crate::api::HeartbeatTerms;
-use crate::broker::BrokerConfig;
-use crate::config::{NodeConfig, host_and_port};
+use crate::api::{DataPlaneSlot, HeartbeatTerms};
+use crate::broker::{BrokerConfig, Dial};
+use crate::config::{LogFlush, NodeConfig, host_and_port};
 use crate::controller::ControllerConfig;
 use crate::raft::{DialMap, RaftConfig, VoterAddress};
 
@@ -64,7 +65,7 @@ pub fn broker(
     config: &NodeConfig,
     dial: &DialMap,
     cluster: ClusterId,
-    directory: DirectoryId,
+    slot: DataPlaneSlot,
 ) -> Result<BrokerConfig, NodeError> {
     let voters = config.voter_addresses()?;
     // The nearest first: this node itself, where it is a controller.
@@ -76,12 +77,19 @@ pub fn broker(
         incarnation: IncarnationId::new(Uuid::new_v4()),
         endpoint: endpoint(config),
         rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
-        directory,
         data: config.data_dir.clone(),
+        log_directories: config.log_directories(),
+        flush: match config.log_flush {
+            LogFlush::Os => Flush::Os,
+            LogFlush::Always => Flush::Always,
+        },
         bootstrap: nearest.into_iter().chain(others).map(|voter| voter.api.clone()).collect(),
         resolve: resolve(voters, dial.clone()),
+        dial: dial_brokers(dial.clone()),
         registration_timeout: Duration::from_millis(config.broker_registration_timeout_ms),
         controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
+        stray_grace: Duration::from_millis(config.stray_grace_ms),
+        slot,
     })
 }
 
@@ -91,6 +99,11 @@ fn resolve(voters: Vec<VoterAddress>, dial: DialMap) -> Resolve {
         Some(voter) => dial.api(voter.id, announced),
         None => announced.to_owned(),
     })
+}
+
+/// Brokers and controllers share their ids, and with them the map.
+fn dial_brokers(dial: DialMap) -> Dial {
+    Arc::new(move |broker, announced| dial.api(ControllerId::new(broker.get()), announced))
 }
 
 fn endpoint(config: &NodeConfig) -> Endpoint {

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen_std, report, started};
-use crate::api::{Api, ApiServer, Gateway};
+use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen_std, log, report, started};
+use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
 use crate::controller::EventLoop;
 use crate::http::HttpState;
@@ -57,13 +57,15 @@ impl Member {
         let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
         let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
-        let servers = Servers::start(listeners, Api::Services(Box::new(server)), http_state);
+        let slot = DataPlaneSlot::default();
+        let api = Api { control: Control::Here(Box::new(server)), log: log(&config, &slot) };
+        let servers = Servers::start(listeners, api, http_state);
 
         let stop_event_loop = watch::Sender::new(false);
         let mut event_loop_task = JoinSet::new();
         event_loop_task.spawn(event_loop.run(stop_event_loop.subscribe()));
         let broker = if config.has(Role::Broker) {
-            BrokerRole::start(assembly::broker(&config, &dial, raft.cluster(), raft.directory())?)
+            BrokerRole::start(assembly::broker(&config, &dial, raft.cluster(), slot)?)
         } else {
             BrokerRole::none()
         };

@@ -10,8 +10,8 @@ use quorate_proto::admin::{DescribeQuorumRequest, ReadOptions};
 use tokio::time::timeout;
 use tracing::info;
 
-use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, report, started};
-use crate::api::{Api, Controllers, Proxy};
+use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, log, report, started};
+use crate::api::{Api, Control, Controllers, DataPlaneSlot, Proxy};
 use crate::config::NodeConfig;
 use crate::http::HttpState;
 use crate::raft;
@@ -26,17 +26,19 @@ pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(
     tokio::pin!(stop);
     let dial = dial_map(&config)?;
     let listeners = Listeners::bind(&config).await?;
-    let directory = raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
+    raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
     let controllers = Controllers::new(config.voter_addresses()?, dial.clone());
     let http_state = HttpState::BrokerOnly { controllers: controllers.clone() };
-    let mut servers = Servers::start(listeners, Api::Proxy(Proxy { controllers: controllers.clone() }), http_state);
+    let slot = DataPlaneSlot::default();
+    let control = Control::Elsewhere(Proxy { controllers: controllers.clone() });
+    let mut servers = Servers::start(listeners, Api { control, log: log(&config, &slot) }, http_state);
 
     let configured = config.cluster()?;
     let cluster = tokio::select! {
         cluster = cluster(&controllers, configured) => cluster,
         () = &mut stop => return Ok(()),
     };
-    let mut broker = BrokerRole::start(assembly::broker(&config, &dial, cluster, directory)?);
+    let mut broker = BrokerRole::start(assembly::broker(&config, &dial, cluster, slot)?);
     started(&config, cluster);
     let outcome = tokio::select! {
         () = stop => Ok(()),

@@ -9,5 +9,6 @@ mod kill_rounds;
 mod links;
 mod majority;
 mod pause;
+mod smoke;
 mod snapshot;
 mod watch;

@@ -134,8 +134,8 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "segment.bytes",
         "log.segment.bytes",
         Int(14, i32::MAX),
-        "1073741824",
-        "the size at which a new file is begun",
+        "16777216",
+        "the size at which a new segment is begun: what retention removes at once, and what a start reads",
     ),
     topic(
         "segment.index.bytes",
@@ -196,7 +196,7 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
     broker(
         "replica.lag.time.max.ms",
         Long(1, i64::MAX),
-        "30000",
+        "3000",
         "how long a follower may lag before it leaves the ISR",
     ),
 ];

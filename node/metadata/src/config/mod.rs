@@ -17,7 +17,12 @@ pub const AUTO_LEADER_REBALANCE: &str = "auto.leader.rebalance.enable";
 pub const DEFAULT_REPLICATION_FACTOR: &str = "default.replication.factor";
 pub const DELETE_TOPIC: &str = "delete.topic.enable";
 pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
+pub const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 pub const NUM_PARTITIONS: &str = "num.partitions";
+pub const REPLICA_LAG_TIME_MAX: &str = "replica.lag.time.max.ms";
+pub const RETENTION_BYTES: &str = "retention.bytes";
+pub const RETENTION_MS: &str = "retention.ms";
+pub const SEGMENT_BYTES: &str = "segment.bytes";
 pub const UNCLEAN_LEADER_ELECTION: &str = "unclean.leader.election.enable";
 
 /// Where a value comes from.
@@ -112,6 +117,11 @@ pub fn min_insync_replicas(image: &MetadataImage, topic: &str) -> usize {
 /// Whether a partition of the topic may have a leader that was not in sync.
 pub fn unclean_allowed(image: &MetadataImage, topic: &str) -> bool {
     parsed(effective(image, Some(topic), None, UNCLEAN_LEADER_ELECTION))
+}
+
+/// A number that the topic has, or inherits.
+pub fn topic_number<T: std::str::FromStr>(image: &MetadataImage, topic: &str, key: &str) -> T {
+    parsed(effective(image, Some(topic), None, key))
 }
 
 /// A switch of the whole cluster.

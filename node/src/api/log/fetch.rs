@@ -1,0 +1,186 @@
+//! Records for consumers: committed ones only, waited for where there are none yet.
+
+use std::time::Duration;
+
+use futures::future::select_all;
+use quorate_log::{LogOffset, LogReader, StoredBatch};
+use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::error::to_item;
+use quorate_proto::log::{
+    EpochEnd, FetchPartition, FetchReply, FetchRequest, FetchedPartition, ProducerStamp, RecordBatch,
+};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use tracing::warn;
+
+use super::partition;
+use crate::api::request::invalid;
+use crate::broker::{DataPlane, Published};
+
+const MAX_WAIT: Duration = Duration::from_secs(30);
+const DEFAULT_BYTES: usize = 8 << 20;
+const BYTES_MAX: usize = 32 << 20;
+const PARTITIONS_MAX: usize = 10_000;
+
+pub async fn fetch(plane: &DataPlane, request: FetchRequest) -> Result<FetchReply, ApiError> {
+    if request.partitions.len() > PARTITIONS_MAX {
+        return Err(invalid(format!("more than {PARTITIONS_MAX} partitions in one fetch")));
+    }
+    let deadline = Instant::now() + Duration::from_millis(request.max_wait_ms.into()).min(MAX_WAIT);
+    let max_bytes = match request.max_bytes {
+        0 => DEFAULT_BYTES,
+        bytes => usize::try_from(bytes).unwrap_or(usize::MAX).min(BYTES_MAX),
+    };
+    loop {
+        let mut found = look(plane, &request);
+        let reads = std::mem::take(&mut found.reads);
+        let bytes = read(&mut found.partitions, reads, max_bytes).await;
+        let is_enough = found.is_urgent || bytes >= usize::try_from(request.min_bytes).unwrap_or(usize::MAX).max(1);
+        if is_enough || Instant::now() >= deadline || found.watched.is_empty() {
+            return Ok(FetchReply { partitions: found.partitions });
+        }
+        wait(found.watched, deadline).await;
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    partitions: Vec<FetchedPartition>,
+    reads: Vec<Read>,
+    watched: Vec<watch::Receiver<Published>>,
+    /// There is something to tell that is not worth waiting with.
+    is_urgent: bool,
+}
+
+struct Read {
+    /// In the reply.
+    index: usize,
+    reader: LogReader,
+    from: LogOffset,
+    below: LogOffset,
+    max_bytes: usize,
+}
+
+fn look(plane: &DataPlane, request: &FetchRequest) -> Found {
+    let mut found = Found::default();
+    for asked in &request.partitions {
+        let index = found.partitions.len();
+        let mut fetched = FetchedPartition {
+            topic_id: asked.topic_id.clone(),
+            partition: asked.partition,
+            high_watermark: -1,
+            log_start_offset: -1,
+            ..FetchedPartition::default()
+        };
+        let id = partition::parse(&asked.topic_id, asked.partition);
+        let looked = id.and_then(|id| look_at(plane, id, asked, request.from_follower, &mut fetched));
+        match looked {
+            Ok((read, watched)) => {
+                found.is_urgent |= fetched.diverging.is_some();
+                found.reads.extend(read.map(|read| Read { index, ..read }));
+                found.watched.push(watched);
+            }
+            Err(error) => {
+                found.is_urgent = true;
+                let id = partition::parse(&asked.topic_id, asked.partition).ok();
+                fetched.current_leader = id.and_then(|id| partition::current_leader(plane, id, &error));
+                fetched.error = Some(to_item(&error));
+            }
+        }
+        found.partitions.push(fetched);
+    }
+    found
+}
+
+fn look_at(
+    plane: &DataPlane,
+    id: TopicPartition,
+    asked: &FetchPartition,
+    any_replica: bool,
+    fetched: &mut FetchedPartition,
+) -> Result<(Option<Read>, watch::Receiver<Published>), ApiError> {
+    let replica = partition::hosted(plane, id)?;
+    let mut watched = replica.published;
+    let now = watched.borrow_and_update().clone();
+    partition::check(plane, id, &now, asked.leader_epoch, any_replica)?;
+    fetched.high_watermark = now.high_watermark.0;
+    fetched.log_start_offset = now.log_start.0;
+    let from = LogOffset(asked.offset);
+    if let Some(end) = asked.last_fetched_epoch.and_then(|last| diverging(&now, LeaderEpoch::new(last), from)) {
+        fetched.diverging = Some(end);
+        return Ok((None, watched));
+    }
+    if from < now.log_start || from > now.log_end {
+        let message = format!("offset {from} is not within {} and {}", now.log_start, now.log_end);
+        return Err(ApiError::new(ErrorName::OffsetOutOfRange, message));
+    }
+    let max_bytes = usize::try_from(asked.max_bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
+    let below = now.high_watermark;
+    let read = (from < below).then_some(Read { index: 0, reader: replica.reader, from, below, max_bytes });
+    Ok((read, watched))
+}
+
+/// Where a reader whose last record has the epoch `last` and ends at `end` has left this log (KIP-320).
+fn diverging(replica: &Published, last: LeaderEpoch, end: LogOffset) -> Option<EpochEnd> {
+    let (epoch, own_end) = replica.epochs.end_of(last, replica.log_end)?;
+    let is_other = epoch != last || own_end < end;
+    is_other.then(|| EpochEnd { leader_epoch: epoch.get(), end_offset: own_end.0 })
+}
+
+/// Returns how many bytes were read.
+async fn read(partitions: &mut [FetchedPartition], reads: Vec<Read>, max_bytes: usize) -> usize {
+    if reads.is_empty() {
+        return 0;
+    }
+    let done = tokio::task::spawn_blocking(move || {
+        let mut left = max_bytes;
+        let mut done = Vec::new();
+        for read in reads {
+            if left == 0 {
+                break;
+            }
+            let batches = read.reader.read(read.from, read.below, read.max_bytes.min(left));
+            let bytes: usize = batches.iter().flatten().map(|batch| batch.frame().len()).sum();
+            left = left.saturating_sub(bytes);
+            done.push((read.index, batches.map(|batches| batches.iter().map(to_wire).collect::<Vec<_>>())));
+        }
+        (max_bytes - left, done)
+    });
+    let (bytes, done) = done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    for (index, batches) in done {
+        match batches {
+            Ok(batches) => partitions[index].batches = batches,
+            Err(error) => {
+                warn!(%error, "cannot read for a consumer");
+                let error = ApiError::new(ErrorName::KafkaStorageError, error.to_string());
+                partitions[index].error = Some(to_item(&error));
+            }
+        }
+    }
+    bytes
+}
+
+fn to_wire(batch: &StoredBatch) -> RecordBatch {
+    let records = batch.records();
+    RecordBatch {
+        base_offset: batch.base_offset().0,
+        leader_epoch: batch.leader_epoch().get(),
+        max_timestamp_ms: batch.max_timestamp_ms(),
+        record_count: i32::try_from(batch.record_count()).unwrap_or(i32::MAX),
+        crc: Some(crc32fast::hash(&records)),
+        producer: batch.producer().map(|producer| ProducerStamp {
+            id: producer.id,
+            epoch: producer.epoch.into(),
+            base_sequence: producer.base_sequence,
+        }),
+        records,
+    }
+}
+
+/// Until one of the replicas has changed, or the time is up.
+async fn wait(mut watched: Vec<watch::Receiver<Published>>, deadline: Instant) {
+    let changes = watched.iter_mut().map(|replica| Box::pin(replica.changed()));
+    // A replica that is gone is a change as well, and the time being up an answer.
+    let _ = timeout_at(deadline, select_all(changes)).await;
+}

@@ -1,0 +1,144 @@
+//! The leader's side of replication: carries a follower's positions to the owners of the logs, and their answers back.
+
+use quorate_log::LogError;
+use quorate_metadata::ids::{BrokerEpoch, BrokerId};
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::error::to_item;
+use quorate_proto::log::{EpochEnd, ReplicateReply, ReplicateRequest, ReplicatedPartition};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+use tracing::{debug, warn};
+
+use super::status;
+use crate::broker::{Answer, Batches, Command, DataPlane, Position, Refused, ShardHandle, Sink, wire};
+
+/// Answers on their way to the follower; the owners of the logs hold no more than its positions.
+const REPLIES_MAX: usize = 4;
+
+/// What one message carries at most, save that each answer is whole.
+const REPLY_BYTES_MAX: usize = 8 << 20;
+
+pub fn serve(
+    plane: DataPlane,
+    requests: Streaming<ReplicateRequest>,
+) -> ReceiverStream<Result<ReplicateReply, Status>> {
+    let (replies, outbound) = mpsc::channel(REPLIES_MAX);
+    // It ends with its stream, which ends with the server.
+    tokio::spawn(async move {
+        let over = run(&plane, requests, &replies).await;
+        if let Err(status) = over {
+            debug!(%status, "replication stream over");
+            // The follower may be gone.
+            let _ = replies.send(Err(status)).await;
+        }
+    });
+    ReceiverStream::new(outbound)
+}
+
+async fn run(
+    plane: &DataPlane,
+    mut requests: Streaming<ReplicateRequest>,
+    replies: &mpsc::Sender<Result<ReplicateReply, Status>>,
+) -> Result<(), Status> {
+    let (sink, mut answers) = mpsc::unbounded_channel();
+    loop {
+        tokio::select! {
+            request = requests.message() => match request? {
+                Some(request) => take(plane, request, &sink).await.map_err(|error| status(&error))?,
+                None => return Ok(()),
+            },
+            Some(answer) = answers.recv() => {
+                let reply = collect(answer, &mut answers).await;
+                if replies.send(Ok(reply)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn take(plane: &DataPlane, request: ReplicateRequest, sink: &Sink) -> Result<(), ApiError> {
+    let follower = (BrokerId::new(request.broker), BrokerEpoch::new(request.broker_epoch));
+    let mut by_shard: Vec<(ShardHandle, Vec<Position>)> = Vec::new();
+    for position in &request.positions {
+        let position = wire::position_from_wire(position)?;
+        let Some(replica) = plane.replica(position.id) else {
+            refuse(sink, &position, ErrorName::NotLeaderOrFollower);
+            continue;
+        };
+        match by_shard.iter_mut().find(|(shard, _)| shard.directory() == replica.shard.directory()) {
+            Some((_, positions)) => positions.push(position),
+            None => by_shard.push((replica.shard, vec![position])),
+        }
+    }
+    for (shard, positions) in by_shard {
+        shard.send(Command::Positions { follower, positions, sink: sink.clone() }).await?;
+    }
+    Ok(())
+}
+
+fn refuse(sink: &Sink, position: &Position, error: ErrorName) {
+    let refused = Refused { error, log_start: quorate_log::LogOffset(0) };
+    // Its receiver is this very stream.
+    let _ = sink.send(Answer { id: position.id, said: Err(refused) });
+}
+
+/// Puts into one message what is there to say.
+async fn collect(first: Answer, answers: &mut mpsc::UnboundedReceiver<Answer>) -> ReplicateReply {
+    let mut partitions = Vec::new();
+    let mut bytes = 0;
+    let mut next = Some(first);
+    while let Some(answer) = next {
+        let partition = to_wire(answer).await;
+        bytes += partition.batches.iter().map(bytes::Bytes::len).sum::<usize>();
+        partitions.push(partition);
+        next = if bytes < REPLY_BYTES_MAX { answers.try_recv().ok() } else { None };
+    }
+    ReplicateReply { partitions }
+}
+
+async fn to_wire(answer: Answer) -> ReplicatedPartition {
+    let replica = Some(wire::replica_to_wire(answer.id));
+    let refused = |error: ErrorName, log_start_offset| {
+        let error = ApiError::new(error, format!("cannot fetch {}", answer.id));
+        ReplicatedPartition {
+            replica: replica.clone(),
+            error: Some(to_item(&error)),
+            log_start_offset,
+            ..ReplicatedPartition::default()
+        }
+    };
+    let supply = match answer.said {
+        Ok(supply) => supply,
+        Err(Refused { error, log_start }) => return refused(error, log_start.0),
+    };
+    let batches = match frames(supply.batches).await {
+        Ok(batches) => batches,
+        Err(error) => {
+            warn!(partition = %answer.id, %error, "cannot read for a follower");
+            return refused(ErrorName::KafkaStorageError, supply.log_start.0);
+        }
+    };
+    ReplicatedPartition {
+        replica: replica.clone(),
+        error: None,
+        high_watermark: supply.high_watermark.0,
+        log_start_offset: supply.log_start.0,
+        log_end_offset: supply.log_end.0,
+        diverging: supply.diverging.map(|(epoch, end)| EpochEnd { leader_epoch: epoch.get(), end_offset: end.0 }),
+        batches,
+    }
+}
+
+async fn frames(batches: Batches) -> Result<Vec<bytes::Bytes>, LogError> {
+    match batches {
+        Batches::None => Ok(Vec::new()),
+        Batches::Here(frames) => Ok(frames),
+        Batches::OnDisk { reader, from, below, max_bytes } => {
+            let read = tokio::task::spawn_blocking(move || reader.read(from, below, max_bytes));
+            let read = read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            Ok(read.iter().map(|batch| batch.frame().clone()).collect())
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The replicas of this broker, driven by the agent: the reference implementation of [`PartitionHost`].
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use quorate_client::agent::{
+    Assignment, BrokerAgent, DeleteReason, MetadataCache, OfflineReason, PartitionHost, Standing,
+};
+use quorate_log::leadership::Proposal;
+use quorate_log::{Flush, LogDirectory, LogError};
+use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, error, info, warn};
+
+use super::fetchers::{Dial, Fetchers};
+use super::replica::Source;
+use super::replicas::{ReplicaHandle, Replicas};
+use super::shard::{self, Command, ShardHandle, Surroundings};
+
+/// Cheap to clone; all clones are the same.
+#[derive(Clone)]
+pub struct DataPlane {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    broker: BrokerId,
+    shards: Vec<ShardHandle>,
+    replicas: Replicas,
+    metadata: MetadataCache,
+    standing: watch::Receiver<Standing>,
+    failed: Mutex<Vec<FailedDirectory>>,
+    strays: Mutex<BTreeSet<TopicPartition>>,
+}
+
+/// A directory that is offline, and why.
+#[derive(Debug, Clone)]
+pub struct FailedDirectory {
+    /// Unknown when it could not be opened.
+    pub id: Option<DirectoryId>,
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// What the directories' owners have to say to the rest of the broker.
+pub struct Signals {
+    pub proposals: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
+    pub failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
+}
+
+/// The log directories of a broker that could be opened, and those that could not.
+pub struct Directories {
+    open: Vec<LogDirectory>,
+    failed: Vec<FailedDirectory>,
+}
+
+impl Directories {
+    /// One that cannot be opened is left out; with none left there is no broker.
+    pub fn open(paths: &[PathBuf], flush: Flush) -> Result<Self, LogError> {
+        let mut directories = Self { open: Vec::new(), failed: Vec::new() };
+        let mut last = None;
+        for path in paths {
+            match LogDirectory::open(path, flush) {
+                Ok(directory) => directories.open.push(directory),
+                Err(error) => {
+                    error!(path = %path.display(), %error, "cannot open a log directory");
+                    let reason = error.to_string();
+                    directories.failed.push(FailedDirectory { id: None, path: path.clone(), reason });
+                    last = Some(error);
+                }
+            }
+        }
+        match last {
+            Some(error) if directories.open.is_empty() => Err(error),
+            _ => Ok(directories),
+        }
+    }
+
+    pub fn ids(&self) -> Vec<DirectoryId> {
+        self.open.iter().map(LogDirectory::id).collect()
+    }
+}
+
+impl DataPlane {
+    /// Starts the owners of the directories, which open their logs first.
+    pub fn start(broker: BrokerId, directories: Directories, agent: &BrokerAgent, dial: Dial) -> (Self, Signals) {
+        let (proposals, proposed) = mpsc::unbounded_channel();
+        let (failures, failed) = mpsc::unbounded_channel();
+        let (metadata, standing) = (agent.metadata().clone(), agent.standing());
+        let replicas = Replicas::default();
+        let around = Surroundings {
+            broker,
+            replicas: replicas.clone(),
+            fetchers: Fetchers::new(broker, metadata.changes(), standing.clone(), dial),
+            proposals,
+            failures,
+            metadata: metadata.changes(),
+            standing: standing.clone(),
+        };
+        let shards = directories.open.into_iter().map(|directory| shard::start(directory, around.clone())).collect();
+        let inner = Inner {
+            broker,
+            shards,
+            replicas,
+            metadata,
+            standing,
+            failed: Mutex::new(directories.failed),
+            strays: Mutex::default(),
+        };
+        (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
+    }
+
+    pub fn broker(&self) -> BrokerId {
+        self.inner.broker
+    }
+
+    pub fn directories(&self) -> Vec<DirectoryId> {
+        self.inner.shards.iter().map(ShardHandle::directory).collect()
+    }
+
+    pub fn shards(&self) -> &[ShardHandle] {
+        &self.inner.shards
+    }
+
+    pub fn replicas(&self) -> &Replicas {
+        &self.inner.replicas
+    }
+
+    pub fn replica(&self, id: TopicPartition) -> Option<ReplicaHandle> {
+        self.inner.replicas.get(id)
+    }
+
+    pub fn metadata(&self) -> &MetadataCache {
+        &self.inner.metadata
+    }
+
+    pub fn standing(&self) -> Standing {
+        *self.inner.standing.borrow()
+    }
+
+    pub fn failed(&self) -> Vec<FailedDirectory> {
+        self.inner.failed.lock().expect(UNPOISONED).clone()
+    }
+
+    pub fn is_stray(&self, id: TopicPartition) -> bool {
+        self.inner.strays.lock().expect(UNPOISONED).contains(&id)
+    }
+
+    /// Remembers that a directory failed, and says which have.
+    pub fn directory_failed(&self, id: DirectoryId, reason: String) -> BTreeSet<DirectoryId> {
+        let shard = self.inner.shards.iter().find(|shard| shard.directory() == id);
+        let path = shard.map(|shard| shard.path().to_owned()).unwrap_or_default();
+        let mut failed = self.inner.failed.lock().expect(UNPOISONED);
+        failed.push(FailedDirectory { id: Some(id), path, reason });
+        failed.iter().filter_map(|failed| failed.id).collect()
+    }
+
+    /// Ends the owners of the directories, after they have written what a restart should know.
+    pub async fn stop(&self) {
+        for shard in &self.inner.shards {
+            let (done, stopped) = oneshot::channel();
+            if shard.send(Command::Stop(done)).await.is_ok() {
+                // It has ended before: nothing is left to be written.
+                let _ = stopped.await;
+            }
+        }
+    }
+
+    /// Whose directory has the replica, or shall have it: the one that the metadata names, else the emptiest.
+    fn shard_for(&self, assignment: &Assignment) -> Option<ShardHandle> {
+        if let Some(replica) = self.replica(assignment.id) {
+            return Some(replica.shard);
+        }
+        let failed: BTreeSet<DirectoryId> = self.failed().iter().filter_map(|failed| failed.id).collect();
+        let online = || self.inner.shards.iter().filter(|shard| !failed.contains(&shard.directory()));
+        let seat = assignment.state.replicas.iter().position(|replica| *replica == self.inner.broker);
+        let named = seat.and_then(|seat| assignment.state.directories.get(seat));
+        let assigned = online().find(|shard| Some(&shard.directory()) == named);
+        assigned.or_else(|| online().min_by_key(|shard| self.inner.replicas.count_in(shard))).cloned()
+    }
+
+    async fn tell(&self, assignment: &Assignment, command: Command) {
+        self.inner.strays.lock().expect(UNPOISONED).remove(&assignment.id);
+        let Some(shard) = self.shard_for(assignment) else {
+            warn!(partition = %assignment.id, "no log directory is online for the replica");
+            return;
+        };
+        if let Err(error) = shard.send(command).await {
+            debug!(partition = %assignment.id, %error, "no change of role");
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl PartitionHost for DataPlane {
+    fn hosted(&self) -> Vec<TopicPartition> {
+        self.inner.replicas.ids()
+    }
+
+    async fn become_leader(&self, assignment: Assignment) {
+        let (id, leader_epoch) = (assignment.id, assignment.state.leader_epoch);
+        self.tell(&assignment, Command::Lead { id, leader_epoch }).await;
+    }
+
+    async fn become_follower(&self, assignment: Assignment) {
+        let Some(leader) = assignment.state.leader else { return };
+        let id = assignment.id;
+        let source = Source { leader, leader_epoch: assignment.state.leader_epoch };
+        self.tell(&assignment, Command::Follow { id, source, paused: false }).await;
+    }
+
+    async fn become_offline(&self, assignment: Assignment, reason: OfflineReason) {
+        let (id, leader_epoch) = (assignment.id, assignment.state.leader_epoch);
+        debug!(partition = %id, ?reason, "offline");
+        self.tell(&assignment, Command::Suspend { id, leader_epoch }).await;
+    }
+
+    async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
+        self.inner.strays.lock().expect(UNPOISONED).remove(&id);
+        let Some(replica) = self.replica(id) else { return };
+        let (done, deleted) = oneshot::channel();
+        if replica.shard.send(Command::Delete { id, done }).await.is_ok() && deleted.await.is_ok() {
+            info!(partition = %id, ?reason, "replica deleted");
+        }
+    }
+
+    async fn found_stray(&self, id: TopicPartition) {
+        warn!(partition = %id, "a replica that the metadata does not know; it is deleted after the grace period");
+        self.inner.strays.lock().expect(UNPOISONED).insert(id);
+    }
+}
+
+const UNPOISONED: &str = "no one panics while holding it";

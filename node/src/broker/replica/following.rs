@@ -1,0 +1,113 @@
+//! A follower: what its leader sends goes into the log, and what the leader does not have goes out of it.
+
+use bytes::Bytes;
+use quorate_log::{LogError, LogOffset, StoredBatch, Writes};
+use quorate_metadata::ErrorName;
+use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
+use tracing::{error, info};
+
+use super::leading::Position;
+use super::{Effects, Replica, Role};
+
+/// Of one partition in one answer.
+pub const FETCH_BYTES_MAX: usize = 1 << 20;
+
+/// Whom a replica follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    pub leader: BrokerId,
+    pub leader_epoch: LeaderEpoch,
+}
+
+#[derive(Debug)]
+pub struct Following {
+    source: Source,
+    /// Its reassignment is paused: it asks for nothing.
+    paused: bool,
+    /// Where it last said that it stands, until it is answered.
+    told: Option<Position>,
+}
+
+/// What a leader has sent for one position.
+#[derive(Debug)]
+pub struct Supplied {
+    pub id: TopicPartition,
+    pub source: Source,
+    pub error: Option<ErrorName>,
+    pub high_watermark: LogOffset,
+    pub log_start: LogOffset,
+    pub diverging: Option<(LeaderEpoch, LogOffset)>,
+    pub batches: Vec<Bytes>,
+}
+
+impl Following {
+    pub fn new(source: Source, paused: bool) -> Self {
+        Self { source, paused, told: None }
+    }
+
+    pub fn source(&self) -> Source {
+        self.source
+    }
+
+    pub fn take_terms(&mut self, other: Self) {
+        self.paused = other.paused;
+    }
+
+    /// Says where it stands, unless it has said so and was not answered yet.
+    pub fn stand_at(&mut self, position: Position, effects: &mut Effects) {
+        if self.told.is_none() && !self.paused {
+            self.told = Some(position);
+            effects.positions.push((self.source, position));
+        }
+    }
+}
+
+impl Replica {
+    /// Takes what the leader has sent. What comes from another leadership is of no interest any more.
+    pub fn supply(&mut self, writes: &mut Writes, supplied: &Supplied) -> Result<(), LogError> {
+        let Role::Follower(following) = &mut self.role else { return Ok(()) };
+        if following.source != supplied.source {
+            return Ok(());
+        }
+        following.told = None;
+        if supplied.error == Some(ErrorName::OffsetOutOfRange) {
+            info!(partition = %self.id(), log_end = %self.log.log_end(), leader_log_start = %supplied.log_start, "begins anew where its leader's log begins");
+            self.log.start_at(writes, supplied.log_start);
+            self.high_watermark = supplied.log_start;
+            return Ok(());
+        }
+        if let Some(end) = supplied.diverging {
+            return self.truncate(writes, end);
+        }
+        for frame in &supplied.batches {
+            if let Err(reason) = self.append_supplied(writes, frame) {
+                // It asks again from where it stands; what is damaged on the way comes whole the next time.
+                error!(partition = %self.id(), reason, "a batch of the leader is not taken");
+                break;
+            }
+        }
+        if supplied.log_start > self.log.log_start() {
+            self.log.advance_log_start(writes, supplied.log_start);
+        }
+        self.high_watermark = self.high_watermark.max(supplied.high_watermark.min(self.log.log_end()));
+        Ok(())
+    }
+
+    fn append_supplied(&mut self, writes: &mut Writes, frame: &Bytes) -> Result<(), String> {
+        let batch = StoredBatch::decode(frame.clone()).map_err(|error| error.to_string())?;
+        self.log.append_as_follower(writes, &batch).map_err(|error| error.to_string())
+    }
+
+    /// The leader's log has `epoch` and ends it at `end`: what this log has beyond the common part goes (KIP-279).
+    fn truncate(&mut self, writes: &mut Writes, (epoch, end): (LeaderEpoch, LogOffset)) -> Result<(), LogError> {
+        let own_end = match self.log.end_of_epoch(epoch) {
+            Some((_, own_end)) => own_end,
+            None => self.log.log_start(),
+        };
+        let to = end.min(own_end);
+        info!(partition = %self.id(), from = %self.log.log_end(), %to, %epoch, high_watermark = %self.high_watermark, "truncates to where its leader's log agrees");
+        self.log.truncate_to(writes, to)?;
+        self.high_watermark = self.high_watermark.min(self.log.log_end());
+        Ok(())
+    }
+}

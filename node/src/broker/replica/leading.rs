@@ -1,0 +1,426 @@
+//! A leader: takes records, supplies followers, and acknowledges what they have.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use quorate_log::leadership::{Durability, Leadership, Outcome, Proposal};
+use quorate_log::{AppendRefused, LogOffset, LogReader, NewBatch, PartitionLog, Writes};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, TopicPartition};
+use quorate_metadata::{ApiError, ErrorName};
+use tokio::sync::{mpsc, oneshot};
+
+use super::tail::Tail;
+use super::{Effects, Replica, Role, Situation, check_epoch, not_leader};
+
+/// How long a follower's progress is averaged over.
+const RATE_WINDOW_MS: i64 = 2_000;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// Nobody waits for an answer.
+    None,
+    Leader,
+    All,
+}
+
+/// Records on their way into the log.
+pub struct NewRecords {
+    /// As the producer knows it; `None`: not checked.
+    pub leader_epoch: Option<LeaderEpoch>,
+    pub batch: NewBatch,
+    pub acks: Acks,
+    pub reply: oneshot::Sender<Result<Produced, ApiError>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    pub base_offset: LogOffset,
+    pub leader_epoch: LeaderEpoch,
+    pub log_start: LogOffset,
+}
+
+/// Where a follower stands. It is answered at most once, so that it is also the permission to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    pub id: TopicPartition,
+    pub leader_epoch: LeaderEpoch,
+    pub fetch_offset: LogOffset,
+    pub last_fetched_epoch: Option<LeaderEpoch>,
+    pub max_bytes: usize,
+    pub high_watermark: LogOffset,
+}
+
+/// Where the answers for one follower go. Never more than the positions that are parked.
+pub type Sink = mpsc::UnboundedSender<Answer>;
+
+pub struct Answer {
+    pub id: TopicPartition,
+    pub said: Result<Supply, Refused>,
+}
+
+pub struct Refused {
+    pub error: ErrorName,
+    pub log_start: LogOffset,
+}
+
+pub struct Supply {
+    pub high_watermark: LogOffset,
+    pub log_start: LogOffset,
+    pub log_end: LogOffset,
+    pub diverging: Option<(LeaderEpoch, LogOffset)>,
+    pub batches: Batches,
+}
+
+pub enum Batches {
+    None,
+    Here(Vec<Bytes>),
+    /// To be read by whoever sends them, so that the owner of the logs goes on.
+    OnDisk {
+        reader: LogReader,
+        from: LogOffset,
+        below: LogOffset,
+        max_bytes: usize,
+    },
+}
+
+struct Parked {
+    position: Position,
+    sink: Sink,
+}
+
+struct Waiting {
+    end: LogOffset,
+    produced: Produced,
+    reply: oneshot::Sender<Result<Produced, ApiError>>,
+}
+
+/// How fast a follower gets on.
+#[derive(Debug, Clone, Copy)]
+pub struct FollowerSeen {
+    since_ms: i64,
+    end_then: LogOffset,
+    pub records_per_second: i64,
+}
+
+pub struct Leading {
+    leadership: Leadership,
+    parked: BTreeMap<BrokerId, Parked>,
+    /// acks=all, by the offset that the high watermark has to reach.
+    waiting: VecDeque<Waiting>,
+    /// acks=1, until the commit.
+    written: Vec<Waiting>,
+    seen: BTreeMap<BrokerId, FollowerSeen>,
+    /// Something happened that may change who belongs into the ISR.
+    isr_due: bool,
+}
+
+/// Producers that wait while their leader becomes a leader again.
+pub struct HandedOver(VecDeque<Waiting>);
+
+impl Leading {
+    pub fn new(leadership: Leadership) -> Self {
+        Self::with_waiting(leadership, Self::nobody())
+    }
+
+    pub fn nobody() -> HandedOver {
+        HandedOver(VecDeque::new())
+    }
+
+    pub fn with_waiting(leadership: Leadership, waiting: HandedOver) -> Self {
+        Self {
+            leadership,
+            parked: BTreeMap::new(),
+            waiting: waiting.0,
+            written: Vec::new(),
+            seen: BTreeMap::new(),
+            isr_due: true,
+        }
+    }
+
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        self.leadership.leader_epoch()
+    }
+
+    pub fn leadership(&self) -> &Leadership {
+        &self.leadership
+    }
+
+    pub fn seen(&self, follower: BrokerId) -> Option<&FollowerSeen> {
+        self.seen.get(&follower)
+    }
+
+    pub fn on_metadata(&mut self, situation: &Situation, now_ms: i64) {
+        self.leadership.on_metadata(situation.known(), now_ms);
+        self.isr_due = true;
+    }
+
+    /// The same broker leads at a newer epoch: followers come again, producers go on waiting.
+    pub fn hand_over(self) -> HandedOver {
+        self.refuse_parked(ErrorName::FencedLeaderEpoch);
+        HandedOver(self.waiting)
+    }
+
+    /// It leads no more, at least for now.
+    pub fn resign(self, leader_epoch: LeaderEpoch) -> Leadership {
+        let message = format!("the leadership at epoch {} is over; it is {leader_epoch} now", self.leader_epoch());
+        self.refuse_parked(ErrorName::NotLeaderOrFollower);
+        fail(self.waiting.into_iter().chain(self.written), &ApiError::new(ErrorName::NotLeaderOrFollower, message));
+        self.leadership
+    }
+
+    /// The replica is no more.
+    pub fn fail(self, error: ErrorName) {
+        self.refuse_parked(error);
+        fail(self.waiting.into_iter().chain(self.written), &ApiError::new(error, "the replica is gone"));
+    }
+
+    fn refuse_parked(&self, error: ErrorName) {
+        for parked in self.parked.values() {
+            refuse(&parked.sink, parked.position.id, error, LogOffset(0));
+        }
+    }
+
+    /// After a commit. Returns the high watermark.
+    pub fn settle(
+        &mut self,
+        id: TopicPartition,
+        (log, tail): (&PartitionLog, &mut Tail),
+        may_lead: bool,
+        now_ms: i64,
+        effects: &mut Effects,
+    ) -> LogOffset {
+        self.leadership.on_append(log.log_end(), now_ms);
+        if std::mem::take(&mut self.isr_due)
+            && let Some(proposal) = self.leadership.propose(now_ms)
+        {
+            effects.proposals.push((id, proposal));
+        }
+        self.acknowledge(id, may_lead);
+        self.supply(log, tail);
+        let high_watermark = self.leadership.high_watermark();
+        let is_behind = |parked: &Parked| parked.position.high_watermark < high_watermark;
+        effects.high_watermark_due |= self.parked.values().any(is_behind);
+        tail.drop_below(high_watermark);
+        high_watermark
+    }
+
+    /// Whoever cannot lead now acknowledges nothing, whatever it has appended: another may lead already.
+    fn acknowledge(&mut self, id: TopicPartition, may_lead: bool) {
+        if !may_lead {
+            fail(self.waiting.drain(..).chain(self.written.drain(..)), &not_leader(id));
+            return;
+        }
+        let high_watermark = self.leadership.high_watermark();
+        let committed = self.waiting.partition_point(|waiting| waiting.end <= high_watermark);
+        for waiting in self.written.drain(..).chain(self.waiting.drain(..committed)) {
+            answer(waiting.reply, Ok(waiting.produced));
+        }
+        if self.leadership.durability() == Durability::NotEnough {
+            let message = "appended, but too few replicas are in sync to keep it";
+            fail(self.waiting.drain(..), &ApiError::new(ErrorName::NotEnoughReplicasAfterAppend, message));
+        }
+    }
+
+    fn supply(&mut self, log: &PartitionLog, tail: &Tail) {
+        let (log_end, high_watermark) = (log.log_end(), self.leadership.high_watermark());
+        let due = |parked: &Parked| parked.position.fetch_offset < log_end;
+        for (_, parked) in self.parked.extract_if(.., |_, parked| due(parked)) {
+            let Position { fetch_offset: from, max_bytes, .. } = parked.position;
+            let batches = match tail.from(from, max_bytes) {
+                Some(frames) => Batches::Here(frames),
+                None => Batches::OnDisk { reader: log.reader(), from, below: log_end, max_bytes },
+            };
+            say(high_watermark, log, parked, batches);
+        }
+    }
+
+    /// Tells the followers that are in step how far the high watermark is.
+    pub fn tell_high_watermark(&mut self, log: &PartitionLog) {
+        let high_watermark = self.leadership.high_watermark();
+        for (_, parked) in self.parked.extract_if(.., |_, parked| parked.position.high_watermark < high_watermark) {
+            say(high_watermark, log, parked, Batches::None);
+        }
+    }
+
+    fn observe(&mut self, follower: BrokerId, end: LogOffset, now_ms: i64) {
+        let fresh = FollowerSeen { since_ms: now_ms, end_then: end, records_per_second: 0 };
+        let seen = self.seen.entry(follower).or_insert(fresh);
+        let elapsed = now_ms - seen.since_ms;
+        if elapsed >= RATE_WINDOW_MS {
+            let records_per_second = (end.0 - seen.end_then.0).max(0) * 1_000 / elapsed;
+            *seen = FollowerSeen { records_per_second, ..fresh };
+        }
+    }
+}
+
+impl Replica {
+    /// Stages records. The answer comes when they are as safe as was asked for.
+    pub fn produce(&mut self, writes: &mut Writes, records: NewRecords, may_lead: bool) {
+        match self.append(writes, &records, may_lead) {
+            Ok((end, produced)) => self.park_producer(end, produced, records),
+            Err(error) => answer(records.reply, Err(error)),
+        }
+    }
+
+    fn append(
+        &mut self,
+        writes: &mut Writes,
+        records: &NewRecords,
+        may_lead: bool,
+    ) -> Result<(LogOffset, Produced), ApiError> {
+        let id = self.id();
+        let Role::Leader(leading) = &self.role else { return Err(not_leader(id)) };
+        if !may_lead {
+            return Err(not_leader(id));
+        }
+        let leader_epoch = leading.leader_epoch();
+        check_epoch(records.leader_epoch, leader_epoch)?;
+        if records.acks == Acks::All && leading.leadership.durability() == Durability::NotEnough {
+            let message = format!("{} replicas of {id} are in sync", leading.leadership.isr().len());
+            return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
+        }
+        let appended = self.log.append_as_leader(writes, &records.batch, leader_epoch).map_err(refusal)?;
+        if let Some(batch) = appended.batch {
+            self.tail.push(batch);
+        }
+        let log_start = self.log.log_start();
+        Ok((appended.next_offset, Produced { base_offset: appended.base_offset, leader_epoch, log_start }))
+    }
+
+    fn park_producer(&mut self, end: LogOffset, produced: Produced, records: NewRecords) {
+        let Role::Leader(leading) = &mut self.role else { return };
+        let waiting = Waiting { end, produced, reply: records.reply };
+        match records.acks {
+            Acks::None => answer(waiting.reply, Ok(produced)),
+            Acks::Leader => leading.written.push(waiting),
+            // A batch that was there before waits among the older ones.
+            Acks::All => {
+                let at = leading.waiting.partition_point(|other| other.end <= end);
+                leading.waiting.insert(at, waiting);
+            }
+        }
+    }
+
+    /// A follower says where it stands, and is answered when there is something to say.
+    pub fn take_position(&mut self, follower: (BrokerId, BrokerEpoch), position: Position, sink: &Sink, now_ms: i64) {
+        let id = self.id();
+        let log_start = self.log.log_start();
+        let Role::Leader(leading) = &mut self.role else {
+            return refuse(sink, id, ErrorName::NotLeaderOrFollower, log_start);
+        };
+        if let Err(error) = check_epoch(Some(position.leader_epoch), leading.leader_epoch()) {
+            return refuse(sink, id, error.name, log_start);
+        }
+        match agreement(&self.log, position.fetch_offset, position.last_fetched_epoch) {
+            Agreement::Agree => {}
+            Agreement::OutOfRange => return refuse(sink, id, ErrorName::OffsetOutOfRange, log_start),
+            Agreement::DivergeAt(epoch, end) => {
+                let supply = Supply {
+                    high_watermark: leading.leadership.high_watermark(),
+                    log_start,
+                    log_end: self.log.log_end(),
+                    diverging: Some((epoch, end)),
+                    batches: Batches::None,
+                };
+                return send(sink, Answer { id, said: Ok(supply) });
+            }
+        }
+        let (broker, epoch) = follower;
+        if !leading.leadership.on_fetch(broker, epoch, position.fetch_offset, now_ms) {
+            // The metadata may know of it sooner than this leader.
+            return refuse(sink, id, ErrorName::ReplicaNotAvailable, log_start);
+        }
+        leading.observe(broker, position.fetch_offset, now_ms);
+        leading.isr_due |= !leading.leadership.isr().contains(&broker);
+        leading.parked.insert(broker, Parked { position, sink: sink.clone() });
+    }
+
+    pub fn on_outcome(&mut self, proposal: &Proposal, outcome: Outcome, now_ms: i64) {
+        let leadership = match &mut self.role {
+            Role::Leader(leading) => {
+                leading.isr_due |= matches!(outcome, Outcome::Applied { .. });
+                &mut leading.leadership
+            }
+            Role::Offline { suspended: Some(leadership), .. } => leadership,
+            Role::Offline { .. } | Role::Follower(_) => return,
+        };
+        if leadership.leader_epoch() == proposal.leader_epoch {
+            leadership.on_outcome(proposal, outcome, now_ms);
+        }
+    }
+
+    /// Time has passed: a follower may have lagged for too long.
+    pub fn tick(&mut self) {
+        if let Role::Leader(leading) = &mut self.role {
+            leading.isr_due = true;
+        }
+    }
+
+    pub fn tell_high_watermark(&mut self) {
+        if let Role::Leader(leading) = &mut self.role {
+            leading.tell_high_watermark(&self.log);
+        }
+    }
+
+    pub fn leading(&self) -> Option<&Leading> {
+        match &self.role {
+            Role::Leader(leading) => Some(leading),
+            Role::Offline { .. } | Role::Follower(_) => None,
+        }
+    }
+}
+
+fn say(high_watermark: LogOffset, log: &PartitionLog, parked: Parked, batches: Batches) {
+    let supply =
+        Supply { high_watermark, log_start: log.log_start(), log_end: log.log_end(), diverging: None, batches };
+    send(&parked.sink, Answer { id: parked.position.id, said: Ok(supply) });
+}
+
+enum Agreement {
+    Agree,
+    /// What follows is not here, or not any more.
+    OutOfRange,
+    /// The largest epoch that both may have, and where it ends here.
+    DivergeAt(LeaderEpoch, LogOffset),
+}
+
+/// Whether a log that ends at `end` with a record of `last` is a prefix of this one (KIP-101, KIP-279).
+fn agreement(log: &PartitionLog, end: LogOffset, last: Option<LeaderEpoch>) -> Agreement {
+    if let Some(last) = last {
+        match log.end_of_epoch(last) {
+            None => return Agreement::OutOfRange,
+            Some((epoch, own_end)) if epoch != last || own_end < end => return Agreement::DivergeAt(epoch, own_end),
+            Some(_) => {}
+        }
+    }
+    if end < log.log_start() || end > log.log_end() { Agreement::OutOfRange } else { Agreement::Agree }
+}
+
+fn refusal(error: AppendRefused) -> ApiError {
+    let name = match &error {
+        AppendRefused::InvalidBatch(_) | AppendRefused::NotAtEnd { .. } => ErrorName::InvalidRecord,
+        AppendRefused::EpochWentBack { .. } => ErrorName::NotLeaderOrFollower,
+        AppendRefused::InvalidProducerEpoch { .. } => ErrorName::InvalidProducerEpoch,
+        AppendRefused::OutOfOrderSequence { .. } => ErrorName::OutOfOrderSequenceNumber,
+        AppendRefused::DuplicateSequence { .. } => ErrorName::DuplicateSequenceNumber,
+    };
+    ApiError::new(name, error.to_string())
+}
+
+fn fail(waiting: impl Iterator<Item = Waiting>, error: &ApiError) {
+    waiting.for_each(|waiting| answer(waiting.reply, Err(error.clone())));
+}
+
+/// Who asked may have gone: then nobody misses the answer.
+fn answer(reply: oneshot::Sender<Result<Produced, ApiError>>, outcome: Result<Produced, ApiError>) {
+    let _ = reply.send(outcome);
+}
+
+fn refuse(sink: &Sink, id: TopicPartition, error: ErrorName, log_start: LogOffset) {
+    send(sink, Answer { id, said: Err(Refused { error, log_start }) });
+}
+
+/// A follower whose stream has ended comes again on another.
+fn send(sink: &Sink, answer: Answer) {
+    let _ = sink.send(answer);
+}

@@ -1,0 +1,494 @@
+//! The owner of a log directory: one thread, so that a replica's state has one writer, and one write to the disk
+//! covers whatever has come in for any of its replicas meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use quorate_client::agent::Standing;
+use quorate_log::leadership::{Outcome, Proposal};
+use quorate_log::{LogDirectory, LogError, Writes};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tracing::{error, info};
+
+use super::fetchers::Fetchers;
+use super::replica::{
+    Description, Effects, Following, NewRecords, Position, Replica, Sink, Source, Supplied, not_leader,
+};
+use super::replicas::{ReplicaHandle, Replicas};
+use super::situation::Situation;
+
+/// Commands waiting; the senders wait beyond it.
+const COMMANDS_MAX: usize = 1_024;
+
+/// One commit takes what is waiting, up to so much.
+const ROUND_COMMANDS_MAX: usize = 256;
+const ROUND_BYTES_MAX: usize = 8 << 20;
+
+/// Followers that lag are looked for so often.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Retention and checkpoints of the high watermark.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// A follower that is in step hears of a new high watermark with the next records, or after so long: told at once, it
+/// would have to come again before it could be sent records.
+const HIGH_WATERMARK_LINGER: Duration = Duration::from_millis(5);
+
+/// With the time by the owner's clock.
+type Question = Box<dyn FnOnce(Option<&Replica>, i64) + Send>;
+
+pub enum Command {
+    Lead {
+        id: TopicPartition,
+        leader_epoch: LeaderEpoch,
+    },
+    Follow {
+        id: TopicPartition,
+        source: Source,
+        paused: bool,
+    },
+    Suspend {
+        id: TopicPartition,
+        leader_epoch: LeaderEpoch,
+    },
+    Delete {
+        id: TopicPartition,
+        done: oneshot::Sender<()>,
+    },
+    Produce(TopicPartition, NewRecords),
+    Positions {
+        follower: (BrokerId, BrokerEpoch),
+        positions: Vec<Position>,
+        sink: Sink,
+    },
+    Supplied(Vec<Supplied>),
+    Outcome {
+        id: TopicPartition,
+        proposal: Proposal,
+        outcome: Outcome,
+    },
+    Ask(TopicPartition, Question),
+    /// Writes what a restart should know, and ends.
+    Stop(oneshot::Sender<()>),
+}
+
+/// A handle to the owner of a directory.
+#[derive(Clone)]
+pub struct ShardHandle {
+    commands: mpsc::Sender<Command>,
+    directory: DirectoryId,
+    path: Arc<PathBuf>,
+}
+
+impl ShardHandle {
+    pub fn directory(&self) -> DirectoryId {
+        self.directory
+    }
+
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
+    /// Waits while the owner has enough to do. Err: the node is stopping.
+    pub async fn send(&self, command: Command) -> Result<(), ApiError> {
+        self.commands.send(command).await.map_err(|_| stopping())
+    }
+
+    /// Looks at a replica between two rounds.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        id: TopicPartition,
+        question: impl FnOnce(&Replica, i64) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        let question = Box::new(move |replica: Option<&Replica>, now_ms: i64| {
+            let said = replica.map(|replica| question(replica, now_ms)).ok_or_else(|| not_available(id));
+            // Who asked may have gone.
+            let _ = reply.send(said);
+        });
+        self.send(Command::Ask(id, question)).await?;
+        answer.await.map_err(|_| stopping())?
+    }
+
+    pub async fn describe(&self, id: TopicPartition) -> Result<Description, ApiError> {
+        self.ask(id, Replica::describe).await
+    }
+}
+
+fn not_available(id: TopicPartition) -> ApiError {
+    ApiError::new(ErrorName::ReplicaNotAvailable, format!("this broker has no replica of {id} online"))
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorName::NotLeaderOrFollower, "this broker is stopping")
+}
+
+/// What all owners on a broker share.
+#[derive(Clone)]
+pub struct Surroundings {
+    pub broker: BrokerId,
+    pub replicas: Replicas,
+    pub fetchers: Fetchers,
+    pub proposals: mpsc::UnboundedSender<(TopicPartition, Proposal)>,
+    /// Directories that fail, and why.
+    pub failures: mpsc::UnboundedSender<(DirectoryId, String)>,
+    pub metadata: watch::Receiver<MetadataImage>,
+    pub standing: watch::Receiver<Standing>,
+}
+
+/// Opens the logs of a directory, and starts its owner. Where that fails, the directory is offline.
+pub fn start(directory: LogDirectory, around: Surroundings) -> ShardHandle {
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let path = Arc::new(directory.path().to_owned());
+    let handle = ShardHandle { commands: sender, directory: directory.id(), path };
+    let mut shard = Shard {
+        around,
+        directory,
+        handle: handle.clone(),
+        owned: BTreeMap::new(),
+        failure: None,
+        started: Instant::now(),
+        high_watermarks_due: None,
+        lagging: BTreeSet::new(),
+        seen: MetadataImage::default(),
+    };
+    match shard.open_all() {
+        Ok(()) => {
+            let path = handle.path.display();
+            info!(directory = %handle.directory, %path, replicas = shard.owned.len(), "log directory opened");
+        }
+        Err(error) => shard.fail(&error),
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
+    std::thread::Builder::new()
+        .name(format!("log-{}", handle.directory))
+        .spawn(move || runtime.block_on(shard.run(commands)))
+        .expect("the process may start a thread for each log directory");
+    handle
+}
+
+struct Shard {
+    around: Surroundings,
+    directory: LogDirectory,
+    handle: ShardHandle,
+    owned: BTreeMap<TopicPartition, Replica>,
+    /// Why the directory is offline, once it is.
+    failure: Option<String>,
+    started: Instant,
+    high_watermarks_due: Option<Instant>,
+    /// The leaders with followers that do not know the high watermark.
+    lagging: BTreeSet<TopicPartition>,
+    /// The metadata that was last acted on.
+    seen: MetadataImage,
+}
+
+/// What came in together and is written together.
+#[derive(Default)]
+struct Round {
+    writes: Writes,
+    touched: BTreeSet<TopicPartition>,
+    stopped: Option<oneshot::Sender<()>>,
+}
+
+impl Shard {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut tick = interval(TICK);
+        let mut housekeeping = interval(HOUSEKEEPING);
+        for timer in [&mut tick, &mut housekeeping] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let mut metadata = self.around.metadata.clone();
+        loop {
+            let mut round = Round::default();
+            tokio::select! {
+                command = commands.recv() => {
+                    let Some(command) = command else { return };
+                    self.take(&mut round, command, &mut commands);
+                }
+                () = at(self.high_watermarks_due) => self.tell_high_watermarks(),
+                _ = tick.tick() => self.tick(&mut round),
+                _ = housekeeping.tick() => self.housekeep(&mut round),
+                changed = metadata.changed() => {
+                    if changed.is_err() { return }
+                    let image = metadata.borrow_and_update().clone();
+                    self.on_metadata(&mut round, image);
+                }
+            }
+            if let Some(done) = self.end(round) {
+                let _ = done.send(());
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, round: &mut Round, first: Command, commands: &mut mpsc::Receiver<Command>) {
+        self.handle(round, first);
+        for _ in 1..ROUND_COMMANDS_MAX {
+            if round.writes.size_bytes() > ROUND_BYTES_MAX {
+                return;
+            }
+            let Ok(command) = commands.try_recv() else { return };
+            self.handle(round, command);
+        }
+    }
+
+    /// Writes what the round has staged, and only then tells anyone.
+    fn end(&mut self, round: Round) -> Option<oneshot::Sender<()>> {
+        if let Err(error) = self.directory.commit(round.writes) {
+            self.fail(&error);
+        }
+        let (now_ms, may_lead) = (self.now_ms(), self.may_lead());
+        for id in round.touched {
+            let mut effects = Effects::default();
+            if let Some(replica) = self.owned.get_mut(&id) {
+                replica.settle(may_lead, now_ms, &mut effects);
+            }
+            self.tell(id, effects);
+        }
+        round.stopped
+    }
+
+    fn tell(&mut self, id: TopicPartition, effects: Effects) {
+        for proposal in effects.proposals {
+            // Nobody listens when the broker is stopping: then nothing is changed.
+            let _ = self.around.proposals.send(proposal);
+        }
+        for (source, position) in effects.positions {
+            self.around.fetchers.fetch(source, position, self.handle.clone());
+        }
+        if effects.high_watermark_due {
+            self.lagging.insert(id);
+            self.high_watermarks_due.get_or_insert_with(|| Instant::now() + HIGH_WATERMARK_LINGER);
+        }
+    }
+
+    fn handle(&mut self, round: &mut Round, command: Command) {
+        if self.failure.is_some() {
+            return self.refuse(round, command);
+        }
+        if let Err(error) = self.try_handle(round, command) {
+            self.fail(&error);
+        }
+    }
+
+    fn try_handle(&mut self, round: &mut Round, command: Command) -> Result<(), LogError> {
+        let now_ms = self.now_ms();
+        match command {
+            Command::Lead { id, leader_epoch } => self.lead(round, id, leader_epoch)?,
+            Command::Follow { id, source, paused } => {
+                round.touched.insert(id);
+                self.replica(id)?.follow(&mut round.writes, Following::new(source, paused))?;
+                self.around.fetchers.only(id, source.leader);
+            }
+            Command::Suspend { id, leader_epoch } => {
+                round.touched.insert(id);
+                self.replica(id)?.suspend(leader_epoch);
+                self.around.fetchers.forget(id);
+            }
+            Command::Delete { id, done } => {
+                self.delete(round, id)?;
+                let _ = done.send(());
+            }
+            Command::Produce(id, records) => {
+                let may_lead = self.may_lead();
+                round.touched.insert(id);
+                match self.owned.get_mut(&id) {
+                    Some(replica) => replica.produce(&mut round.writes, records, may_lead),
+                    None => drop(records.reply.send(Err(not_leader(id)))),
+                }
+            }
+            Command::Positions { follower, positions, sink } => {
+                for position in positions {
+                    round.touched.insert(position.id);
+                    match self.owned.get_mut(&position.id) {
+                        Some(replica) => replica.take_position(follower, position, &sink, now_ms),
+                        None => refuse_position(&sink, position.id, ErrorName::NotLeaderOrFollower),
+                    }
+                }
+            }
+            Command::Supplied(supplied) => {
+                for supplied in supplied {
+                    round.touched.insert(supplied.id);
+                    if let Some(replica) = self.owned.get_mut(&supplied.id) {
+                        replica.supply(&mut round.writes, &supplied)?;
+                    }
+                }
+            }
+            Command::Outcome { id, proposal, outcome } => {
+                round.touched.insert(id);
+                if let Some(replica) = self.owned.get_mut(&id) {
+                    replica.on_outcome(&proposal, outcome, now_ms);
+                }
+            }
+            Command::Ask(id, question) => question(self.owned.get(&id), now_ms),
+            Command::Stop(done) => {
+                self.owned.values_mut().for_each(|replica| replica.checkpoint(&mut round.writes));
+                round.stopped = Some(done);
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory is offline: nothing of it is served, and whoever asks hears why.
+    fn refuse(&mut self, round: &mut Round, command: Command) {
+        match command {
+            Command::Produce(_, records) => drop(records.reply.send(Err(self.offline()))),
+            Command::Positions { positions, sink, .. } => {
+                positions.iter().for_each(|at| refuse_position(&sink, at.id, ErrorName::KafkaStorageError));
+            }
+            Command::Ask(_, question) => question(None, self.now_ms()),
+            Command::Delete { done, .. } => drop(done.send(())),
+            Command::Stop(done) => round.stopped = Some(done),
+            Command::Lead { .. }
+            | Command::Follow { .. }
+            | Command::Suspend { .. }
+            | Command::Supplied(_)
+            | Command::Outcome { .. } => {}
+        }
+    }
+
+    fn offline(&self) -> ApiError {
+        let reason = self.failure.as_deref().unwrap_or_default();
+        ApiError::new(
+            ErrorName::KafkaStorageError,
+            format!("log directory {} is offline: {reason}", self.handle.directory),
+        )
+    }
+
+    /// Takes the directory offline with all its replicas, and no other.
+    fn fail(&mut self, error: &LogError) {
+        if self.failure.is_some() {
+            return;
+        }
+        error!(directory = %self.handle.directory, %error, replicas = self.owned.len(), "log directory failed; its replicas are offline");
+        self.failure = Some(error.to_string());
+        for (id, replica) in std::mem::take(&mut self.owned) {
+            self.around.fetchers.forget(id);
+            replica.abandon(ErrorName::KafkaStorageError);
+        }
+        // Nobody listens when the broker is stopping.
+        let _ = self.around.failures.send((self.handle.directory, error.to_string()));
+    }
+
+    fn lead(&mut self, round: &mut Round, id: TopicPartition, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
+        let now_ms = self.now_ms();
+        let situation = Situation::of(&self.around.metadata.borrow(), id);
+        // The metadata may have gone on since: what it says then is about to be told as well.
+        let Some(situation) = situation.filter(|now| now.partition.leader_epoch == leader_epoch) else {
+            return Ok(());
+        };
+        round.touched.insert(id);
+        self.around.fetchers.forget(id);
+        self.replica(id)?.lead(&mut round.writes, &situation, now_ms);
+        Ok(())
+    }
+
+    fn delete(&mut self, round: &mut Round, id: TopicPartition) -> Result<(), LogError> {
+        self.around.fetchers.forget(id);
+        self.around.replicas.remove(id);
+        let Some(replica) = self.owned.remove(&id) else { return Ok(()) };
+        drop(replica.abandon(ErrorName::UnknownTopicOrPartition));
+        // What is staged of the log must not come after its removal.
+        self.directory.commit(std::mem::take(&mut round.writes))?;
+        self.directory.remove(id)
+    }
+
+    fn replica(&mut self, id: TopicPartition) -> Result<&mut Replica, LogError> {
+        if !self.owned.contains_key(&id) {
+            self.open(id)?;
+        }
+        Ok(self.owned.get_mut(&id).expect("it was just opened"))
+    }
+
+    fn open_all(&mut self) -> Result<(), LogError> {
+        self.directory.partitions()?.into_iter().try_for_each(|id| self.open(id))
+    }
+
+    fn open(&mut self, id: TopicPartition) -> Result<(), LogError> {
+        let log = self.directory.log(id)?;
+        let reader = log.reader();
+        let replica = Replica::new(self.around.broker, log);
+        let handle = ReplicaHandle { shard: self.handle.clone(), published: replica.published(), reader };
+        self.around.replicas.insert(id, handle);
+        self.owned.insert(id, replica);
+        Ok(())
+    }
+
+    fn tell_high_watermarks(&mut self) {
+        self.high_watermarks_due = None;
+        for id in std::mem::take(&mut self.lagging) {
+            if let Some(replica) = self.owned.get_mut(&id) {
+                replica.tell_high_watermark();
+            }
+        }
+    }
+
+    fn tick(&mut self, round: &mut Round) {
+        for (id, replica) in self.owned.iter_mut().filter(|(_, replica)| replica.leads()) {
+            replica.tick();
+            round.touched.insert(*id);
+        }
+    }
+
+    fn housekeep(&mut self, round: &mut Round) {
+        let wall_ms = wall_ms();
+        let image = self.around.metadata.borrow().clone();
+        for (id, replica) in &mut self.owned {
+            if let Some(situation) = Situation::of(&image, *id) {
+                replica.housekeep(&mut round.writes, &situation, wall_ms);
+                round.touched.insert(*id);
+            }
+        }
+    }
+
+    /// Brokers and configs change beside the partitions, whose changes of role come as commands.
+    fn on_metadata(&mut self, round: &mut Round, image: MetadataImage) {
+        let now_ms = self.now_ms();
+        let before = std::mem::replace(&mut self.seen, image);
+        let image = &self.seen;
+        let same_around = image.brokers.ptr_eq(&before.brokers) && image.configs.ptr_eq(&before.configs);
+        let same = |id| match (image.partition(id), before.partition(id)) {
+            (Some(now), Some(then)) => same_around && Arc::ptr_eq(now, then),
+            _ => false,
+        };
+        for (id, replica) in self.owned.iter_mut().filter(|(id, replica)| replica.leads() && !same(**id)) {
+            if let Some(situation) = Situation::of(image, *id) {
+                replica.on_metadata(&situation, now_ms);
+                round.touched.insert(*id);
+            }
+        }
+    }
+
+    /// By the monotonic clock, which goes on while the process is stopped.
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn may_lead(&self) -> bool {
+        self.around.standing.borrow().may_lead(Instant::now())
+    }
+}
+
+fn refuse_position(sink: &Sink, id: TopicPartition, error: ErrorName) {
+    use super::replica::{Answer, Refused};
+    // A follower whose stream has ended comes again on another.
+    let _ = sink.send(Answer { id, said: Err(Refused { error, log_start: quorate_log::LogOffset(0) }) });
+}
+
+pub fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
