@@ -3,9 +3,11 @@
 mod admin;
 mod broker;
 mod describe;
+mod elections;
 mod gateway;
 mod heartbeat;
 mod proxy;
+mod reassignment;
 mod request;
 mod server;
 mod watch;
