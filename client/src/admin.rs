@@ -20,7 +20,7 @@ use crate::retry::{Effect, Timed, run};
 use crate::watch::{Watch, WatchFilter};
 
 /// A description of a hundred thousand partitions fits; a peer gone mad does not take all memory.
-const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Whether a mutation is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
