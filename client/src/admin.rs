@@ -20,7 +20,7 @@ use crate::retry::{Effect, Timed, run};
 use crate::watch::{Watch, WatchFilter};
 
 /// A description of a hundred thousand partitions fits; a peer gone mad does not take all memory.
-const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(crate) const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Whether a mutation is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +171,47 @@ impl AdminClient {
     pub async fn cluster_status(&self, freshness: Freshness) -> Result<wire::ClusterStatusReply, ClientError> {
         let request = wire::ClusterStatusRequest { options: read(freshness) };
         self.call(Effect::None, request, |mut wire, request| async move { wire.cluster_status(request).await }).await
+    }
+
+    /// Moves partitions to other brokers, as one operation.
+    pub async fn start_reassignment(
+        &self,
+        partitions: Vec<wire::PartitionTarget>,
+        throttle_bytes_per_second: Option<u64>,
+        mode: Mode,
+    ) -> Result<wire::StartReassignmentReply, ClientError> {
+        let options = self.mutation(mode);
+        let request = wire::StartReassignmentRequest { options, partitions, throttle_bytes_per_second };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.start_reassignment(request).await })
+            .await
+    }
+
+    /// Leads partitions back to the replicas they had. Which ones, says the request; its options are filled in.
+    pub async fn cancel_reassignment(
+        &self,
+        what: wire::CancelReassignmentRequest,
+        mode: Mode,
+    ) -> Result<wire::CancelReassignmentReply, ClientError> {
+        let request = wire::CancelReassignmentRequest { options: self.mutation(mode), ..what };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.cancel_reassignment(request).await })
+            .await
+    }
+
+    /// Pauses, resumes or throttles. What is to change, says the request; its options are filled in.
+    pub async fn change_reassignment(
+        &self,
+        what: wire::ChangeReassignmentRequest,
+        mode: Mode,
+    ) -> Result<wire::ChangeReassignmentReply, ClientError> {
+        let request = wire::ChangeReassignmentRequest { options: self.mutation(mode), ..what };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.change_reassignment(request).await })
+            .await
+    }
+
+    pub async fn list_reassignments(&self, freshness: Freshness) -> Result<wire::ListReassignmentsReply, ClientError> {
+        let request = wire::ListReassignmentsRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.list_reassignments(request).await })
+            .await
     }
 
     /// Follows the committed records.

@@ -17,6 +17,7 @@ pub mod agent;
 mod error;
 mod nodes;
 pub mod perf;
+mod replicas;
 mod retry;
 mod watch;
 

@@ -55,6 +55,7 @@ timed! {
     CreateTopicsRequest DeleteTopicsRequest CreatePartitionsRequest ListTopicsRequest DescribeTopicsRequest
     ListPartitionsRequest ElectLeadersRequest AlterConfigsRequest DescribeConfigsRequest ListBrokersRequest
     UnregisterBrokerRequest DescribeQuorumRequest ClusterStatusRequest
+    StartReassignmentRequest CancelReassignmentRequest ChangeReassignmentRequest ListReassignmentsRequest
 }
 
 // These are bounded by the deadline of the call alone.

@@ -2,12 +2,14 @@
 //!
 //! Encoding cannot fail. Decoding can: whatever arrives from a disk or a peer is checked, and named when wrong.
 
+mod reassignment;
+
 use std::collections::BTreeMap;
 
 use prost::Message;
 use quorate_metadata::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
-    Offset, PartitionEpoch, PartitionId, TopicId, TopicPartition,
+    Offset, PartitionEpoch, PartitionId, ReassignmentId, TopicId, TopicPartition,
 };
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState,
@@ -111,6 +113,14 @@ pub mod record {
             Record::AbortTransaction { reason } => {
                 Wire::AbortTransaction(wire::AbortTransaction { reason: reason.clone() })
             }
+            Record::BeginReassignment(start) => Wire::BeginReassignment(reassignment::start_to_wire(start)),
+            Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
+                Wire::ChangeReassignment(wire::ChangeReassignment {
+                    id: reassignment.get(),
+                    paused: *paused,
+                    throttle_bytes_per_second: *throttle_bytes_per_second,
+                })
+            }
         };
         wire::Record { record: Some(record) }
     }
@@ -166,6 +176,12 @@ pub mod record {
             Wire::BeginTransaction(record) => Record::BeginTransaction { name: record.name },
             Wire::EndTransaction(_) => Record::EndTransaction,
             Wire::AbortTransaction(record) => Record::AbortTransaction { reason: record.reason },
+            Wire::BeginReassignment(record) => Record::BeginReassignment(reassignment::start_from_wire(record)?),
+            Wire::ChangeReassignment(record) => Record::ChangeReassignment {
+                reassignment: ReassignmentId::new(record.id),
+                paused: record.paused,
+                throttle_bytes_per_second: record.throttle_bytes_per_second,
+            },
         })
     }
 }

@@ -138,6 +138,34 @@ impl Admin for Fake {
     ) -> Result<Response<DescribeQuorumReply>, Status> {
         unused()
     }
+
+    async fn start_reassignment(
+        &self,
+        _: Request<StartReassignmentRequest>,
+    ) -> Result<Response<StartReassignmentReply>, Status> {
+        unused()
+    }
+
+    async fn cancel_reassignment(
+        &self,
+        _: Request<CancelReassignmentRequest>,
+    ) -> Result<Response<CancelReassignmentReply>, Status> {
+        unused()
+    }
+
+    async fn change_reassignment(
+        &self,
+        _: Request<ChangeReassignmentRequest>,
+    ) -> Result<Response<ChangeReassignmentReply>, Status> {
+        unused()
+    }
+
+    async fn list_reassignments(
+        &self,
+        _: Request<ListReassignmentsRequest>,
+    ) -> Result<Response<ListReassignmentsReply>, Status> {
+        unused()
+    }
 }
 
 /// A node whose connections end in this process.

@@ -75,6 +75,10 @@ number!(
     Offset(i64)
 );
 number!(
+    /// An operation that moves replicas: the offset of its first record.
+    ReassignmentId(i64)
+);
+number!(
     /// The Raft term under which a controller claimed its office.
     ControllerEpoch(i32)
 );
@@ -104,6 +108,12 @@ impl Offset {
 }
 
 impl From<Offset> for BrokerEpoch {
+    fn from(offset: Offset) -> Self {
+        Self(offset.get())
+    }
+}
+
+impl From<Offset> for ReassignmentId {
     fn from(offset: Offset) -> Self {
         Self(offset.get())
     }

@@ -5,13 +5,17 @@
 //! carried by a change, because replay derives them (leader epoch +1 iff `leader` is present,
 //! partition epoch +1 always).
 
+mod reassignment;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
-    Offset, PartitionEpoch, TopicId, TopicPartition,
+    Offset, PartitionEpoch, ReassignmentId, TopicId, TopicPartition,
 };
+
+pub use reassignment::{ReassignedPartition, ReassignmentStart};
 
 /// What one log entry carries: records planned together under one claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +102,17 @@ pub enum Record {
     AbortTransaction {
         reason: String,
     },
+
+    /// The changes of the partitions it names follow in the same batch. There is no record of its end: each of them
+    /// leaves it with the change that ends its reassignment, or with its topic, or for a newer reassignment, and with
+    /// its last partition it is gone.
+    BeginReassignment(ReassignmentStart),
+    /// How it is to go on.
+    ChangeReassignment {
+        reassignment: ReassignmentId,
+        paused: bool,
+        throttle_bytes_per_second: Option<u64>,
+    },
 }
 
 impl Record {
@@ -121,6 +136,8 @@ impl Record {
         "BeginTransaction",
         "EndTransaction",
         "AbortTransaction",
+        "BeginReassignment",
+        "ChangeReassignment",
     ];
 
     /// The record's name on the wire, in `watch` and in logs.
@@ -144,6 +161,8 @@ impl Record {
             Self::BeginTransaction { .. } => "BeginTransaction",
             Self::EndTransaction => "EndTransaction",
             Self::AbortTransaction { .. } => "AbortTransaction",
+            Self::BeginReassignment(_) => "BeginReassignment",
+            Self::ChangeReassignment { .. } => "ChangeReassignment",
         }
     }
 
@@ -179,6 +198,8 @@ impl Record {
             Self::BeginTransaction { name } => name.len(),
             Self::EndTransaction => 0,
             Self::AbortTransaction { reason } => reason.len(),
+            Self::BeginReassignment(start) => start.approximate_bytes(),
+            Self::ChangeReassignment { .. } => 3 * NUMBER,
         };
         FRAME + body
     }

@@ -14,14 +14,15 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use quorate_metadata::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
-    Offset, PartitionEpoch, PartitionId, TopicId, TopicPartition,
+    Offset, PartitionEpoch, PartitionId, ReassignmentId, TopicId, TopicPartition,
 };
 use quorate_metadata::image::verify::Violation;
 use quorate_metadata::image::{Delta, ReplayError, RequestOutcome};
 use quorate_metadata::limits;
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState, Partition,
-    PartitionChange, PartitionRegistration, Record, SecurityProtocol, VersionRange,
+    PartitionChange, PartitionRegistration, ReassignedPartition, ReassignmentStart, Record, SecurityProtocol,
+    VersionRange,
 };
 use quorate_metadata::{Batch, Ledger, MetadataImage};
 
@@ -194,6 +195,28 @@ fn about_the_cluster() -> impl Strategy<Value = Record> {
     ]
 }
 
+fn about_reassignments() -> impl Strategy<Value = Record> {
+    let moved = (partition_id(), brokers()).prop_map(|(id, original)| ReassignedPartition { id, original });
+    let id = || (0..4i64).prop_map(ReassignmentId::new);
+    let terms = || (id(), any::<bool>(), prop::option::of(0..3u64));
+    prop_oneof![
+        (terms(), prop::collection::vec(moved, 0..3)).prop_map(
+            |((id, paused, throttle_bytes_per_second), partitions)| Record::BeginReassignment(ReassignmentStart {
+                id,
+                partitions,
+                paused,
+                throttle_bytes_per_second,
+                started_ms: None,
+            })
+        ),
+        terms().prop_map(|(reassignment, paused, throttle_bytes_per_second)| Record::ChangeReassignment {
+            reassignment,
+            paused,
+            throttle_bytes_per_second,
+        }),
+    ]
+}
+
 fn request() -> impl Strategy<Value = Record> {
     (0..2u8, any::<u64>(), prop::collection::vec(any::<u8>(), 0..3)).prop_map(|(client, request, reply)| {
         let client = ClientId::from_bytes([client; 16]);
@@ -202,7 +225,7 @@ fn request() -> impl Strategy<Value = Record> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    prop_oneof![4 => about_brokers(), 8 => about_topics(), 2 => about_the_cluster(), 1 => request()]
+    prop_oneof![4 => about_brokers(), 8 => about_topics(), 2 => about_the_cluster(), 3 => about_reassignments(), 1 => request()]
 }
 
 fn with_transactions() -> impl Strategy<Value = Record> {

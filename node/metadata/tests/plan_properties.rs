@@ -18,6 +18,7 @@ use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
+use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, PartitionRef, StartReassignment};
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::plan::{checkpoint, features};
 use quorate_metadata::record::{
@@ -32,22 +33,60 @@ const TOPICS: u8 = 3;
 /// Something that happens. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
 enum Event {
-    Register { broker: BrokerId, incarnation: u8, clean: bool, disk: u8 },
+    Register {
+        broker: BrokerId,
+        incarnation: u8,
+        clean: bool,
+        disk: u8,
+    },
     Unfence(BrokerId),
     Fence(BrokerId),
     Shutdown(BrokerId),
     Unregister(BrokerId),
-    Heartbeat { broker: BrokerId, want_fence: bool, want_shutdown: bool },
-    Create { topic: u8, partitions: i32, factor: i16, min_isr: u8, unclean: bool },
+    Heartbeat {
+        broker: BrokerId,
+        want_fence: bool,
+        want_shutdown: bool,
+    },
+    Create {
+        topic: u8,
+        partitions: i32,
+        factor: i16,
+        min_isr: u8,
+        unclean: bool,
+    },
     Delete(u8),
     Expand(u8, i32),
-    Alter { at: u8, members: u8, recovering: bool },
-    Reassign { at: u8, to: BrokerId, drop_first: bool },
+    Alter {
+        at: u8,
+        members: u8,
+        recovering: bool,
+    },
+    /// To the brokers whose bits are set.
+    Reassign {
+        at: Vec<u8>,
+        to: u8,
+    },
+    Cancel {
+        at: u8,
+        whole: bool,
+        force: bool,
+    },
+    Pace {
+        at: u8,
+        paused: bool,
+    },
     Elect(ElectionKind, Option<u8>),
     Balance(usize),
     ElectUncleanly(usize),
-    MinIsr { topic: Option<u8>, value: Option<u8> },
-    Unclean { topic: u8, value: bool },
+    MinIsr {
+        topic: Option<u8>,
+        value: Option<u8>,
+    },
+    Unclean {
+        topic: u8,
+        value: bool,
+    },
 }
 
 fn broker() -> impl Strategy<Value = BrokerId> {
@@ -78,8 +117,10 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (topic(), 1..6i32).prop_map(|(topic, count)| Event::Expand(topic, count)),
         8 => (any::<u8>(), any::<u8>(), prop::bool::weighted(0.1))
             .prop_map(|(at, members, recovering)| Event::Alter { at, members, recovering }),
-        1 => (any::<u8>(), broker(), any::<bool>())
-            .prop_map(|(at, to, drop_first)| Event::Reassign { at, to, drop_first }),
+        4 => (prop::collection::vec(any::<u8>(), 1..4), any::<u8>()).prop_map(|(at, to)| Event::Reassign { at, to }),
+        2 => (any::<u8>(), any::<bool>(), any::<bool>())
+            .prop_map(|(at, whole, force)| Event::Cancel { at, whole, force }),
+        1 => (any::<u8>(), any::<bool>()).prop_map(|(at, paused)| Event::Pace { at, paused }),
         2 => (kind, prop::option::of(any::<u8>())).prop_map(|(kind, at)| Event::Elect(kind, at)),
         1 => (0..3usize).prop_map(Event::Balance),
         1 => (0..3usize).prop_map(Event::ElectUncleanly),
@@ -127,19 +168,25 @@ impl Cluster {
         }
     }
 
-    fn apply(&mut self, records: Vec<Record>) {
-        for record in records {
+    /// One record at a time, since a long plan is cut into batches; but a reassignment begins with its changes.
+    fn apply(&mut self, mut records: Vec<Record>) {
+        while let Some(first) = records.first() {
+            let whole = if let Record::BeginReassignment(start) = first { 1 + start.partitions.len() } else { 1 };
+            let later = records.split_off(whole);
             let before = self.image().clone();
-            let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records: vec![record] };
+            let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records };
             self.ledger.replay(&batch).unwrap();
             let violations = self.image().verify();
             assert!(violations.is_empty(), "after {:?}: {violations:?}", batch.records);
-            if let Record::PartitionChange(change) = &batch.records[0] {
+            assert_eq!(self.image().verify_changed(&batch), []);
+            for record in &batch.records {
+                let Record::PartitionChange(change) = record else { continue };
                 check_election(&before, change);
                 let (was, is) = (before.partition(change.id).unwrap(), self.image().partition(change.id).unwrap());
                 assert!(is.leader_epoch >= was.leader_epoch && is.partition_epoch > was.partition_epoch);
             }
             self.note_leaders();
+            records = later;
         }
     }
 
@@ -180,6 +227,10 @@ fn check_state(image: &MetadataImage, id: TopicPartition, partition: &Partition)
         let could_lead = partition.elr.iter().any(|&broker| image.is_active(broker));
         assert!(!could_lead, "without a leader for no reason: {partition:?}");
     }
+    if partition.is_reassigning() && partition.recovery == LeaderRecoveryState::Recovered {
+        let mut targets = partition.replicas.iter().filter(|replica| !partition.removing.contains(replica));
+        assert!(!targets.all(|replica| partition.isr.contains(replica)), "reassigning for no reason: {partition:?}");
+    }
 }
 
 /// Whether the same request must come to nothing when it is repeated.
@@ -194,11 +245,13 @@ fn is_settled_by(event: &Event) -> bool {
         | Event::Delete(_)
         | Event::Expand(..)
         | Event::Elect(..)
+        | Event::Reassign { .. }
+        | Event::Cancel { .. }
+        | Event::Pace { .. }
         | Event::Unclean { .. } => true,
         // These go on where they left off, mean something else on another state, or write again on purpose.
         Event::Heartbeat { .. }
         | Event::Alter { .. }
-        | Event::Reassign { .. }
         | Event::Balance(_)
         | Event::ElectUncleanly(_)
         | Event::MinIsr { .. } => false,
@@ -248,7 +301,9 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
             topics::create_partitions(image, &[request], chance).records
         }
         Event::Alter { at, members, recovering } => alter(image, *at, *members, *recovering),
-        Event::Reassign { at, to, drop_first } => reassign(image, *at, *to, *drop_first),
+        Event::Reassign { at, to } => reassign(image, at, *to),
+        Event::Cancel { at, whole, force } => cancel(image, *at, *whole, *force),
+        Event::Pace { at, paused } => pace(image, *at, *paused),
         Event::Elect(kind, at) => {
             let chosen = at.and_then(|at| nth(image, at)).map(|(id, _)| vec![id]);
             elections::elect(image, *kind, chosen.as_deref()).records
@@ -326,22 +381,47 @@ fn alter(image: &MetadataImage, at: u8, members: u8, recovering: bool) -> Vec<Re
     alter_partition(image, &AlterPartition { broker: leader, broker_epoch, partitions }).unwrap().records
 }
 
-/// Begins a reassignment: one replica to be added, perhaps one to be removed.
-fn reassign(image: &MetadataImage, at: u8, to: BrokerId, drop_first: bool) -> Vec<Record> {
-    let Some((id, partition)) = nth(image, at) else { return Vec::new() };
-    if partition.is_reassigning() || partition.replicas.contains(&to) {
-        return Vec::new();
+/// Begins to move some partitions to the same brokers.
+fn reassign(image: &MetadataImage, at: &[u8], to: u8) -> Vec<Record> {
+    let chosen = (1..=BROKERS).filter(|broker| to & (1 << broker) != 0);
+    let mut replicas: Vec<BrokerId> = chosen.map(BrokerId::new).collect();
+    if to & 1 == 1 {
+        replicas.reverse();
     }
-    let mut change = PartitionChange::none(id, Cause::Reassignment);
-    change.replicas = Some(partition.replicas.iter().copied().chain([to]).collect());
-    change.directories = Some(partition.directories.iter().copied().chain([DirectoryId::UNASSIGNED]).collect());
-    change.adding = Some(vec![to]);
-    change.removing = drop_first.then(|| vec![partition.replicas[0]]);
-    // One more replica may make min.insync.replicas count for more; that ELR has no business here.
-    if !partition.elr.is_empty() {
-        return Vec::new();
+    let targets = at.iter().filter_map(|&at| nth(image, at)).map(|(id, _)| (named(image, id), replicas.clone()));
+    let request = StartReassignment { targets: targets.collect(), throttle_bytes_per_second: Some(1) };
+    reassignment::start(image, &request).unwrap().records
+}
+
+fn cancel(image: &MetadataImage, at: u8, whole: bool, force: bool) -> Vec<Record> {
+    let Some((id, _)) = nth(image, at) else { return Vec::new() };
+    let what = match image.reassignment_of(id) {
+        Some(operation) if whole => Cancelled::Operation(operation.id),
+        _ => Cancelled::Partitions(vec![named(image, id)]),
+    };
+    let plan = reassignment::cancel(image, &what, force).unwrap();
+    for record in &plan.records {
+        let Record::PartitionChange(change) = record else { panic!("cancelling only changes partitions: {record:?}") };
+        let topic = image.topic(change.id.topic).unwrap();
+        assert!(force || !change.unclean, "records are lost without force: {change:?}");
+        assert!(force || change.leader != Some(None), "without a leader and without force: {change:?}");
+        assert!(
+            !change.unclean
+                || config::unclean_allowed(image, &topic.name)
+                || image.partition(change.id).unwrap().leader.is_none()
+        );
     }
-    vec![Record::PartitionChange(change)]
+    plan.records
+}
+
+fn pace(image: &MetadataImage, at: u8, paused: bool) -> Vec<Record> {
+    let operation = nth(image, at).and_then(|(id, _)| image.reassignment_of(id));
+    let wanted = ChangeReassignment { paused: Some(paused), throttle_bytes_per_second: Some(None) };
+    operation.map(|operation| reassignment::change(image, operation.id, wanted).unwrap().records).unwrap_or_default()
+}
+
+fn named(image: &MetadataImage, id: TopicPartition) -> PartitionRef {
+    PartitionRef { topic: image.topic(id.topic).unwrap().name.clone(), partition: id.partition }
 }
 
 fn configure(image: &MetadataImage, resource: ConfigResource, key: &str, value: Option<String>) -> Vec<Record> {

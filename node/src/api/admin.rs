@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use quorate_metadata::ids::{BrokerId, PartitionId, TopicPartition};
-use quorate_metadata::plan::elections::ElectionKind;
+use quorate_metadata::ids::BrokerId;
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic};
-use quorate_metadata::plan::{brokers, configs, elections, topics};
+use quorate_metadata::plan::{brokers, configs, topics};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::admin::admin_client::AdminClient;
 use quorate_proto::admin::admin_server::Admin;
@@ -14,16 +13,17 @@ use quorate_proto::error::to_item;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::describe;
+use super::elections::{elect, election_kind};
 use super::gateway::Gateway;
 use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
+use super::{describe, reassignment};
 
 pub struct AdminService {
     pub gateway: Gateway,
 }
 
 /// A client to the active controller, with this service's message limits.
-fn remote(channel: Channel) -> AdminClient<Channel> {
+pub(super) fn remote(channel: Channel) -> AdminClient<Channel> {
     AdminClient::new(channel)
         .max_decoding_message_size(super::server::REPLY_BYTES_MAX)
         .max_encoding_message_size(super::server::REQUEST_BYTES_MAX)
@@ -50,7 +50,7 @@ impl AdminService {
 }
 
 /// Plans the items that are well formed, and answers the others with their own error, in the order of the request.
-fn merge<T, U>(
+pub(super) fn merge<T, U>(
     checked: Vec<Result<T, ApiError>>,
     plan: impl FnOnce(Vec<T>) -> Vec<Result<U, ApiError>>,
 ) -> Vec<Result<U, ApiError>> {
@@ -376,6 +376,35 @@ impl Admin for AdminService {
         let remote = |channel, request| async move { remote(channel).cluster_status(request).await };
         self.gateway.route(passage, body, local, remote).await
     }
+
+    async fn start_reassignment(
+        &self,
+        request: Request<StartReassignmentRequest>,
+    ) -> Result<Response<StartReassignmentReply>, Status> {
+        reassignment::start(&self.gateway, request).await
+    }
+
+    async fn cancel_reassignment(
+        &self,
+        request: Request<CancelReassignmentRequest>,
+    ) -> Result<Response<CancelReassignmentReply>, Status> {
+        reassignment::cancel(&self.gateway, request).await
+    }
+
+    async fn change_reassignment(
+        &self,
+        request: Request<ChangeReassignmentRequest>,
+    ) -> Result<Response<ChangeReassignmentReply>, Status> {
+        reassignment::change(&self.gateway, request).await
+    }
+
+    async fn list_reassignments(
+        &self,
+        request: Request<ListReassignmentsRequest>,
+    ) -> Result<Response<ListReassignmentsReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        Ok(Response::new(reassignment::list(&image)))
+    }
 }
 
 fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {
@@ -422,55 +451,6 @@ fn more_partitions(asked: &MorePartitions) -> CreatePartitions {
         count: asked.count,
         assignment: (!replicas.is_empty()).then(|| replicas.into_iter().map(|(_, replicas)| replicas).collect()),
     }
-}
-
-fn election_kind(kind: quorate_proto::admin::ElectionKind) -> Result<ElectionKind, ApiError> {
-    match kind {
-        quorate_proto::admin::ElectionKind::Preferred => Ok(ElectionKind::Preferred),
-        quorate_proto::admin::ElectionKind::Unclean => Ok(ElectionKind::Unclean),
-        quorate_proto::admin::ElectionKind::Unspecified => Err(invalid("unknown election kind")),
-    }
-}
-
-/// Elects, and answers by name; a name that is no topic of ours is an error of its own item.
-fn elect(
-    image: &MetadataImage,
-    kind: ElectionKind,
-    body: &ElectLeadersRequest,
-) -> quorate_metadata::Plan<Vec<ElectedPartition>> {
-    let named = |id: TopicPartition| {
-        let topic = image.topic(id.topic).map(|topic| topic.name.clone()).unwrap_or_else(|| id.topic.to_string());
-        quorate_proto::admin::TopicPartition { topic, partition: id.partition.get() }
-    };
-    if body.all {
-        return elections::elect(image, kind, None).map(|elected| {
-            elected
-                .into_iter()
-                .map(|(id, elected)| ElectedPartition { partition: Some(named(id)), error: item_error(&elected) })
-                .collect()
-        });
-    }
-    let checked: Vec<Result<TopicPartition, ApiError>> = body
-        .partitions
-        .iter()
-        .map(|asked| {
-            let topic = image.topic_named(&asked.topic).ok_or_else(|| describe::unknown_topic(&asked.topic))?;
-            Ok(TopicPartition::new(topic.id, PartitionId::new(asked.partition)))
-        })
-        .collect();
-    let mut records = Vec::new();
-    let elected = merge(checked, |partitions| {
-        let plan = elections::elect(image, kind, Some(&partitions));
-        records = plan.records;
-        plan.response.into_iter().map(|(_, elected)| elected).collect()
-    });
-    let answers = body
-        .partitions
-        .iter()
-        .zip(elected)
-        .map(|(asked, elected)| ElectedPartition { partition: Some(asked.clone()), error: item_error(&elected) })
-        .collect();
-    quorate_metadata::Plan::new(records, answers)
 }
 
 fn config_alteration(asked: &ConfigAlteration) -> Result<configs::AlterConfigs, ApiError> {

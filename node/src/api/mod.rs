@@ -3,10 +3,12 @@
 mod admin;
 mod broker;
 mod describe;
+mod elections;
 mod gateway;
 mod heartbeat;
 mod log;
 mod proxy;
+mod reassignment;
 mod request;
 mod server;
 mod watch;

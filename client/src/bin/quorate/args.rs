@@ -52,7 +52,7 @@ pub enum Command {
     /// Create, list, describe, delete and alter topics
     #[command(subcommand, alias = "topics")]
     Topic(crate::topic::Topic),
-    /// Find partitions in trouble, explain them, elect leaders
+    /// Find partitions in trouble, explain them, elect leaders, move replicas
     #[command(subcommand, alias = "partitions")]
     Partition(crate::partition::Partition),
     /// List, describe and unregister brokers
@@ -145,11 +145,33 @@ mod tests {
             "quorate partition elect",
             "quorate partition elect --unclean orders-0",
             "quorate partition elect --all orders-0",
+            "quorate partition reassign",
+            "quorate partition reassign -f plan.json --throttle fast",
+            "quorate partition reassign -f plan.json --throttle 0",
+            "quorate partition reassign -f plan.json list",
+            "quorate partition reassign cancel",
+            "quorate partition reassign throttle 7",
             "quorate config set topic/orders",
             "quorate config get nothing/orders",
             "quorate topic list --bootstrap a:1 --context prod",
         ] {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn replicas_are_moved_by_a_file_or_an_operation_is_named() {
+        for line in [
+            "quorate partition reassign -f plan.json",
+            "quorate partition reassign -f plan.json --throttle 10MiB --plan --yes",
+            "quorate partition reassign list -o json",
+            "quorate partition reassign cancel 7 --force --yes",
+            "quorate partition reassign pause 7",
+            "quorate partition reassign resume 7 --plan",
+            "quorate partition reassign throttle 7 512KiB",
+            "quorate partition reassign throttle 7 none",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
         }
     }
 

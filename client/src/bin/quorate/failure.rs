@@ -142,6 +142,7 @@ fn advice(name: ErrorName) -> Option<&'static str> {
         N::InvalidReplicaAssignment => {
             "every replica is a registered broker, once per partition, equally many everywhere"
         }
+        N::NoReassignmentInProgress => "quorate partition reassign list shows those under way",
         N::InvalidConfig => "quorate config get lists the keys, their types and what they mean",
         N::TopicDeletionDisabled => "delete.topic.enable is false on the cluster",
         N::BrokerIdNotRegistered => "quorate broker list shows which brokers are registered",

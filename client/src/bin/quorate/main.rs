@@ -12,6 +12,7 @@ mod perf;
 mod plan;
 mod quorum;
 mod reasons;
+mod reassign;
 mod record_line;
 mod record_view;
 mod session;

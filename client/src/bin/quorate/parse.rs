@@ -37,6 +37,34 @@ pub fn assignments(replicas: &[Vec<i32>], first: i32) -> Vec<Assignment> {
     (first..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas: replicas.clone() }).collect()
 }
 
+/// Bytes per second: `1000`, `512KiB`, `10MB`.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let expected = || "expected bytes per second, such as 10MiB".to_owned();
+    let digits = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit: u64 = match unit {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(expected()),
+    };
+    let number: u64 = number.parse().map_err(|_| expected())?;
+    number.checked_mul(unit).filter(|rate| *rate > 0).ok_or_else(expected)
+}
+
+/// A throttle, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle(pub Option<u64>);
+
+/// A rate, or `none`.
+pub fn throttle(text: &str) -> Result<Throttle, String> {
+    if text == "none" { Ok(Throttle(None)) } else { rate(text).map(|rate| Throttle(Some(rate))) }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResourceName(pub Resource);
 
@@ -94,6 +122,17 @@ mod tests {
         assert_eq!(resource("broker/3"), Ok(ResourceName(Resource::Broker(3))));
         assert_eq!(resource("topic/a/b").map(|name| name.to_string()), Ok("topic/a/b".to_owned()));
         assert!(resource("broker/x").is_err());
+    }
+
+    #[test]
+    fn a_rate_has_a_unit_or_is_in_bytes() {
+        assert_eq!(rate("1000"), Ok(1_000));
+        assert_eq!(rate("10MiB"), Ok(10 * 1_024 * 1_024));
+        assert_eq!(rate("2kB"), Ok(2_000));
+        assert_eq!(throttle("none"), Ok(Throttle(None)));
+        for wrong in ["", "0", "MiB", "-1", "1.5MiB", "10 MiB", "10mib", "99999999999GiB"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::output::{cell, judged, list, note, optional, table};
 use crate::parse::{TopicPartition, topic_partition};
 use crate::plan;
 use crate::reasons::{BrokerStates, reasons};
+use crate::reassign::{self, Reassign};
 use crate::session::Session;
 use crate::view;
 
@@ -26,6 +27,8 @@ pub enum Partition {
     },
     /// Elect leaders
     Elect(Elect),
+    /// Move replicas to other brokers
+    Reassign(Reassign),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +76,7 @@ pub async fn run(session: &Session, command: Partition) -> Outcome {
         Partition::List(filter) => list_some(session, filter).await,
         Partition::Explain { partition } => explain(session, partition).await,
         Partition::Elect(arguments) => elect(session, arguments).await,
+        Partition::Reassign(arguments) => reassign::run(session, arguments).await,
     }
 }
 

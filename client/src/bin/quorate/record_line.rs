@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 use quorate_metadata::Record;
 use quorate_metadata::ids::{BrokerId, TopicId, TopicPartition};
-use quorate_metadata::record::{BrokerRegistration, PartitionChange, PartitionRegistration};
+use quorate_metadata::record::{BrokerRegistration, PartitionChange, PartitionRegistration, ReassignmentStart};
 use quorate_proto::admin::PartitionDescription;
 
 use crate::output::{list, optional};
@@ -71,6 +71,10 @@ pub fn record_line(record: &Record, known: &Known) -> String {
         Record::BeginTransaction { name } => format!("transaction {name} begins"),
         Record::EndTransaction => "transaction ends".to_owned(),
         Record::AbortTransaction { reason } => format!("transaction aborted: {reason}"),
+        Record::BeginReassignment(start) => reassignment_begun(start, known),
+        Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
+            format!("reassignment {reassignment} goes on{}", pace(*paused, *throttle_bytes_per_second))
+        }
     }
 }
 
@@ -87,6 +91,17 @@ fn registered(broker: &BrokerRegistration) -> String {
     }
     line.push_str(if broker.fenced { " fenced" } else { " unfenced" });
     line
+}
+
+fn reassignment_begun(start: &ReassignmentStart, known: &Known) -> String {
+    let partitions: Vec<String> = start.partitions.iter().map(|moved| known.partition(moved.id)).collect();
+    let pace = pace(start.paused, start.throttle_bytes_per_second);
+    format!("reassignment {} of {} begins{pace}", start.id, partitions.join(" "))
+}
+
+fn pace(paused: bool, throttle_bytes_per_second: Option<u64>) -> String {
+    let throttle = throttle_bytes_per_second.map(|limit| format!(" at {limit} bytes/s at most"));
+    format!("{}{}", throttle.unwrap_or_else(|| " unthrottled".to_owned()), if paused { ", paused" } else { "" })
 }
 
 fn created(partition: &PartitionRegistration, known: &Known) -> String {
@@ -160,8 +175,8 @@ fn leader(id: Option<i32>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_metadata::ids::PartitionId;
-    use quorate_metadata::record::Cause;
+    use quorate_metadata::ids::{PartitionId, ReassignmentId};
+    use quorate_metadata::record::{Cause, ReassignedPartition};
 
     use super::*;
 
@@ -191,6 +206,22 @@ mod tests {
             record_line(&Record::PartitionChange(change()), &known),
             "partition orders-0 leader 1→2 isr [1,2,3]→[2,3] leader_epoch 0→1 partition_epoch 4→5 (broker-fenced 1)"
         );
+    }
+
+    #[test]
+    fn a_reassignment_says_what_it_moves_and_how_fast() {
+        let reassignment = ReassignmentId::new(7);
+        let start = ReassignmentStart {
+            id: reassignment,
+            partitions: vec![ReassignedPartition { id: change().id, original: Vec::new() }],
+            paused: false,
+            throttle_bytes_per_second: Some(1_000),
+            started_ms: None,
+        };
+        let begin = Record::BeginReassignment(start);
+        assert_eq!(record_line(&begin, &known()), "reassignment 7 of orders-0 begins at 1000 bytes/s at most");
+        let paused = Record::ChangeReassignment { reassignment, paused: true, throttle_bytes_per_second: None };
+        assert_eq!(record_line(&paused, &known()), "reassignment 7 goes on unthrottled, paused");
     }
 
     #[test]

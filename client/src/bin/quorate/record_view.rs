@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quorate_metadata::Record;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicId};
 use quorate_metadata::record::{
-    BrokerRegistration, Endpoint, LeaderRecoveryState, PartitionChange, PartitionRegistration,
+    BrokerRegistration, Endpoint, LeaderRecoveryState, PartitionChange, PartitionRegistration, ReassignedPartition,
 };
 use serde::Serialize;
 
@@ -73,6 +73,17 @@ pub enum RecordView {
     AbortTransaction {
         reason: String,
     },
+    BeginReassignment {
+        id: i64,
+        partitions: Vec<Reassigned>,
+        paused: bool,
+        throttle_bytes_per_second: Option<u64>,
+    },
+    ChangeReassignment {
+        id: i64,
+        paused: bool,
+        throttle_bytes_per_second: Option<u64>,
+    },
     /// Of a newer version than this program.
     Unknown,
 }
@@ -101,6 +112,14 @@ pub struct Partition {
     leader_epoch: i32,
     partition_epoch: i32,
     leader_recovery_state: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Reassigned {
+    topic: String,
+    name: Option<String>,
+    partition: i32,
+    original: Vec<i32>,
 }
 
 #[derive(Debug, Serialize)]
@@ -175,6 +194,19 @@ impl RecordView {
             Record::BeginTransaction { name } => Self::BeginTransaction { name: name.clone() },
             Record::EndTransaction => Self::EndTransaction,
             Record::AbortTransaction { reason } => Self::AbortTransaction { reason: reason.clone() },
+            Record::BeginReassignment(start) => Self::BeginReassignment {
+                id: start.id.get(),
+                partitions: start.partitions.iter().map(|moved| Reassigned::new(moved, names)).collect(),
+                paused: start.paused,
+                throttle_bytes_per_second: start.throttle_bytes_per_second,
+            },
+            Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
+                Self::ChangeReassignment {
+                    id: reassignment.get(),
+                    paused: *paused,
+                    throttle_bytes_per_second: *throttle_bytes_per_second,
+                }
+            }
         }
     }
 }
@@ -208,6 +240,17 @@ impl Partition {
             leader_epoch: state.leader_epoch.get(),
             partition_epoch: state.partition_epoch.get(),
             leader_recovery_state: recovery(state.recovery),
+        }
+    }
+}
+
+impl Reassigned {
+    fn new(moved: &ReassignedPartition, names: &TopicNames) -> Self {
+        Self {
+            topic: moved.id.topic.to_string(),
+            name: names.get(&moved.id.topic).cloned(),
+            partition: moved.id.partition.get(),
+            original: numbers(&moved.original),
         }
     }
 }

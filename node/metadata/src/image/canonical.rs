@@ -4,7 +4,7 @@
 //! its length, every option with whether it is there. Numbers are big-endian.
 //! Every field takes part: structures are taken apart by name, so that a new field does not compile until it does.
 
-use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, TopicId, TopicPartition};
+use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{
     BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, VersionRange,
 };
@@ -43,6 +43,18 @@ pub(super) enum Entity<'a> {
         client: ClientId,
         up_to: u64,
     },
+    /// An operation that moves replicas, without its partitions.
+    Reassignment {
+        id: ReassignmentId,
+        paused: bool,
+        throttle_bytes_per_second: Option<u64>,
+        started_ms: i64,
+    },
+    Reassigned {
+        id: ReassignmentId,
+        partition: TopicPartition,
+        original: &'a [BrokerId],
+    },
 }
 
 impl Entity<'_> {
@@ -60,6 +72,17 @@ impl Entity<'_> {
                 out.tag(8).raw(client.as_bytes()).raw(&request.to_be_bytes()).long(offset.get()).bytes(reply)
             }
             Self::Forgotten { client, up_to } => out.tag(9).raw(client.as_bytes()).raw(&up_to.to_be_bytes()),
+            Self::Reassignment { id, paused, throttle_bytes_per_second, started_ms } => {
+                out.tag(12).long(id.get()).flag(paused).long(started_ms).option(
+                    throttle_bytes_per_second,
+                    |out, limit| {
+                        out.raw(&limit.to_be_bytes());
+                    },
+                )
+            }
+            Self::Reassigned { id, partition, original } => {
+                out.tag(13).long(id.get()).partition_id(partition).broker_ids(original)
+            }
         };
         out.0
     }

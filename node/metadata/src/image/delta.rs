@@ -71,7 +71,9 @@ impl Concern<'_> {
             | Record::BeginControlledShutdown { .. }
             | Record::UnregisterBroker { .. }
             | Record::CreateTopic { .. }
-            | Record::RemoveTopic { .. } => true,
+            | Record::RemoveTopic { .. }
+            | Record::BeginReassignment(_)
+            | Record::ChangeReassignment { .. } => true,
             Record::CreatePartition(partition) => self.hosts(partition.id),
             Record::PartitionChange(change) => self.hosts(change.id),
             Record::Config { resource, .. } => match resource {

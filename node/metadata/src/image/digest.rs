@@ -54,6 +54,9 @@ impl MetadataImage {
                 digest.add(Entity::Config { resource, key, value });
             }
         }
+        for operation in self.reassignments.values() {
+            operation.entities().for_each(|entity| digest.add(entity));
+        }
         self.requests.for_each_entity(|entity| digest.add(entity));
         digest
     }

@@ -7,9 +7,10 @@ mod canonical;
 mod delta;
 mod digest;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod index;
 mod ledger;
+mod reassignments;
 mod replay;
 mod requests;
 mod snapshot;
@@ -19,13 +20,16 @@ use std::sync::Arc;
 
 use imbl::{OrdMap, Vector};
 
-use crate::ids::{BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, TopicId, TopicPartition};
+use crate::ids::{
+    BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, ReassignmentId, TopicId, TopicPartition,
+};
 use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition};
 use digest::Digest;
 
 pub use delta::Delta;
 pub use index::PartitionIndex;
 pub use ledger::{Ledger, Replayed};
+pub use reassignments::Reassignment;
 pub use replay::ReplayError;
 pub use requests::{RequestOutcome, Requests};
 pub use snapshot::SnapshotHeader;
@@ -49,6 +53,10 @@ pub struct MetadataImage {
     pub requests: Requests,
     /// Derived from the partitions; not part of the digest.
     pub index: PartitionIndex,
+    /// The operations under way. Each has a partition.
+    pub reassignments: OrdMap<ReassignmentId, Arc<Reassignment>>,
+    /// To which of them a partition belongs; derived, not part of the digest.
+    reassigning: OrdMap<TopicPartition, ReassignmentId>,
     /// Sum of the entities' hashes, kept as each one changes.
     digest: Digest,
 }

@@ -12,7 +12,7 @@ use imbl::Vector;
 use super::canonical::Entity;
 use super::requests::RequestOutcome;
 use super::{MetadataImage, Topic};
-use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, TopicId, TopicPartition};
+use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
 use crate::record::{
     Batch, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition, PartitionChange,
@@ -46,6 +46,10 @@ pub enum ReplayError {
     TransactionOpen(Offset),
     #[error("a transaction ends at offset {0} while none is open")]
     NoTransaction(Offset),
+    #[error("reassignment {0} has already begun")]
+    ReassignmentExists(ReassignmentId),
+    #[error("reassignment {0} is not known")]
+    UnknownReassignment(ReassignmentId),
     #[error("a {0} record does not belong in a snapshot")]
     NotInSnapshot(&'static str),
 }
@@ -100,6 +104,10 @@ impl MetadataImage {
             }
             Record::Digest { digest } => self.check_digest(*digest)?,
             Record::BeginTransaction { .. } | Record::EndTransaction | Record::AbortTransaction { .. } => {}
+            Record::BeginReassignment(start) => self.begin_reassignment(start)?,
+            Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
+                self.change_reassignment(*reassignment, *paused, *throttle_bytes_per_second)?;
+            }
         }
         Ok(())
     }
@@ -186,6 +194,7 @@ impl MetadataImage {
         for (id, state) in topic.partitions() {
             self.index.remove(id, state);
             self.digest.remove(Entity::Partition { id, state });
+            self.leave_reassignment(id);
         }
         let resource = ConfigResource::Topic(topic.name.clone());
         for (key, value) in self.configs.remove(&resource).unwrap_or_default() {
@@ -224,7 +233,11 @@ impl MetadataImage {
         self.index.update(id, slot, &after);
         self.digest.remove(Entity::Partition { id, state: slot });
         self.digest.add(Entity::Partition { id, state: &after });
+        let is_over = !after.is_reassigning();
         *slot = Arc::new(after);
+        if is_over {
+            self.leave_reassignment(id);
+        }
         Ok(())
     }
 

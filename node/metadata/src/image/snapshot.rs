@@ -46,6 +46,7 @@ impl MetadataImage {
             .chain(brokers.map(|(_, broker)| Record::RegisterBroker(Arc::unwrap_or_clone(broker))))
             .chain(topics.flat_map(|(_, topic)| records_of(topic)))
             .chain(configs)
+            .chain(image.reassignments.into_iter().map(|(_, operation)| operation.to_record()))
             .chain(image.requests.into_records())
     }
 
@@ -78,7 +79,8 @@ impl MetadataImage {
             | Record::RegisterBroker(_)
             | Record::CreateTopic { .. }
             | Record::CreatePartition(_)
-            | Record::Config { .. } => self.apply(record),
+            | Record::Config { .. }
+            | Record::BeginReassignment(_) => self.apply(record),
             Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
                 self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
                 Ok(())
@@ -93,7 +95,8 @@ impl MetadataImage {
             | Record::Digest { .. }
             | Record::BeginTransaction { .. }
             | Record::EndTransaction
-            | Record::AbortTransaction { .. } => Err(ReplayError::NotInSnapshot(record.kind())),
+            | Record::AbortTransaction { .. }
+            | Record::ChangeReassignment { .. } => Err(ReplayError::NotInSnapshot(record.kind())),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{MetadataImage, PartitionIndex, Topic};
-use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, TopicId, TopicPartition};
+use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
 use crate::record::{Batch, BrokerRegistration, ConfigResource, Partition, Record};
 
@@ -54,6 +54,14 @@ pub enum Violation {
     TooManyRequests { client: ClientId, requests: usize, max: usize },
     #[error("the order of clients by their last request is wrong")]
     ClientsOutOfOrder,
+    #[error("partition {0} is being reassigned, but no reassignment names it")]
+    ReassignmentOfNobody(TopicPartition),
+    #[error("reassignment {reassignment} names partition {id}, which is not being reassigned")]
+    ReassignmentIsOver { id: TopicPartition, reassignment: ReassignmentId },
+    #[error("reassignment {0} has no partition")]
+    ReassignmentOfNothing(ReassignmentId),
+    #[error("reassignment {id} is of an offset ahead, the log only reaches {next_offset}")]
+    ReassignmentAhead { id: ReassignmentId, next_offset: Offset },
     #[error("the {list} index differs from one built from scratch")]
     IndexDiffers { list: &'static str },
     #[error("the digest was kept as {kept:032x}, but computes to {computed:032x}")]
@@ -96,6 +104,7 @@ impl MetadataImage {
         }
         self.topics.values().for_each(|topic| self.check_topic(topic, &mut found));
         self.check_names(&mut found);
+        self.reassignments.keys().for_each(|&id| self.check_reassignment(id, &mut found));
         self.check_requests(&mut found);
         self.check_derived(&mut found);
         found
@@ -115,6 +124,7 @@ impl MetadataImage {
                 Record::CreateTopic { topic, .. } => {
                     self.topic(*topic).into_iter().for_each(|topic| self.check_topic(topic, &mut found));
                 }
+                Record::BeginReassignment(start) => self.check_reassignment(start.id, &mut found),
                 _ => {}
             }
         }
@@ -132,6 +142,7 @@ impl MetadataImage {
                 Record::PartitionChange(change) => {
                     touched.insert(change.id);
                 }
+                Record::BeginReassignment(start) => touched.extend(start.partitions.iter().map(|moved| moved.id)),
                 Record::RegisterBroker(BrokerRegistration { broker, .. })
                 | Record::FenceBroker { broker, .. }
                 | Record::UnfenceBroker { broker, .. }
@@ -161,6 +172,7 @@ impl MetadataImage {
             found.push(Violation::HistoryTooLong { id, changes, max });
         }
         self.check_seats(id, partition, found);
+        self.check_reassigning(id, found);
     }
 
     /// That nobody sits where only an active, or at least a registered, broker may.
@@ -220,6 +232,7 @@ impl MetadataImage {
         let mut index = PartitionIndex::default();
         self.partitions().for_each(|(id, partition)| index.add(id, partition));
         found.extend(self.index.difference(&index).map(|list| Violation::IndexDiffers { list }));
+        self.check_reassignment_index(found);
         let (kept, computed) = (self.digest(), self.recompute_digest().get());
         if kept != computed {
             found.push(Violation::DigestDiffers { kept, computed });
@@ -270,7 +283,7 @@ mod tests {
     use super::*;
     use crate::ids::DirectoryId;
     use crate::image::fixture::{batch, broker, change, feature, image, partition_id, registration, topic};
-    use crate::record::PartitionChange;
+    use crate::record::{PartitionChange, ReassignedPartition, ReassignmentStart};
 
     /// What is found after a change of partition 0, which has replicas and ISR [1, 2, 3] and is led by 1. Both ways of
     /// verifying must find the same.
@@ -317,8 +330,9 @@ mod tests {
         let is_stranger = |list| Violation::NotAReplica { id, list, broker: broker(4) };
         assert_eq!(after_change(|change| change.isr = brokers(&[1, 4])), [is_stranger(Seats::Isr)]);
         assert_eq!(after_change(|change| change.elr = brokers(&[4])), [is_stranger(Seats::Elr)]);
-        assert_eq!(after_change(|change| change.adding = brokers(&[4])), [is_stranger(Seats::Adding)]);
-        assert_eq!(after_change(|change| change.removing = brokers(&[4])), [is_stranger(Seats::Removing)]);
+        let nobodys = Violation::ReassignmentOfNobody(id);
+        assert_eq!(after_change(|change| change.adding = brokers(&[4])), [is_stranger(Seats::Adding), nobodys.clone()]);
+        assert_eq!(after_change(|change| change.removing = brokers(&[4])), [is_stranger(Seats::Removing), nobodys]);
         let twice = Violation::Duplicate { id, list: Seats::Isr, broker: broker(1) };
         assert_eq!(after_change(|change| change.isr = brokers(&[1, 2, 1])), [twice]);
         let both = Violation::IsrAndElrOverlap { id, broker: broker(2) };
@@ -374,6 +388,30 @@ mod tests {
         let ahead = BrokerRegistration { epoch: BrokerEpoch::new(100), ..registration(4) };
         let found = after(Record::RegisterBroker(ahead));
         assert!(matches!(found[..], [Violation::BrokerEpochAhead { broker, .. }] if broker.get() == 4));
+    }
+
+    #[test]
+    fn a_reassignment_and_its_partitions_are_of_each_other() {
+        let begin = |id, partitions: &[i32]| {
+            let moved = |&at: &i32| ReassignedPartition { id: partition_id(at), original: Vec::new() };
+            let partitions = partitions.iter().map(moved).collect();
+            let id = ReassignmentId::new(id);
+            let start =
+                ReassignmentStart { id, partitions, paused: false, throttle_bytes_per_second: None, started_ms: None };
+            (id, Record::BeginReassignment(start))
+        };
+        let (id, of_nothing) = begin(1, &[]);
+        assert_eq!(after(of_nothing), [Violation::ReassignmentOfNothing(id)]);
+        let (reassignment, of_one_that_rests) = begin(1, &[0]);
+        assert_eq!(after(of_one_that_rests), [Violation::ReassignmentIsOver { id: partition_id(0), reassignment }]);
+        let (id, ahead) = begin(1_000, &[0]);
+        assert!(
+            after(ahead).iter().any(|found| matches!(found, Violation::ReassignmentAhead { id: at, .. } if *at == id))
+        );
+        let found = after_damage(|image| {
+            image.reassigning.insert(partition_id(0), id);
+        });
+        assert!(found.contains(&Violation::IndexDiffers { list: "reassigning" }), "{found:?}");
     }
 
     #[test]

@@ -283,6 +283,11 @@ pub(super) fn not_registered(broker: BrokerId) -> ApiError {
 
 /// Whether a new replica may be put on this broker: not on its way out, and not cordoned in every directory.
 pub(super) fn takes_replicas(broker: &BrokerRegistration) -> bool {
+    !broker.in_controlled_shutdown && !is_cordoned(broker)
+}
+
+/// Whether all its directories are.
+pub(super) fn is_cordoned(broker: &BrokerRegistration) -> bool {
     let is_cordoned = |directory| broker.cordoned_directories.iter().flatten().any(|cordoned| cordoned == directory);
-    !broker.in_controlled_shutdown && !broker.directories.iter().all(is_cordoned)
+    broker.directories.iter().all(is_cordoned)
 }

@@ -165,3 +165,23 @@ impl<'a> Elector<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::fixture::{batch, broker, change, image, partition_id};
+    use crate::plan::brokers;
+
+    #[test]
+    fn a_change_that_an_election_would_bring_along_is_not_passed_off_as_the_election() {
+        let mut image = image();
+        let fenced = brokers::fence(&image, broker(1)).expect("broker 1 is registered");
+        image.replay(&batch(1, &fenced.records)).expect("a plan replays");
+        let ends_with_any_change = PartitionChange { removing: Some(vec![broker(1)]), ..change(partition_id(0)) };
+        image.replay(&batch(1, &[Record::PartitionChange(ends_with_any_change)])).expect("replay has no opinion");
+        let plan = elect(&image, ElectionKind::Preferred, Some(&[partition_id(0)]));
+        assert_eq!(plan.waiting_on, Some(WaitingOn::AllRefused));
+        let refused = plan.response[0].1.as_ref().expect_err("the preferred leader is fenced");
+        assert_eq!(refused.name, ErrorName::PreferredLeaderNotAvailable);
+    }
+}

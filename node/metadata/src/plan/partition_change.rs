@@ -1,12 +1,13 @@
 //! The only place that picks a leader, changes an ISR or bumps a leader epoch.
 //!
-//! Callers say what they want (another ISR, another election, a broker out) and who may lead; `build` then runs the
+//! Callers say what they want (another ISR, other replicas, another election, a broker out) and who may lead; `build` then runs the
 //! same steps for all of them, in this order:
 //!
 //! 1. finish the reassignment, if the ISR now holds every target replica;
 //! 2. ELR: whoever leaves the ISR while it falls below `min.insync.replicas` stays eligible;
 //! 3. elect;
-//! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR;
+//! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR; and if it came from the ELR and is all that is
+//!    to stay, finish the reassignment;
 //! 5. remember the last leader, if there is none now;
 //! 6. write what differs. Nothing differs: no change.
 //!
@@ -57,6 +58,11 @@ impl ElectionRules {
 
     pub fn unclean_allowed(self) -> bool {
         self.unclean_allowed
+    }
+
+    /// How many of `replicas` must be in sync for a write to be acknowledged.
+    pub fn needed_in_sync(self, replicas: usize) -> usize {
+        self.min_isr.min(replicas)
     }
 
     /// The election that a lost leader leads to.
@@ -220,6 +226,18 @@ impl<'a> PartitionChangeBuilder<'a> {
         self.distrust(broker)
     }
 
+    /// Other replicas, some of them on their way in or out. A new one has no directory yet; one that is not among them
+    /// is out of the ISR and the ELR at once.
+    #[must_use]
+    pub fn replicas(mut self, replicas: Vec<BrokerId>, adding: Vec<BrokerId>, removing: Vec<BrokerId>) -> Self {
+        self.directories = replicas.iter().map(|&replica| self.directory_of(replica)).collect();
+        self.isr.retain(|member| replicas.contains(member));
+        self.replicas = replicas;
+        self.adding = adding;
+        self.removing = removing;
+        self
+    }
+
     #[must_use]
     pub fn isr(mut self, isr: Vec<BrokerId>) -> Self {
         self.isr = isr;
@@ -249,9 +267,11 @@ impl<'a> PartitionChangeBuilder<'a> {
         self.difference(elected)
     }
 
-    /// Drops the replicas to be removed once the ISR holds every other one.
+    /// Drops the replicas to be removed once the ISR holds every other one. Not while an unclean leader recovers: they
+    /// may be the ones who have the records.
     fn finish_reassignment(&mut self) {
-        if self.adding.is_empty() && self.removing.is_empty() {
+        let is_reassigning = !self.adding.is_empty() || !self.removing.is_empty();
+        if !is_reassigning || self.recovery == LeaderRecoveryState::Recovering {
             return;
         }
         let stays = |replica: &BrokerId| !self.removing.contains(replica);
@@ -278,7 +298,7 @@ impl<'a> PartitionChangeBuilder<'a> {
     }
 
     fn has_enough_in_sync(&self) -> bool {
-        self.isr.len() >= self.rules.min_isr.min(self.replicas.len())
+        self.isr.len() >= self.rules.needed_in_sync(self.replicas.len())
     }
 
     fn elect(&self) -> Elected {
@@ -296,8 +316,10 @@ impl<'a> PartitionChangeBuilder<'a> {
         }
     }
 
+    /// One that is only being added has least to lead with.
     fn any_acceptable(&self) -> Option<BrokerId> {
-        self.replicas.iter().copied().find(|&replica| self.is_acceptable(replica))
+        let acceptable = self.replicas.iter().copied().filter(|&replica| self.is_acceptable(replica));
+        acceptable.min_by_key(|replica| self.adding.contains(replica))
     }
 
     /// Whether electing `replica` loses nothing that was acknowledged.
@@ -343,6 +365,8 @@ impl<'a> PartitionChangeBuilder<'a> {
             Elected::Cleanly(leader) => {
                 self.elr.retain(|&member| member != leader);
                 self.isr = vec![leader];
+                // It may be all that a reassignment waited for, and no one else would end it.
+                self.finish_reassignment();
             }
             Elected::Uncleanly(leader) => {
                 // What the others hold may contradict the new leader's log: no one else is in sync or eligible.

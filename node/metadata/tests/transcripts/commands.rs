@@ -9,14 +9,13 @@ use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::features;
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{
-    Endpoint, LeaderRecoveryState, PartitionChange, Record, SecurityProtocol, VersionRange,
-};
+use quorate_metadata::record::{Endpoint, LeaderRecoveryState, SecurityProtocol, VersionRange};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, config};
 
 use crate::arguments::{Arguments, Result, brokers, directory, incarnation, items, partition, resource, topic_id};
-use crate::display::{name, state, summary};
+use crate::display::{name, operation, state, summary};
+use crate::reassignment;
 use crate::world::{Step, World};
 
 pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
@@ -63,7 +62,9 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         }
         "config" => world.propose(|world, _| configure(world.image(), command)),
         "effective" => effective(world.image(), &mut args),
-        "reassigning" => reassigning(world, &mut args),
+        "reassign" => world.propose(|world, _| reassignment::start(world.image(), command)),
+        "cancel" => world.propose(|world, _| reassignment::cancel(world.image(), command)),
+        "pace" => world.propose(|world, _| reassignment::change(world.image(), command)),
         "dump" => Ok(dump(world.image())),
         "leaders" => Ok(leaders(world.image())),
         other => Err(format!("unknown command {other}").into()),
@@ -351,23 +352,6 @@ fn effective(image: &MetadataImage, args: &mut Arguments<'_>) -> Result<Vec<Stri
     ])
 }
 
-/// `reassigning PARTITION replicas=… adding=… removing=…`: a reassignment is under way.
-fn reassigning(world: &mut World, args: &mut Arguments<'_>) -> Result<Vec<String>> {
-    let id = partition(world.image(), args.word("partition")?)?;
-    let replicas = brokers(args.text("replicas").ok_or("replicas are missing")?)?;
-    let mut directories = world.image().partition(id).unwrap().directories.clone();
-    directories.resize(replicas.len(), quorate_metadata::ids::DirectoryId::UNASSIGNED);
-    let change = PartitionChange {
-        replicas: Some(replicas),
-        directories: Some(directories),
-        adding: args.text("adding").map(brokers).transpose()?,
-        removing: args.text("removing").map(brokers).transpose()?,
-        ..PartitionChange::none(id, quorate_metadata::record::Cause::Reassignment)
-    };
-    args.end()?;
-    Ok(world.apply(&[Record::PartitionChange(change)]))
-}
-
 fn dump(image: &MetadataImage) -> Vec<String> {
     let broker = |id: &BrokerId| format!("broker {id} {}", state(image, *id));
     let mut lines: Vec<String> = image.brokers.keys().map(broker).collect();
@@ -378,6 +362,7 @@ fn dump(image: &MetadataImage) -> Vec<String> {
         let named = name(image, id);
         lines.push(format!("partition {named} {} epochs {leader_epoch}/{partition_epoch}", summary(partition)));
     }
+    lines.extend(image.reassignments.values().map(|reassignment| operation(image, reassignment)));
     lines
 }
 
@@ -390,7 +375,7 @@ fn leaders(image: &MetadataImage) -> Vec<String> {
     image.brokers.keys().map(counts).collect()
 }
 
-fn step<R>(plan: std::result::Result<Plan<R>, ApiError>, answer: impl FnOnce(R) -> Vec<String>) -> Result<Step> {
+pub fn step<R>(plan: std::result::Result<Plan<R>, ApiError>, answer: impl FnOnce(R) -> Vec<String>) -> Result<Step> {
     Ok(match plan {
         Ok(plan) => {
             Step { records: plan.records, waiting_on: plan.waiting_on, answer: answer(plan.response), goes_on: false }
@@ -399,7 +384,7 @@ fn step<R>(plan: std::result::Result<Plan<R>, ApiError>, answer: impl FnOnce(R) 
     })
 }
 
-fn refusal<T>(what: &str, answer: &std::result::Result<T, ApiError>) -> Option<String> {
+pub fn refusal<T>(what: &str, answer: &std::result::Result<T, ApiError>) -> Option<String> {
     let refused = answer.as_ref().err()?;
     Some(if what.is_empty() { refused.to_string() } else { format!("{what} {refused}") })
 }

@@ -3,6 +3,7 @@
 use std::fmt::{Display, Write};
 
 use quorate_metadata::ids::{BrokerId, TopicPartition};
+use quorate_metadata::image::Reassignment;
 use quorate_metadata::record::{LeaderRecoveryState, Partition, PartitionChange};
 use quorate_metadata::{MetadataImage, Record};
 
@@ -31,6 +32,10 @@ pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) ->
             let old = before.configs.get(resource).and_then(|configs| configs.get(key));
             format!("config {resource} {key} {}→{}", option(old.as_ref()), option(value.as_ref()))
         }
+        Record::BeginReassignment(start) => operation(after, after.reassignments.get(&start.id).unwrap()),
+        Record::ChangeReassignment { reassignment, .. } => {
+            operation(after, after.reassignments.get(reassignment).unwrap())
+        }
         Record::RequestApplied { .. }
         | Record::Digest { .. }
         | Record::BeginTransaction { .. }
@@ -56,6 +61,22 @@ fn partition_change(before: &MetadataImage, after: &MetadataImage, change: &Part
     differ(&mut line, "leader_epoch", was.leader_epoch, is.leader_epoch);
     differ(&mut line, "partition_epoch", was.partition_epoch, is.partition_epoch);
     write!(line, " ({}{})", change.cause, if change.unclean { ", UNCLEAN" } else { "" }).unwrap();
+    line
+}
+
+/// Without its id, which depends on everything before it.
+pub fn operation(image: &MetadataImage, reassignment: &Reassignment) -> String {
+    let Reassignment { id: _, partitions, paused, throttle_bytes_per_second, started_ms: _ } = reassignment;
+    let mut line = "reassignment of".to_owned();
+    for (&id, original) in partitions {
+        write!(line, " {} from {}", name(image, id), list(original)).unwrap();
+    }
+    if let Some(limit) = throttle_bytes_per_second {
+        write!(line, " at {limit} bytes/s").unwrap();
+    }
+    if *paused {
+        line.push_str(" paused");
+    }
     line
 }
 

@@ -9,6 +9,7 @@
 mod arguments;
 mod commands;
 mod display;
+mod reassignment;
 mod world;
 
 use std::panic::catch_unwind;

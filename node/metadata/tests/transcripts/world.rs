@@ -45,22 +45,38 @@ impl World {
 
     /// Replays records and tells what each changed.
     pub fn apply(&mut self, records: &[Record]) -> Vec<String> {
-        records.iter().map(|record| self.apply_one(record)).collect()
+        let mut rest = records;
+        let mut lines = Vec::new();
+        while let Some(first) = rest.first() {
+            // What begins a reassignment is not cut from the changes that begin it.
+            let whole = if let Record::BeginReassignment(start) = first { 1 + start.partitions.len() } else { 1 };
+            let (batch, later) = rest.split_at(whole);
+            lines.extend(self.apply_whole(batch));
+            rest = later;
+        }
+        lines
     }
 
-    fn apply_one(&mut self, record: &Record) -> String {
-        let before = self.image().clone();
+    fn apply_whole(&mut self, records: &[Record]) -> Vec<String> {
+        let mut before = self.image().clone();
         let batch = Batch {
             controller_epoch: ControllerEpoch::new(1),
             timestamp_ms: i64::try_from(self.now_ms).unwrap(),
-            records: vec![record.clone()],
+            records: records.to_vec(),
         };
         self.ledger.replay(&batch).unwrap();
         // Every prefix of a plan keeps the rules, since a long plan is cut into batches.
         let violations = self.image().verify();
-        assert!(violations.is_empty(), "after {record:?}: {violations:?}");
+        assert!(violations.is_empty(), "after {records:?}: {violations:?}");
         assert!(self.image().verify_changed(&batch).is_empty());
-        display::change(&before, self.image(), record)
+        let mut line = |record| {
+            let mut after = before.clone();
+            after.replay_record(record).unwrap();
+            let line = display::change(&before, &after, record);
+            before = after;
+            line
+        };
+        records.iter().map(&mut line).collect()
     }
 
     /// Time passes; brokers whose sessions end are fenced, one at a time.
