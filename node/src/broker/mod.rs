@@ -9,7 +9,7 @@
 mod clean_stop;
 mod data_plane;
 mod fetchers;
-//mod producer_ids;
+mod producer_ids;
 mod proposals;
 mod replica;
 mod replicas;

@@ -81,6 +81,7 @@ impl Concern<'_> {
                 ConfigResource::Broker(broker) => *broker == self.broker,
             },
             Record::ClusterCreated { .. }
+            | Record::ProducerIds { .. }
             | Record::FeatureLevel { .. }
             | Record::RegisterController(_)
             | Record::RequestApplied { .. }
