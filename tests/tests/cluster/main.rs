@@ -9,5 +9,6 @@ mod kill_rounds;
 mod links;
 mod majority;
 mod pause;
+mod reassignment;
 mod snapshot;
 mod watch;
