@@ -214,7 +214,7 @@ impl PartitionHost for DataPlane {
         let Some(leader) = assignment.state.leader else { return };
         let id = assignment.id;
         let source = Source { leader, leader_epoch: assignment.state.leader_epoch };
-        self.tell(&assignment, Command::Follow { id, source, paused: false }).await;
+        self.tell(&assignment, Command::Follow { id, source }).await;
     }
 
     async fn become_offline(&self, assignment: Assignment, reason: OfflineReason) {

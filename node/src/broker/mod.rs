@@ -9,6 +9,7 @@
 mod clean_stop;
 mod data_plane;
 mod fetchers;
+mod pacing;
 mod producer_ids;
 mod proposals;
 mod replica;

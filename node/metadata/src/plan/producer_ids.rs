@@ -16,8 +16,8 @@ pub const PRODUCER_ID_BLOCK: i64 = 1_000;
 pub fn allocate(image: &MetadataImage, broker: BrokerId, epoch: BrokerEpoch) -> Result<Plan<Range<i64>>, ApiError> {
     sender(image, broker, epoch)?;
     let first = image.next_producer_id;
-    let next = first.checked_add(PRODUCER_ID_BLOCK).ok_or_else(|| {
-        ApiError::new(ErrorName::PolicyViolation, "all producer ids have been given away")
-    })?;
+    let next = first
+        .checked_add(PRODUCER_ID_BLOCK)
+        .ok_or_else(|| ApiError::new(ErrorName::PolicyViolation, "all producer ids have been given away"))?;
     Ok(Plan::new(vec![Record::ProducerIds { next }], first..next))
 }
