@@ -15,6 +15,7 @@
 mod admin;
 pub mod agent;
 mod error;
+pub mod log;
 mod nodes;
 pub mod perf;
 mod replicas;
@@ -23,5 +24,6 @@ mod watch;
 
 pub use admin::{AdminClient, Freshness, Mode};
 pub use error::{ClientError, InvalidAddress, check_item};
+use nodes::Nodes;
 pub use nodes::Options;
 pub use watch::{Event, Watch, WatchFilter};
