@@ -11,6 +11,10 @@
 
 mod cache;
 mod connect;
+mod driver;
+mod duties;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod session;
 
@@ -22,6 +26,7 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, Incar
 use quorate_metadata::record::{Endpoint, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 pub use cache::MetadataCache;
@@ -45,7 +50,14 @@ pub struct AgentConfig {
     pub resolve: Resolve,
     /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
     pub registration_timeout: Duration,
+    /// How long a replica that the metadata does not know is kept after it was found: `STRAY_GRACE`, unless there is a
+    /// reason.
+    pub stray_grace: Duration,
 }
+
+/// Long enough that a person who has started a broker on the wrong disk, or against the wrong cluster, can stop it
+/// before its replicas are deleted.
+pub const STRAY_GRACE: Duration = Duration::from_secs(300);
 
 /// Where the broker stands with the controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,11 +91,13 @@ pub(crate) enum Wish {
 /// A running agent. Dropping it stops the agent without a goodbye.
 pub struct BrokerAgent {
     broker: BrokerId,
+    stray_grace: Duration,
     standing: watch::Receiver<Standing>,
     cache: MetadataCache,
     wish: watch::Sender<Wish>,
-    session: tokio::task::JoinHandle<ApiError>,
-    follower: tokio::task::JoinHandle<()>,
+    session: JoinHandle<ApiError>,
+    follower: JoinHandle<()>,
+    driver: Option<JoinHandle<()>>,
 }
 
 impl BrokerAgent {
@@ -96,7 +110,16 @@ impl BrokerAgent {
         let told = watch::Sender::new(Offset::default());
         let follower = tokio::spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
         let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
-        Self { broker: config.broker, standing, cache, wish, session, follower }
+        let (broker, stray_grace) = (config.broker, config.stray_grace);
+        Self { broker, stray_grace, standing, cache, wish, session, follower, driver: None }
+    }
+
+    /// Drives the replicas of `host` until the agent is dropped: during `shut_down` too, because a leader serves until
+    /// its leaderships have moved. One agent drives one host.
+    pub fn drive(&mut self, host: Arc<dyn PartitionHost>) {
+        assert!(self.driver.is_none(), "the agent drives a host already");
+        let driver = driver::run(self.broker, self.stray_grace, host, self.standing.clone(), self.cache.changes());
+        self.driver = Some(tokio::spawn(driver));
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {
@@ -107,11 +130,13 @@ impl BrokerAgent {
         &self.cache
     }
 
-    /// Waits until the agent cannot go on: its registration was refused for good.
+    /// Waits until the agent cannot go on: its registration was refused for good. A panic in one of its tasks, the
+    /// host's calls among them, goes on here.
     pub async fn failed(&mut self) -> ApiError {
-        match (&mut self.session).await {
-            Ok(error) => error,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        tokio::select! {
+            ended = &mut self.session => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+            error = panicked(Some(&mut self.follower)) => std::panic::resume_unwind(error.into_panic()),
+            error = panicked(self.driver.as_mut()) => std::panic::resume_unwind(error.into_panic()),
         }
     }
 
@@ -140,5 +165,19 @@ impl Drop for BrokerAgent {
     fn drop(&mut self) {
         self.session.abort();
         self.follower.abort();
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+    }
+}
+
+/// Waits for a panic in the task.
+async fn panicked(task: Option<&mut JoinHandle<()>>) -> JoinError {
+    match task {
+        Some(task) => match task.await {
+            Err(error) if error.is_panic() => error,
+            Ok(()) | Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
