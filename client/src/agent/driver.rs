@@ -12,6 +12,7 @@ use tracing::{debug, info, warn};
 use super::Standing;
 use super::duties::{Call, Duties};
 use super::host::PartitionHost;
+use super::session::at;
 
 /// Drives the host until the session is over. Begins when the metadata has been replayed past the broker's own
 /// registration: what it said before is history, and to act on it could delete what is wanted again.
@@ -67,7 +68,7 @@ impl Driver {
             let lease_until = self.standing.borrow().lease_until;
             tokio::select! {
                 changed = self.changed() => if changed.is_err() { return },
-                () = lease_end(lease_until), if may_lead => {}
+                () = at(lease_until), if may_lead => {}
                 () = sleep_until(grace_ends), if in_grace && self.duties.has_strays() => {}
             }
         }
@@ -116,13 +117,6 @@ impl Driver {
                 Call::FoundStray(id) => self.host.found_stray(id).await,
             }
         }
-    }
-}
-
-async fn lease_end(lease_until: Option<Instant>) {
-    match lease_until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Images for the tests of the agent: the topic "orders", whose partitions have replicas where a test says.
 
 use quorate_metadata::ids::{
-    BrokerId, ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId, TopicPartition,
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId,
+    TopicPartition,
 };
 use quorate_metadata::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, PartitionRegistration};
 use quorate_metadata::{Batch, MetadataImage, Record};
@@ -22,6 +23,7 @@ pub fn id(partition: i32) -> TopicPartition {
 /// Partitions on these replicas, each led by its first.
 pub fn image(partitions: &[&[i32]]) -> MetadataImage {
     let mut image = MetadataImage::default();
+    replay(&mut image, Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) });
     replay(&mut image, Record::CreateTopic { topic: topic(), name: "orders".to_owned() });
     for replicas in partitions {
         create(&mut image, replicas);

@@ -16,9 +16,12 @@ mod duties;
 #[cfg(test)]
 mod fixture;
 mod host;
+mod isr_changes;
 mod session;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +34,7 @@ use tokio::time::Instant;
 
 pub use cache::MetadataCache;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
+pub use isr_changes::{IsrChange, IsrChanges, IsrOutcome};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;
@@ -80,12 +84,12 @@ impl Standing {
     }
 }
 
-/// What the broker wants of the controllers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Wish {
-    #[default]
-    Serve,
-    ShutDown,
+/// What the broker tells the controllers with every heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Wish {
+    shut_down: bool,
+    /// Directories that have failed.
+    offline: BTreeSet<DirectoryId>,
 }
 
 /// A running agent. Dropping it stops the agent without a goodbye.
@@ -97,6 +101,8 @@ pub struct BrokerAgent {
     wish: watch::Sender<Wish>,
     session: JoinHandle<ApiError>,
     follower: JoinHandle<()>,
+    isr_changes: IsrChanges,
+    isr_changer: JoinHandle<()>,
     driver: Option<JoinHandle<()>>,
 }
 
@@ -106,12 +112,14 @@ impl BrokerAgent {
         let config = Arc::new(config);
         let cache = MetadataCache::new();
         let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
-        let (wish, wishes) = watch::channel(Wish::Serve);
+        let (wish, wishes) = watch::channel(Wish::default());
         let told = watch::Sender::new(Offset::default());
         let follower = tokio::spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
         let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
         let (broker, stray_grace) = (config.broker, config.stray_grace);
-        Self { broker, stray_grace, standing, cache, wish, session, follower, driver: None }
+        let (isr_changes, changer) = isr_changes::start(config, standing.clone(), cache.changes());
+        let isr_changer = tokio::spawn(changer);
+        Self { broker, stray_grace, standing, cache, wish, session, follower, isr_changes, isr_changer, driver: None }
     }
 
     /// Drives the replicas of `host` until the agent is dropped: during `shut_down` too, because a leader serves until
@@ -120,6 +128,16 @@ impl BrokerAgent {
         assert!(self.driver.is_none(), "the agent drives a host already");
         let driver = driver::run(self.broker, self.stray_grace, host, self.standing.clone(), self.cache.changes());
         self.driver = Some(tokio::spawn(driver));
+    }
+
+    /// Where the leaders on this broker ask for changes of their ISR.
+    pub fn isr_changes(&self) -> IsrChanges {
+        self.isr_changes.clone()
+    }
+
+    /// Directories that have failed, for good: every heartbeat names them from now on, and one is sent at once.
+    pub fn report_offline(&self, directories: BTreeSet<DirectoryId>) {
+        self.wish.send_modify(|wish| wish.offline.extend(directories));
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {
@@ -136,6 +154,7 @@ impl BrokerAgent {
         tokio::select! {
             ended = &mut self.session => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
             error = panicked(Some(&mut self.follower)) => std::panic::resume_unwind(error.into_panic()),
+            error = panicked(Some(&mut self.isr_changer)) => std::panic::resume_unwind(error.into_panic()),
             error = panicked(self.driver.as_mut()) => std::panic::resume_unwind(error.into_panic()),
         }
     }
@@ -143,7 +162,7 @@ impl BrokerAgent {
     /// Asks for a controlled shutdown and waits until the broker may stop; its last epoch when it did in time, the
     /// proof of a clean stop for the next start.
     pub async fn shut_down(mut self, deadline: Duration) -> Option<BrokerEpoch> {
-        self.wish.send_replace(Wish::ShutDown);
+        self.wish.send_modify(|wish| wish.shut_down = true);
         let stopped = self.standing.wait_for(|standing| standing.may_stop);
         match tokio::time::timeout(deadline, stopped).await {
             Ok(Ok(standing)) => standing.epoch,
@@ -165,6 +184,7 @@ impl Drop for BrokerAgent {
     fn drop(&mut self) {
         self.session.abort();
         self.follower.abort();
+        self.isr_changer.abort();
         if let Some(driver) = &self.driver {
             driver.abort();
         }

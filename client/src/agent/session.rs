@@ -221,14 +221,15 @@ impl<'a> HeartbeatStream<'a> {
         let now = Instant::now();
         self.next_due = now + self.interval;
         self.sequence += 1;
+        let wish = self.session.wish.borrow().clone();
         let request = HeartbeatRequest {
             broker: self.session.config.broker.get(),
             broker_epoch: self.epoch.get(),
             metadata_offset: self.session.cache.next_offset().get(),
             want_fence: false,
-            want_shutdown: *self.session.wish.borrow() == Wish::ShutDown,
+            want_shutdown: wish.shut_down,
             sequence: self.sequence,
-            offline_directories: Vec::new(),
+            offline_directories: wish.offline.iter().map(ToString::to_string).collect(),
         };
         // Full: the controller has not read the last ones; what it will read is as good.
         if self.requests.try_send(request).is_ok() {
@@ -271,7 +272,7 @@ impl<'a> HeartbeatStream<'a> {
     }
 }
 
-async fn at(instant: Option<Instant>) {
+pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
