@@ -64,7 +64,8 @@ pub enum IsrOutcome {
     },
     /// Certainly not applied: the leader goes back to the state that it has from the metadata.
     NotApplied(ApiError),
-    /// Applied or not: the leader goes on counting with both ISRs until the metadata tells it.
+    /// Applied or not: the leader goes on counting with both ISRs until the metadata tells it. It may have told the host
+    /// already, so the leader compares partition epochs.
     Pending(ApiError),
 }
 
@@ -263,9 +264,7 @@ impl Task {
 /// Why the change has no meaning any more, when the metadata has moved on; whether it was applied is to be read there.
 fn overtaken(image: &MetadataImage, change: &IsrChange) -> Option<ApiError> {
     // Before the first metadata nothing can be missing.
-    if image.cluster.is_none() {
-        return None;
-    }
+    image.cluster?;
     let Some(state) = image.partition(change.partition) else {
         let message = format!("{} is gone", change.partition);
         return Some(ApiError::new(ErrorName::UnknownTopicOrPartition, message));

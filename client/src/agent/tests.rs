@@ -5,11 +5,11 @@ use std::pin::Pin;
 use std::sync::Mutex;
 
 use quorate_metadata::ErrorName;
-use quorate_metadata::ids::{LeaderEpoch, PartitionEpoch};
+use quorate_metadata::ids::{LeaderEpoch, PartitionEpoch, TopicPartition};
 use quorate_metadata::record::LeaderRecoveryState;
 use quorate_proto::broker::broker_server::{Broker, BrokerServer};
 use quorate_proto::broker::*;
-use quorate_proto::error;
+use quorate_proto::{error, record};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -17,10 +17,11 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::fixture::{broker, id};
+use super::fixture::{broker, id, image};
 use super::*;
 
-const EPOCH: i64 = 7;
+/// Below what the metadata holds.
+const EPOCH: i64 = 2;
 
 /// How the node answers a change of an ISR.
 #[derive(Debug, Clone, Copy)]
@@ -86,7 +87,18 @@ impl Broker for Fake {
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(Box::pin(tokio_stream::pending())))
+        let image = image(&[&[1, 2], &[1, 2]]);
+        let header = image.header();
+        let snapshot = SnapshotPart {
+            next_offset: header.next_offset.get(),
+            controller_epoch: header.controller_epoch.get(),
+            records: image.to_records().map(|record| record::to_wire(&record)).collect(),
+            last: true,
+            digest: header.digest.to_be_bytes().to_vec(),
+            time_ms: header.timestamp_ms,
+        };
+        let event = WatchEvent { event: Some(watch_event::Event::Snapshot(snapshot)) };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(event)).chain(tokio_stream::pending()))))
     }
 }
 
@@ -184,4 +196,32 @@ async fn failed_directories_are_reported_at_once_and_with_every_later_heartbeat(
     while reported(&mut node).await.is_empty() {}
     node.agent.wish.send_modify(|wish| wish.shut_down = true);
     assert_eq!(reported(&mut node).await, [failed.to_string()]);
+}
+
+/// A host that cannot lead.
+struct Broken;
+
+#[tonic::async_trait]
+impl PartitionHost for Broken {
+    fn hosted(&self) -> Vec<TopicPartition> {
+        Vec::new()
+    }
+
+    async fn become_leader(&self, assignment: Assignment) {
+        panic!("{} cannot be led", assignment.id.partition);
+    }
+
+    async fn become_follower(&self, _: Assignment) {}
+
+    async fn become_offline(&self, _: Assignment, _: OfflineReason) {}
+
+    async fn delete_replica(&self, _: TopicPartition, _: DeleteReason) {}
+}
+
+#[tokio::test]
+#[should_panic(expected = "0 cannot be led")]
+async fn a_panic_of_the_host_goes_on_where_the_agent_is_waited_for() {
+    let mut node = start(&[]).await;
+    node.agent.drive(Arc::new(Broken));
+    node.agent.failed().await;
 }
