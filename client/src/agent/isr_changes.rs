@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, TopicPartition};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, TopicPartition};
 use quorate_metadata::record::LeaderRecoveryState;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::broker_client::BrokerClient;
@@ -218,10 +218,10 @@ impl Task {
                 Vec::new()
             }
         };
+        let mut outcomes: BTreeMap<_, _> = answered.iter().filter_map(|it| Some((named(it)?, outcome(it)?))).collect();
         let now = Instant::now();
         for id in due {
-            let answer = answered.iter().find(|answer| is_of(answer, *id));
-            match answer.and_then(outcome) {
+            match outcomes.remove(id) {
                 Some(outcome) => self.settle(*id, outcome),
                 None => self.postpone(*id, now),
             }
@@ -305,8 +305,8 @@ fn recovery(wire: i32) -> Option<LeaderRecoveryState> {
     [LeaderRecoveryState::Recovered, LeaderRecoveryState::Recovering].into_iter().find(|state| *state as i32 == wire)
 }
 
-fn is_of(answer: &AlteredPartition, id: TopicPartition) -> bool {
-    answer.partition == id.partition.get() && answer.topic_id.parse() == Ok(id.topic)
+fn named(answer: &AlteredPartition) -> Option<TopicPartition> {
+    answer.topic_id.parse().ok().map(|topic| TopicPartition::new(topic, PartitionId::new(answer.partition)))
 }
 
 fn to_wire(change: &IsrChange) -> PartitionAlteration {
