@@ -18,6 +18,7 @@ mod call;
 mod cluster;
 mod feed;
 mod links;
+mod load;
 mod log;
 mod node;
 mod observe;
@@ -32,6 +33,7 @@ pub use call::{Admin, Broker, mutation, new_topic, outcome, refusal, topic_named
 pub use cluster::Cluster;
 pub use feed::{Follower, next, records_between};
 pub use links::{Link, Links};
+pub use load::{Account, Load};
 pub use log::{Committed, Log};
 pub use node::{Run, binary};
 pub use phantom::{Heartbeats, registration};

@@ -112,6 +112,13 @@ impl Cluster {
         .await
     }
 
+    /// Deletes a topic, with retries.
+    pub async fn delete(&self, name: &str) {
+        let reply = self.client().delete_topics(vec![topic_named(name)], Mode::Apply).await;
+        let deleted = reply.unwrap_or_else(|error| panic!("delete {name}: {error}")).topics.remove(0);
+        check_item(deleted.error.as_ref()).unwrap_or_else(|error| panic!("delete {name}: {error}"));
+    }
+
     /// Creates a topic, with retries.
     pub async fn create(&self, topic: NewTopic) -> CreatedTopic {
         let name = topic.name.clone();

@@ -1,5 +1,7 @@
-//! What a broker has to do for each partition, as a difference between what it was last told and what the metadata
-//! says. Pure.
+//! What the metadata and the lease ask of the replicas on this broker: image in, calls out.
+//!
+//! Goals in order: nothing is led without a lease; nothing is deleted because of old metadata; a partition that has not
+//! changed costs a comparison of two pointers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,25 +12,14 @@ use quorate_metadata::record::Partition;
 
 use super::host::{Assignment, DeleteReason, OfflineReason};
 
-/// A call of [`super::PartitionHost`].
+/// One call of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    Lead(Assignment),
-    Follow(Assignment),
-    Offline(Assignment, OfflineReason),
-    Delete(TopicPartition, DeleteReason),
+    BecomeLeader(Assignment),
+    BecomeFollower(Assignment),
+    BecomeOffline(Assignment, OfflineReason),
+    DeleteReplica(TopicPartition, DeleteReason),
     FoundStray(TopicPartition),
-}
-
-/// What the host was last told.
-#[derive(Debug)]
-pub struct Duties {
-    broker: BrokerId,
-    told: BTreeMap<TopicPartition, (Arc<Partition>, Role)>,
-    /// On the disks since before the start, and not yet known to the metadata.
-    found: BTreeSet<TopicPartition>,
-    /// Of these, those that the host was told of.
-    strays: BTreeSet<TopicPartition>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,75 +29,123 @@ enum Role {
     Offline(OfflineReason),
 }
 
+impl Role {
+    fn of(broker: BrokerId, state: &Partition, may_lead: bool) -> Self {
+        match state.leader {
+            None => Self::Offline(OfflineReason::Leaderless),
+            Some(leader) if leader != broker => Self::Follower,
+            Some(_) if may_lead => Self::Leader,
+            Some(_) => Self::Offline(OfflineReason::LeaseEnded),
+        }
+    }
+}
+
+struct Held {
+    state: Arc<Partition>,
+    role: Role,
+}
+
+/// What the host was told of every partition that it holds.
+pub struct Duties {
+    broker: BrokerId,
+    /// The newest image seen. An older one, as a node that lags may send after a reconnect, never takes its place: what
+    /// it does not know yet would be deleted.
+    image: MetadataImage,
+    /// What the last calls were made for. None: they have to be thought over, whatever comes.
+    may_lead: Option<bool>,
+    held: BTreeMap<TopicPartition, Held>,
+    /// Kept on disk, unknown to the metadata, and not yet deleted.
+    strays: BTreeSet<TopicPartition>,
+}
+
 impl Duties {
-    /// `hosted`: the replicas that the broker found on its disks.
-    pub fn new(broker: BrokerId, hosted: impl IntoIterator<Item = TopicPartition>) -> Self {
-        Self { broker, told: BTreeMap::new(), found: hosted.into_iter().collect(), strays: BTreeSet::new() }
+    pub fn new(broker: BrokerId) -> Self {
+        let image = MetadataImage::default();
+        Self { broker, image, may_lead: None, held: BTreeMap::new(), strays: BTreeSet::new() }
     }
 
-    /// The calls that bring the host to what the image says. Said twice, it asks for nothing the second time.
+    /// The first calls, with what `hosted` names and the image does not know here. The image must be newer than the
+    /// broker's own registration: of an older one nothing follows.
+    pub fn begin(
+        &mut self,
+        hosted: impl IntoIterator<Item = TopicPartition>,
+        image: &MetadataImage,
+        may_lead: bool,
+    ) -> Vec<Call> {
+        let mut calls = self.update(image, may_lead);
+        self.strays = hosted.into_iter().filter(|id| !self.held.contains_key(id)).collect();
+        calls.extend(self.strays.iter().copied().map(Call::FoundStray));
+        calls
+    }
+
+    /// What has to be called so that the host does what the image says.
     pub fn update(&mut self, image: &MetadataImage, may_lead: bool) -> Vec<Call> {
-        let mut calls = self.deletions(image);
-        for id in image.index.hosted_by(self.broker) {
-            let Some(state) = image.partition(id) else { continue };
-            let role = self.role(state, may_lead);
-            let same = |(told, before): &(Arc<Partition>, Role)| *before == role && Arc::ptr_eq(told, state);
-            if self.told.get(&id).is_some_and(same) {
+        let is_newer = image.next_offset >= self.image.next_offset;
+        let is_changed = is_newer && !image.topics.ptr_eq(&self.image.topics);
+        if is_newer {
+            self.image = image.clone();
+        }
+        if !is_changed && self.may_lead == Some(may_lead) {
+            return Vec::new();
+        }
+        self.may_lead = Some(may_lead);
+        let mut calls = self.assignments(may_lead);
+        calls.extend(self.deletions());
+        // What must stop, stops before anything else begins.
+        calls.sort_by_key(|call| !matches!(call, Call::BecomeOffline(..)));
+        calls
+    }
+
+    /// The lease ended before the host could be told to lead: what it is told instead.
+    pub fn too_late(&mut self, assignment: Assignment) -> Call {
+        if let Some(held) = self.held.get_mut(&assignment.id) {
+            held.role = Role::Offline(OfflineReason::LeaseEnded);
+        }
+        // By the next update the lease may be back.
+        self.may_lead = None;
+        Call::BecomeOffline(assignment, OfflineReason::LeaseEnded)
+    }
+
+    pub fn has_strays(&self) -> bool {
+        !self.strays.is_empty()
+    }
+
+    /// The grace period is over: the strays that are still unknown are deleted.
+    pub fn delete_strays(&mut self) -> Vec<Call> {
+        std::mem::take(&mut self.strays).into_iter().map(|id| Call::DeleteReplica(id, DeleteReason::Stray)).collect()
+    }
+
+    fn assignments(&mut self, may_lead: bool) -> Vec<Call> {
+        let mut calls = Vec::new();
+        for id in self.image.index.hosted_by(self.broker) {
+            let state = self.image.partition(id).expect("the index names partitions of the image");
+            let role = Role::of(self.broker, state, may_lead);
+            if let Some(held) = self.held.get_mut(&id)
+                && held.role == role
+                && (Arc::ptr_eq(&held.state, state) || held.state == *state)
+            {
+                held.state = state.clone();
                 continue;
             }
-            self.told.insert(id, (state.clone(), role));
-            self.found.remove(&id);
             self.strays.remove(&id);
-            calls.push(call(assignment(image, id, state), role));
+            self.held.insert(id, Held { state: state.clone(), role });
+            calls.push(call(assignment(&self.image, id, state), role));
         }
         calls
     }
 
-    /// The broker is no member of the cluster, or does not know yet what it was made a member of: it leads nothing.
-    pub fn step_down(&mut self, image: &MetadataImage) -> Vec<Call> {
-        let offline = Role::Offline(OfflineReason::LeaseEnded);
-        let led = self.told.iter_mut().filter(|(_, (_, role))| *role == Role::Leader);
-        let step_down = |(id, (state, role)): (&TopicPartition, &mut (Arc<Partition>, Role))| {
-            *role = offline;
-            call(assignment(image, *id, state), offline)
-        };
-        led.map(step_down).collect()
-    }
-
-    /// The replicas that were found and that the metadata, complete up to this broker's registration, does not know
-    /// here. Each is told once.
-    pub fn strays(&mut self) -> Vec<Call> {
-        let fresh: Vec<_> = self.found.difference(&self.strays).copied().collect();
-        self.strays.extend(fresh.iter().copied());
-        fresh.into_iter().map(Call::FoundStray).collect()
-    }
-
-    /// The grace period is over.
-    pub fn delete_strays(&mut self) -> Vec<Call> {
-        let strays = std::mem::take(&mut self.strays);
-        self.found.retain(|id| !strays.contains(id));
-        strays.into_iter().map(|id| Call::Delete(id, DeleteReason::Stray)).collect()
-    }
-
-    fn role(&self, state: &Partition, may_lead: bool) -> Role {
-        match state.leader {
-            None => Role::Offline(OfflineReason::Leaderless),
-            Some(leader) if leader != self.broker => Role::Follower,
-            Some(_) if may_lead => Role::Leader,
-            Some(_) => Role::Offline(OfflineReason::LeaseEnded),
-        }
-    }
-
-    fn deletions(&mut self, image: &MetadataImage) -> Vec<Call> {
-        let is_here =
-            |id: &TopicPartition| image.partition(*id).is_some_and(|state| state.replicas.contains(&self.broker));
-        let gone: Vec<TopicPartition> = self.told.keys().filter(|id| !is_here(id)).copied().collect();
-        let delete = |id| {
-            self.told.remove(&id);
-            let exists = image.partition(id).is_some();
-            Call::Delete(id, if exists { DeleteReason::Reassigned } else { DeleteReason::TopicDeleted })
-        };
-        gone.into_iter().map(delete).collect()
+    fn deletions(&mut self) -> Vec<Call> {
+        let (image, broker) = (&self.image, self.broker);
+        let is_hosted = |id| image.partition(id).is_some_and(|state| state.replicas.contains(&broker));
+        let gone: Vec<TopicPartition> = self.held.keys().copied().filter(|id| !is_hosted(*id)).collect();
+        gone.into_iter()
+            .map(|id| {
+                self.held.remove(&id);
+                let moved = self.image.partition(id).is_some();
+                let reason = if moved { DeleteReason::Reassigned } else { DeleteReason::TopicDeleted };
+                Call::DeleteReplica(id, reason)
+            })
+            .collect()
     }
 }
 
@@ -117,8 +156,11 @@ fn assignment(image: &MetadataImage, id: TopicPartition, state: &Arc<Partition>)
 
 fn call(assignment: Assignment, role: Role) -> Call {
     match role {
-        Role::Leader => Call::Lead(assignment),
-        Role::Follower => Call::Follow(assignment),
-        Role::Offline(reason) => Call::Offline(assignment, reason),
+        Role::Leader => Call::BecomeLeader(assignment),
+        Role::Follower => Call::BecomeFollower(assignment),
+        Role::Offline(reason) => Call::BecomeOffline(assignment, reason),
     }
 }
+
+#[cfg(test)]
+mod tests;

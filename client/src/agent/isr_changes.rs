@@ -1,39 +1,56 @@
-//! AlterPartition: what leaders want of their ISRs, in batches, until it is known what became of each.
+//! Changes of the ISR that leaders on this broker ask for: batched, and asked again until their outcome is known.
 //!
-//! The one danger is to take a change for refused that was made: the leader would then commit records without a member
-//! of the ISR. So only an answer that proves it says `NotApplied`; every other is asked again, or left to the metadata.
+//! A leader may go back to the ISR that it had only when the change was certainly not applied. Very few answers prove
+//! that; after all others the metadata decides, so a change ends here when the metadata has overtaken it.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, TopicPartition};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, TopicPartition};
 use quorate_metadata::record::LeaderRecoveryState;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
-use quorate_proto::broker::{AlterPartitionRequest, AlteredPartition, IsrMember, PartitionAlteration};
+use quorate_proto::broker::broker_client::BrokerClient;
+use quorate_proto::broker::{
+    AlterPartitionReply, AlterPartitionRequest, AlteredPartition, IsrMember, PartitionAlteration,
+};
 use quorate_proto::error;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
 use tracing::debug;
 
-use super::{ControllerCalls, Standing};
+use super::connect::{Candidates, connect};
+use super::session::at;
+use super::{AgentConfig, Standing};
 
-/// Changes that wait for their turn; the leaders wait beyond it.
-const WAITING_MAX: usize = 1_024;
+/// Of changes in one request: a leader of thousands of partitions that loses a follower asks in a few calls, each of
+/// which fits into one batch of records.
+const CHANGES_PER_CALL_MAX: usize = 1_000;
 
-/// In one request: its batch stays far below what the log takes at once.
-const CHANGES_PER_REQUEST_MAX: usize = 1_000;
+/// Of changes that wait for their outcome. Further ones wait in `alter`.
+const WAITING_MAX: usize = 10_000;
 
-const RETRY_MIN: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Of changes not yet taken over by the task.
+const QUEUE_MAX: usize = 1_000;
 
-/// A leader has one change under way for each partition.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The first pause before a change is asked for again: a new controller is there in about this time.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+
+/// The longest pause: nobody waits longer than that for a controller that is there again.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// What a leader wants the ISR of its partition to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IsrChange {
     pub partition: TopicPartition,
     pub leader_epoch: LeaderEpoch,
-    /// As the leader knows it: the change is refused if another was made meanwhile.
+    /// Of the state that is to be changed.
     pub partition_epoch: PartitionEpoch,
-    /// Each with the epoch under which it fetched; `None`: not checked, for the leader itself.
+    /// Each member with the broker epoch of its fetches; without one it is not checked.
     pub isr: Vec<(BrokerId, Option<BrokerEpoch>)>,
     pub recovery: LeaderRecoveryState,
 }
@@ -43,158 +60,329 @@ pub enum IsrOutcome {
     Applied {
         partition_epoch: PartitionEpoch,
         isr: Vec<BrokerId>,
+        recovery: LeaderRecoveryState,
     },
-    /// Certainly not made: what was, is.
+    /// Certainly not applied: the leader goes back to the state that it has from the metadata.
     NotApplied(ApiError),
-    /// It may have been made, or was overtaken: the metadata tells.
+    /// Applied or not: the leader goes on counting with both ISRs until the metadata tells it. It may have told the host
+    /// already, so the leader compares partition epochs.
     Pending(ApiError),
 }
 
-/// A handle; clones share the queue.
+/// Asks for changes of the ISR. Cheap to clone.
 #[derive(Clone)]
 pub struct IsrChanges {
-    waiting: mpsc::Sender<Waiting>,
-}
-
-struct Waiting {
-    change: IsrChange,
-    reply: oneshot::Sender<IsrOutcome>,
+    asked: mpsc::Sender<Asked>,
 }
 
 impl IsrChanges {
-    /// Resolves when it is known what became of the change, or that only the metadata can tell.
+    /// Waits until the outcome is known, or is for the metadata to tell. One change of a partition at a time: a second
+    /// one is refused as not applied, without being sent, while the first has no outcome. To drop the future does not
+    /// take the change back.
     pub async fn alter(&self, change: IsrChange) -> IsrOutcome {
-        let (reply, outcome) = oneshot::channel();
-        let ended = || IsrOutcome::Pending(ApiError::new(ErrorName::OutcomeUnknown, "the agent has ended"));
-        if self.waiting.send(Waiting { change, reply }).await.is_err() {
-            return ended();
+        let (answer, outcome) = oneshot::channel();
+        let sent = self.asked.send(Asked { change, answer }).await;
+        match (sent, outcome.await) {
+            (Ok(()), Ok(outcome)) => outcome,
+            (Err(_), _) | (_, Err(_)) => {
+                IsrOutcome::Pending(ApiError::new(ErrorName::ControllerUnavailable, "the agent has stopped"))
+            }
         }
-        outcome.await.unwrap_or_else(|_| ended())
     }
 }
 
+struct Asked {
+    change: IsrChange,
+    answer: oneshot::Sender<IsrOutcome>,
+}
+
+struct Waiting {
+    asked: Asked,
+    due: Instant,
+    backoff: Duration,
+}
+
+/// The handle, and the task that it asks.
 pub(super) fn start(
-    calls: ControllerCalls,
+    config: Arc<AgentConfig>,
     standing: watch::Receiver<Standing>,
     metadata: watch::Receiver<MetadataImage>,
 ) -> (IsrChanges, impl Future<Output = ()>) {
-    let (sender, waiting) = mpsc::channel(WAITING_MAX);
-    (IsrChanges { waiting: sender }, run(waiting, calls, standing, metadata))
+    let (asked, queue) = mpsc::channel(QUEUE_MAX);
+    let task = Task {
+        candidates: Candidates::new(&config),
+        config,
+        channel: None,
+        queue,
+        standing,
+        metadata,
+        image: MetadataImage::default(),
+        waiting: BTreeMap::new(),
+    };
+    (IsrChanges { asked }, task.run())
 }
 
-async fn run(
-    mut waiting: mpsc::Receiver<Waiting>,
-    calls: ControllerCalls,
+struct Task {
+    config: Arc<AgentConfig>,
+    candidates: Candidates,
+    /// Of the node that answered last.
+    channel: Option<(String, Channel)>,
+    queue: mpsc::Receiver<Asked>,
     standing: watch::Receiver<Standing>,
     metadata: watch::Receiver<MetadataImage>,
-) {
-    let mut open: BTreeMap<TopicPartition, Waiting> = BTreeMap::new();
-    let mut pause = RETRY_MIN;
-    loop {
-        if open.is_empty() {
-            let Some(first) = waiting.recv().await else { return };
-            open.insert(first.change.partition, first);
+    /// The newest seen. An older one, as a node that lags may send, would lack partitions.
+    image: MetadataImage,
+    waiting: BTreeMap<TopicPartition, Waiting>,
+}
+
+impl Task {
+    /// Ends with the session: what still waits is then pending.
+    async fn run(mut self) {
+        loop {
+            while self.waiting.len() < WAITING_MAX
+                && let Ok(asked) = self.queue.try_recv()
+            {
+                self.admit(asked);
+            }
+            self.settle_overtaken();
+            let (due, epoch) = (self.due(Instant::now()), self.standing.borrow().epoch);
+            match epoch {
+                Some(epoch) if !due.is_empty() => self.ask(epoch, &due).await,
+                _ => {
+                    if !self.wait(epoch.is_some()).await {
+                        return;
+                    }
+                }
+            }
         }
-        while open.len() < CHANGES_PER_REQUEST_MAX
-            && let Ok(next) = waiting.try_recv()
-        {
-            // The leader has forgotten the older one, or it would have waited.
-            open.insert(next.change.partition, next);
+    }
+
+    fn admit(&mut self, asked: Asked) {
+        let id = asked.change.partition;
+        if self.waiting.contains_key(&id) {
+            let message = format!("a change of the ISR of {id} is in flight");
+            // The caller may have gone.
+            let _ = asked.answer.send(IsrOutcome::NotApplied(ApiError::new(ErrorName::InvalidRequest, message)));
+            return;
         }
-        let Some(epoch) = calls.epoch().await else { return };
-        let answer = calls
-            .call(request(calls.broker(), epoch, &open), async |mut client, request| {
-                client.alter_partition(request).await
-            })
-            .await;
-        let settled = match answer {
-            Ok(reply) => take_answers(&mut open, &reply.partitions),
-            Err(error) => {
-                debug!(%error, changes = open.len(), "isr changes not answered");
-                false
+        self.waiting.insert(id, Waiting { asked, due: Instant::now(), backoff: BACKOFF_MIN });
+    }
+
+    fn settle_overtaken(&mut self) {
+        let image = self.metadata.borrow_and_update();
+        if image.next_offset >= self.image.next_offset {
+            self.image = image.clone();
+        }
+        drop(image);
+        let overtaken: Vec<_> = self
+            .waiting
+            .values()
+            .filter_map(|waiting| overtaken(&self.image, &waiting.asked.change).map(|error| (waiting, error)))
+            .map(|(waiting, error)| (waiting.asked.change.partition, error))
+            .collect();
+        for (id, error) in overtaken {
+            self.settle(id, IsrOutcome::Pending(error));
+        }
+    }
+
+    fn due(&self, now: Instant) -> Vec<TopicPartition> {
+        let due = self.waiting.iter().filter(|(_, waiting)| waiting.due <= now);
+        due.map(|(id, _)| *id).take(CHANGES_PER_CALL_MAX).collect()
+    }
+
+    /// Until there may be something to do; false when there never will be again.
+    async fn wait(&mut self, is_registered: bool) -> bool {
+        let next_due = self.waiting.values().map(|waiting| waiting.due).min().filter(|_| is_registered);
+        let (is_idle, is_full) = (self.waiting.is_empty(), self.waiting.len() >= WAITING_MAX);
+        tokio::select! {
+            asked = self.queue.recv(), if !is_full => asked.map(|asked| self.admit(asked)).is_some(),
+            changed = self.standing.changed(), if !is_idle => changed.is_ok(),
+            changed = self.metadata.changed(), if !is_idle => changed.is_ok(),
+            () = at(next_due) => true,
+        }
+    }
+
+    async fn ask(&mut self, epoch: BrokerEpoch, due: &[TopicPartition]) {
+        let changes = due.iter().filter_map(|id| self.waiting.get(id)).map(|waiting| to_wire(&waiting.asked.change));
+        let request = AlterPartitionRequest {
+            broker: self.config.broker.get(),
+            broker_epoch: epoch.get(),
+            partitions: changes.collect(),
+        };
+        let answered = match self.call(request).await {
+            Ok(reply) => reply.partitions,
+            Err(status) => {
+                debug!(%status, "ISR changes not answered");
+                self.candidates.learn(&status);
+                self.channel = None;
+                Vec::new()
             }
         };
-        drop_overtaken(&mut open, &metadata.borrow());
-        pause = if settled { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
-        if !open.is_empty() {
-            rest(pause, standing.clone(), epoch).await;
+        let mut outcomes: BTreeMap<_, _> = answered.iter().filter_map(|it| Some((named(it)?, outcome(it)?))).collect();
+        let now = Instant::now();
+        for id in due {
+            match outcomes.remove(id) {
+                Some(outcome) => self.settle(*id, outcome),
+                None => self.postpone(*id, now),
+            }
+        }
+    }
+
+    async fn call(&mut self, request: AlterPartitionRequest) -> Result<AlterPartitionReply, Status> {
+        let (address, channel) = match self.channel.clone() {
+            Some(known) => known,
+            None => {
+                let address = self.candidates.next().await;
+                let channel = connect(&self.config, &address).await;
+                (address, channel.map_err(|error| Status::unavailable(error.to_string()))?)
+            }
+        };
+        let mut request = Request::new(request);
+        request.set_timeout(CALL_TIMEOUT);
+        let mut client = BrokerClient::new(channel.clone());
+        let answered = tokio::time::timeout(CALL_TIMEOUT, client.alter_partition(request)).await;
+        let reply = answered.map_err(|_| Status::deadline_exceeded("the node does not answer"))??;
+        self.channel = Some((address, channel));
+        Ok(reply.into_inner())
+    }
+
+    fn settle(&mut self, id: TopicPartition, outcome: IsrOutcome) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            // The caller may have gone.
+            let _ = waiting.asked.answer.send(outcome);
+        }
+    }
+
+    fn postpone(&mut self, id: TopicPartition, now: Instant) {
+        if let Some(waiting) = self.waiting.get_mut(&id) {
+            waiting.due = now + waiting.backoff;
+            waiting.backoff = (2 * waiting.backoff).min(BACKOFF_MAX);
         }
     }
 }
 
-/// Until the pause is over, or the broker has another epoch.
-async fn rest(pause: Duration, mut standing: watch::Receiver<Standing>, epoch: BrokerEpoch) {
-    let another = standing.wait_for(|standing| standing.epoch.is_some_and(|now| now != epoch));
-    // Both ends of the wait are reason enough to go on.
-    let _ = tokio::time::timeout(pause, another).await;
-}
-
-fn request(broker: BrokerId, epoch: BrokerEpoch, open: &BTreeMap<TopicPartition, Waiting>) -> AlterPartitionRequest {
-    let alteration = |change: &IsrChange| PartitionAlteration {
-        topic_id: change.partition.topic.to_string(),
-        partition: change.partition.partition.get(),
-        leader_epoch: change.leader_epoch.get(),
-        partition_epoch: change.partition_epoch.get(),
-        isr: change
-            .isr
-            .iter()
-            .map(|(broker, epoch)| IsrMember { broker: broker.get(), epoch: epoch.map(BrokerEpoch::get) })
-            .collect(),
-        recovery: change.recovery as i32,
+/// Why the change has no meaning any more, when the metadata has moved on; whether it was applied is to be read there.
+fn overtaken(image: &MetadataImage, change: &IsrChange) -> Option<ApiError> {
+    // Before the first metadata nothing can be missing.
+    image.cluster?;
+    let Some(state) = image.partition(change.partition) else {
+        let message = format!("{} is gone", change.partition);
+        return Some(ApiError::new(ErrorName::UnknownTopicOrPartition, message));
     };
-    AlterPartitionRequest {
-        broker: broker.get(),
-        broker_epoch: epoch.get(),
-        partitions: open.values().map(|waiting| alteration(&waiting.change)).collect(),
+    if state.leader_epoch > change.leader_epoch {
+        let message = format!("leader epoch {} has been followed by {}", change.leader_epoch, state.leader_epoch);
+        return Some(ApiError::new(ErrorName::FencedLeaderEpoch, message));
     }
+    (state.partition_epoch > change.partition_epoch).then(|| {
+        let (asked, current) = (change.partition_epoch, state.partition_epoch);
+        let message = format!("partition epoch {asked} has been followed by {current}");
+        ApiError::new(ErrorName::InvalidUpdateVersion, message)
+    })
 }
 
-/// Says whether any was settled.
-fn take_answers(open: &mut BTreeMap<TopicPartition, Waiting>, answers: &[AlteredPartition]) -> bool {
-    let before = open.len();
-    for answer in answers {
-        let Ok(topic) = answer.topic_id.parse() else { continue };
-        let id = TopicPartition::new(topic, quorate_metadata::ids::PartitionId::new(answer.partition));
-        if let Some(outcome) = outcome(answer)
-            && let Some(waiting) = open.remove(&id)
-        {
-            settle(waiting, outcome);
-        }
-    }
-    open.len() < before
-}
-
-/// `None`: it proves nothing, and is asked again.
+/// What the answer settles; None: the change has to be asked for again.
 fn outcome(answer: &AlteredPartition) -> Option<IsrOutcome> {
-    let Some(refused) = answer.error.as_ref().map(error::from_item) else {
-        let isr = answer.isr.iter().copied().map(BrokerId::new).collect();
-        return Some(IsrOutcome::Applied { partition_epoch: PartitionEpoch::new(answer.partition_epoch), isr });
+    let Some(error) = answer.error.as_ref().map(error::from_item) else {
+        return Some(IsrOutcome::Applied {
+            partition_epoch: PartitionEpoch::new(answer.partition_epoch),
+            isr: answer.isr.iter().copied().map(BrokerId::new).collect(),
+            recovery: recovery(answer.recovery)?,
+        });
     };
-    match refused.name {
-        ErrorName::IneligibleReplica => Some(IsrOutcome::NotApplied(refused)),
+    match error.name {
+        ErrorName::IneligibleReplica => Some(IsrOutcome::NotApplied(error)),
         ErrorName::FencedLeaderEpoch
         | ErrorName::InvalidRequest
         | ErrorName::InvalidUpdateVersion
-        | ErrorName::UnknownTopicId
         | ErrorName::UnknownTopicOrPartition
-        | ErrorName::NewLeaderElected => Some(IsrOutcome::Pending(refused)),
+        | ErrorName::UnknownTopicId
+        | ErrorName::NewLeaderElected => Some(IsrOutcome::Pending(error)),
         _ => None,
     }
 }
 
-/// What the metadata has gone beyond needs no answer any more.
-fn drop_overtaken(open: &mut BTreeMap<TopicPartition, Waiting>, image: &MetadataImage) {
-    let is_overtaken = |change: &IsrChange| {
-        image
-            .partition(change.partition)
-            .is_none_or(|now| now.leader_epoch > change.leader_epoch || now.partition_epoch > change.partition_epoch)
+fn recovery(wire: i32) -> Option<LeaderRecoveryState> {
+    [LeaderRecoveryState::Recovered, LeaderRecoveryState::Recovering].into_iter().find(|state| *state as i32 == wire)
+}
+
+fn named(answer: &AlteredPartition) -> Option<TopicPartition> {
+    answer.topic_id.parse().ok().map(|topic| TopicPartition::new(topic, PartitionId::new(answer.partition)))
+}
+
+fn to_wire(change: &IsrChange) -> PartitionAlteration {
+    let member = |(broker, epoch): &(BrokerId, Option<BrokerEpoch>)| IsrMember {
+        broker: broker.get(),
+        epoch: epoch.map(BrokerEpoch::get),
     };
-    for (_, waiting) in open.extract_if(.., |_, waiting| is_overtaken(&waiting.change)) {
-        settle(waiting, IsrOutcome::Pending(ApiError::new(ErrorName::OutcomeUnknown, "overtaken by the metadata")));
+    PartitionAlteration {
+        topic_id: change.partition.topic.to_string(),
+        partition: change.partition.partition.get(),
+        leader_epoch: change.leader_epoch.get(),
+        partition_epoch: change.partition_epoch.get(),
+        isr: change.isr.iter().map(member).collect(),
+        recovery: change.recovery as i32,
     }
 }
 
-/// Who asked may have gone.
-fn settle(waiting: Waiting, outcome: IsrOutcome) {
-    let _ = waiting.reply.send(outcome);
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::{id, image, lead, remove_topic, shrink};
+    use super::*;
+
+    fn change() -> IsrChange {
+        IsrChange {
+            partition: id(0),
+            leader_epoch: LeaderEpoch::default(),
+            partition_epoch: PartitionEpoch::default(),
+            isr: vec![(BrokerId::new(1), None)],
+            recovery: LeaderRecoveryState::Recovered,
+        }
+    }
+
+    /// What an error of the item makes of the change.
+    fn verdict(name: ErrorName) -> &'static str {
+        let error = Some(error::to_item(&ApiError::new(name, "refused")));
+        match outcome(&AlteredPartition { error, ..Default::default() }) {
+            Some(IsrOutcome::Applied { .. }) => "applied",
+            Some(IsrOutcome::NotApplied(_)) => "not applied",
+            Some(IsrOutcome::Pending(_)) => "pending",
+            None => "again",
+        }
+    }
+
+    #[test]
+    fn one_error_proves_that_nothing_was_applied_and_few_leave_it_to_the_metadata() {
+        use ErrorName as N;
+        let pending = [
+            N::FencedLeaderEpoch,
+            N::InvalidRequest,
+            N::InvalidUpdateVersion,
+            N::UnknownTopicOrPartition,
+            N::UnknownTopicId,
+            N::NewLeaderElected,
+        ];
+        for name in N::ALL.iter().copied() {
+            let expected = match name {
+                N::IneligibleReplica => "not applied",
+                name if pending.contains(&name) => "pending",
+                _ => "again",
+            };
+            assert_eq!(verdict(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_overtaken_by_a_newer_partition_epoch_another_leader_and_the_end_of_the_topic() {
+        let name = |image: &MetadataImage| overtaken(image, &change()).map(|error| error.name);
+        let start = image(&[&[1, 2]]);
+        assert_eq!(name(&start), None);
+        assert_eq!(name(&MetadataImage::default()), None);
+        let (mut shrunk, mut led, mut removed) = (start.clone(), start.clone(), start);
+        shrink(&mut shrunk, 0, &[1]);
+        assert_eq!(name(&shrunk), Some(ErrorName::InvalidUpdateVersion));
+        lead(&mut led, 0, Some(2));
+        assert_eq!(name(&led), Some(ErrorName::FencedLeaderEpoch));
+        remove_topic(&mut removed);
+        assert_eq!(name(&removed), Some(ErrorName::UnknownTopicOrPartition));
+    }
 }

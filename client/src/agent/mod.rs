@@ -4,21 +4,67 @@
 //! of controller without a person.
 //!
 //! ```text
-//!   register ──► heartbeat stream to the active controller ──► lease, fenced or not
-//!       ▲              │ stale epoch                               │
-//!       └──────────────┘            metadata feed ──► image ──► what this broker leads and follows
+//!   register ──► heartbeat stream to the active controller ──► lease, fenced or not ──┐
+//!       ▲              │ stale epoch                                                  ├──► calls of the host
+//!       └──────────────┘            metadata feed ──► image ──────────────────────────┘
 //! ```
+//!
+//! # Building a partitioned system on it
+//!
+//! Implement [`PartitionHost`]: it is told what to do with each partition that has a replica here, in the order of the
+//! metadata, from when the broker has read of its own registration. Then start the agent, and drive the host:
+//!
+//! ```no_run
+//! use std::{sync::Arc, time::Duration};
+//! use quorate_client::agent::{AgentConfig, BrokerAgent, PartitionHost};
+//!
+//! async fn serve(config: AgentConfig, host: Arc<dyn PartitionHost>) {
+//!     let mut agent = BrokerAgent::start(config);
+//!     agent.drive(host);
+//!     tokio::select! {
+//!         error = agent.failed() => return eprintln!("{error}"),
+//!         _ = tokio::signal::ctrl_c() => {}
+//!     }
+//!     // The leaderships move first, and the host serves until then. The epoch proves a clean stop to the next start.
+//!     let proof = agent.shut_down(Duration::from_secs(30)).await;
+//!     println!("stopped cleanly: {}", proof.is_some());
+//! }
+//! ```
+//!
+//! What the host has to heed:
+//!
+//! - **The lease.** `become_offline` is called when it ends, but a call can be late, behind another one that takes long
+//!   or in a process that was paused. So whoever is about to act as leader (acknowledge, or answer a read) asks
+//!   [`Standing::may_lead`] with the time after the work is done, not before it.
+//! - **Epochs.** The leader epoch grows with every leader: stamp what is written with it, send it with every request
+//!   between replicas, and refuse a smaller one. The partition epoch grows with every change: of two states of a
+//!   partition the one with the greater partition epoch is the newer. The broker epoch tells one life of a broker from
+//!   the next: a follower says it when it fetches, so that what it had before a restart is not counted.
+//! - **Repeated calls.** The same role at the same leader epoch means that something else changed, such as the ISR.
+//! - **The ISR.** A leader asks for another one by [`BrokerAgent::isr_changes`], one change of a partition at a time.
+//!   Until the outcome is known it counts with the larger of both sets; after [`IsrOutcome::Pending`] until the host has
+//!   been told a greater partition epoch; only after [`IsrOutcome::NotApplied`] it may go back.
+//! - **Deletion.** Only newer metadata than the broker's registration deletes. What `hosted` names and the metadata does
+//!   not know is a stray, which is kept for [`AgentConfig::stray_grace`].
+//! - **Failed disks.** Report them by [`BrokerAgent::report_offline`], so that others can lead what was on them.
+//!
+//! The example `sharded_counter` is such a system in less than a hundred lines.
 
 mod cache;
 mod calls;
 mod connect;
 mod driver;
 mod duties;
+#[cfg(test)]
+mod fixture;
 mod host;
 mod isr_changes;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +72,7 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, Incar
 use quorate_metadata::record::{Endpoint, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 pub use cache::MetadataCache;
@@ -52,9 +98,14 @@ pub struct AgentConfig {
     pub resolve: Resolve,
     /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
     pub registration_timeout: Duration,
-    /// How long a replica that the metadata does not know is kept before the host is told to delete it.
+    /// How long a replica that the metadata does not know is kept after it was found: `STRAY_GRACE`, unless there is a
+    /// reason.
     pub stray_grace: Duration,
 }
+
+/// Long enough that a person who has started a broker on the wrong disk, or against the wrong cluster, can stop it
+/// before its replicas are deleted.
+pub const STRAY_GRACE: Duration = Duration::from_secs(300);
 
 /// Where the broker stands with the controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,25 +128,25 @@ impl Standing {
     }
 }
 
-/// What the broker wants of the controllers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Wish {
-    #[default]
-    Serve,
-    ShutDown,
+/// What the broker tells the controllers with every heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Wish {
+    shut_down: bool,
+    /// Directories that have failed.
+    offline: BTreeSet<DirectoryId>,
 }
 
 /// A running agent. Dropping it stops the agent without a goodbye.
 pub struct BrokerAgent {
-    broker: BrokerId,
+    config: Arc<AgentConfig>,
     standing: watch::Receiver<Standing>,
     cache: MetadataCache,
     wish: watch::Sender<Wish>,
-    offline: Arc<watch::Sender<BTreeSet<DirectoryId>>>,
-    config: Arc<AgentConfig>,
-    session: tokio::task::JoinHandle<ApiError>,
-    /// The metadata follower, and what serves the host.
-    tasks: JoinSet<()>,
+    session: JoinHandle<ApiError>,
+    follower: JoinHandle<Infallible>,
+    isr_changes: IsrChanges,
+    isr_changer: JoinHandle<Infallible>,
+    driver: Option<JoinHandle<Infallible>>,
 }
 
 impl BrokerAgent {
@@ -104,28 +155,27 @@ impl BrokerAgent {
         let config = Arc::new(config);
         let cache = MetadataCache::new();
         let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
-        let (wish, wishes) = watch::channel(Wish::Serve);
+        let (wish, wishes) = watch::channel(Wish::default());
         let told = watch::Sender::new(Offset::default());
-        let offline = Arc::new(watch::Sender::new(BTreeSet::new()));
-        let mut tasks = JoinSet::new();
-        tasks.spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
-        let wishes = session::Wishes { wish: wishes, offline: offline.subscribe() };
+        let follower = spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
         let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
-        Self { broker: config.broker, standing, cache, wish, offline, config, session, tasks }
+        let (isr_changes, changer) = isr_changes::start(config.clone(), standing.clone(), cache.changes());
+        let isr_changer = spawn(changer);
+        Self { config, standing, cache, wish, session, follower, isr_changes, isr_changer, driver: None }
     }
 
-    /// From now on `host` is told what it leads and follows, until the agent is dropped: also while it shuts down,
-    /// because a leader serves until others have taken over.
+    /// Drives the replicas of `host` until the agent is dropped: during `shut_down` too, because a leader serves until
+    /// its leaderships have moved. One agent drives one host.
     pub fn drive(&mut self, host: Arc<dyn PartitionHost>) {
-        let grace = self.config.stray_grace;
-        self.tasks.spawn(driver::run(self.broker, host, grace, self.standing(), self.cache.changes()));
+        assert!(self.driver.is_none(), "the agent drives a host already");
+        let driver =
+            driver::run(self.broker(), self.config.stray_grace, host, self.standing.clone(), self.cache.changes());
+        self.driver = Some(spawn(driver));
     }
 
-    /// Asks the controllers for changes of the ISRs of partitions that this broker leads.
-    pub fn isr_changes(&mut self) -> IsrChanges {
-        let (changes, run) = isr_changes::start(self.calls(), self.standing(), self.cache.changes());
-        self.tasks.spawn(run);
-        changes
+    /// Where the leaders on this broker ask for changes of their ISR.
+    pub fn isr_changes(&self) -> IsrChanges {
+        self.isr_changes.clone()
     }
 
     /// The other calls of a broker to its controllers.
@@ -133,9 +183,9 @@ impl BrokerAgent {
         ControllerCalls::new(self.config.clone(), self.standing())
     }
 
-    /// Tells the controllers which log directories have failed.
-    pub fn offline_reports(&self) -> OfflineReports {
-        OfflineReports { offline: self.offline.clone() }
+    /// Directories that have failed, for good: every heartbeat names them from now on, and one is sent at once.
+    pub fn report_offline(&self, directories: BTreeSet<DirectoryId>) {
+        self.wish.send_modify(|wish| wish.offline.extend(directories));
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {
@@ -146,28 +196,21 @@ impl BrokerAgent {
         &self.cache
     }
 
-    /// Waits until the agent cannot go on: its registration was refused for good.
+    /// Waits until the agent cannot go on: its registration was refused for good. A panic in one of its tasks, the
+    /// host's calls among them, goes on here.
     pub async fn failed(&mut self) -> ApiError {
-        loop {
-            tokio::select! {
-                ended = &mut self.session => match ended {
-                    Ok(error) => return error,
-                    Err(error) => std::panic::resume_unwind(error.into_panic()),
-                },
-                Some(ended) = self.tasks.join_next() => {
-                    // They end by themselves only together with the session, which knows why.
-                    if let Err(error) = ended {
-                        std::panic::resume_unwind(error.into_panic());
-                    }
-                }
-            }
+        tokio::select! {
+            ended = &mut self.session => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+            error = panicked(Some(&mut self.follower)) => error,
+            error = panicked(Some(&mut self.isr_changer)) => error,
+            error = panicked(self.driver.as_mut()) => error,
         }
     }
 
     /// Asks for a controlled shutdown and waits until the broker may stop; its last epoch when it did in time, the
     /// proof of a clean stop for the next start.
     pub async fn shut_down(mut self, deadline: Duration) -> Option<BrokerEpoch> {
-        self.wish.send_replace(Wish::ShutDown);
+        self.wish.send_modify(|wish| wish.shut_down = true);
         let stopped = self.standing.wait_for(|standing| standing.may_stop);
         match tokio::time::timeout(deadline, stopped).await {
             Ok(Ok(standing)) => standing.epoch,
@@ -176,7 +219,7 @@ impl BrokerAgent {
     }
 
     pub fn broker(&self) -> BrokerId {
-        self.broker
+        self.config.broker
     }
 
     /// The metadata as this broker knows it.
@@ -185,21 +228,32 @@ impl BrokerAgent {
     }
 }
 
-/// A handle; clones are the same.
-#[derive(Clone)]
-pub struct OfflineReports {
-    offline: Arc<watch::Sender<BTreeSet<DirectoryId>>>,
-}
-
-impl OfflineReports {
-    /// All that have failed since the registration; said with every heartbeat from now on.
-    pub fn send(&self, failed: BTreeSet<DirectoryId>) {
-        self.offline.send_replace(failed);
-    }
-}
-
 impl Drop for BrokerAgent {
     fn drop(&mut self) {
         self.session.abort();
+        self.follower.abort();
+        self.isr_changer.abort();
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+    }
+}
+
+/// Starts a task that ends only by a panic or with the agent, so that it can be waited for again and again.
+fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<Infallible> {
+    tokio::spawn(async {
+        task.await;
+        std::future::pending().await
+    })
+}
+
+/// Goes on with a panic in the task.
+async fn panicked(task: Option<&mut JoinHandle<Infallible>>) -> ApiError {
+    match task {
+        Some(task) => match task.await {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Ok(_) | Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }

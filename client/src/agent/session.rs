@@ -1,10 +1,10 @@
 //! Registration and the heartbeat stream.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_metadata::ids::{BrokerEpoch, DirectoryId, Offset};
+use quorate_metadata::ids::{BrokerEpoch, Offset};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
@@ -36,10 +36,10 @@ pub(super) async fn run(
     cache: MetadataCache,
     told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
-    wishes: Wishes,
+    wish: watch::Receiver<Wish>,
 ) -> ApiError {
     let mut session =
-        Session { candidates: Candidates::new(&config), config, cache, told, standing, wishes, previous_epoch: None };
+        Session { candidates: Candidates::new(&config), config, cache, told, standing, wish, previous_epoch: None };
     session.previous_epoch = session.config.previous_epoch;
     loop {
         let epoch = match session.register().await {
@@ -54,14 +54,6 @@ pub(super) async fn run(
     }
 }
 
-/// What the broker has to say with its heartbeats.
-#[derive(Clone)]
-pub(super) struct Wishes {
-    pub wish: watch::Receiver<Wish>,
-    /// Directories that have failed since the registration.
-    pub offline: watch::Receiver<BTreeSet<DirectoryId>>,
-}
-
 struct Session {
     config: Arc<AgentConfig>,
     candidates: Candidates,
@@ -69,7 +61,7 @@ struct Session {
     /// How far the metadata goes, by the controller's last word.
     told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
-    wishes: Wishes,
+    wish: watch::Receiver<Wish>,
     previous_epoch: Option<BrokerEpoch>,
 }
 
@@ -190,7 +182,7 @@ impl<'a> HeartbeatStream<'a> {
     }
 
     async fn run(&mut self, mut replies: Streaming<HeartbeatReply>) -> Parted {
-        let Wishes { mut wish, mut offline } = self.session.wishes.clone();
+        let mut wish = self.session.wish.clone();
         let mut metadata = self.session.cache.changes();
         loop {
             tokio::select! {
@@ -203,7 +195,6 @@ impl<'a> HeartbeatStream<'a> {
                 () = at(self.unanswered_at()) => return Parted::Unanswered,
                 () = at(self.without_lease.map(|since| since + self.patience)) => return Parted::WithoutLease,
                 Ok(()) = wish.changed() => self.send(),
-                Ok(()) = offline.changed() => self.send(),
                 Ok(()) = metadata.changed() => {
                     if self.is_awaited(&metadata.borrow_and_update().clone()) {
                         self.send();
@@ -230,14 +221,15 @@ impl<'a> HeartbeatStream<'a> {
         let now = Instant::now();
         self.next_due = now + self.interval;
         self.sequence += 1;
+        let wish = self.session.wish.borrow().clone();
         let request = HeartbeatRequest {
             broker: self.session.config.broker.get(),
             broker_epoch: self.epoch.get(),
             metadata_offset: self.session.cache.next_offset().get(),
             want_fence: false,
-            want_shutdown: *self.session.wishes.wish.borrow() == Wish::ShutDown,
+            want_shutdown: wish.shut_down,
             sequence: self.sequence,
-            offline_directories: self.session.wishes.offline.borrow().iter().map(ToString::to_string).collect(),
+            offline_directories: wish.offline.iter().map(ToString::to_string).collect(),
         };
         // Full: the controller has not read the last ones; what it will read is as good.
         if self.requests.try_send(request).is_ok() {
@@ -280,7 +272,7 @@ impl<'a> HeartbeatStream<'a> {
     }
 }
 
-async fn at(instant: Option<Instant>) {
+pub(super) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, OfflineReports, Resolve, Standing};
+use quorate_client::agent::{AgentConfig, BrokerAgent, Resolve};
 use quorate_log::{Flush, LogError};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
@@ -30,7 +30,6 @@ use quorate_metadata::plan::features;
 use quorate_metadata::record::Endpoint;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use clean_stop::CleanStop;
@@ -79,11 +78,16 @@ pub enum BrokerError {
 pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
     let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
     let clean_stop = CleanStop::at(&config.data);
-    let Running { mut agent, plane, mut tasks } = start(config, &clean_stop)?;
-    tokio::select! {
-        () = told(&mut stop) => {}
-        error = agent.failed() => return Err(BrokerError::Register(error)),
-        Some(ended) = tasks.join_next() => ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())),
+    let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
+    loop {
+        tokio::select! {
+            () = told(&mut stop) => break,
+            error = agent.failed() => return Err(BrokerError::Register(error)),
+            Some((id, reason)) = failures.recv() => agent.report_offline(plane.directory_failed(id, reason)),
+            Some(ended) = tasks.join_next() => {
+                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            }
+        }
     }
     let stopped = agent.shut_down(shutdown_timeout).await;
     plane.stop().await;
@@ -100,6 +104,7 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
 struct Running {
     agent: BrokerAgent,
     plane: DataPlane,
+    failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
     /// None of them ends by itself.
     tasks: JoinSet<()>,
 }
@@ -125,50 +130,9 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
     agent.drive(Arc::new(plane.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
-    tasks.spawn(report_failures(signals.failures, plane.clone(), agent.offline_reports()));
-    tasks.spawn(watch_standing(config.broker, agent.standing()));
     // Each node has one broker at most, so that nobody has filled it before.
     let _ = config.slot.set(plane.clone());
-    Ok(Running { agent, plane, tasks })
-}
-
-async fn report_failures(
-    mut failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
-    plane: DataPlane,
-    reports: OfflineReports,
-) {
-    while let Some((id, reason)) = failures.recv().await {
-        reports.send(plane.directory_failed(id, reason));
-    }
-    std::future::pending().await
-}
-
-/// Logs when the broker may lead, and when no more.
-async fn watch_standing(broker: BrokerId, mut standing: watch::Receiver<Standing>) {
-    let mut led = false;
-    loop {
-        let now = *standing.borrow_and_update();
-        let may_lead = now.may_lead(Instant::now());
-        if may_lead != led {
-            led = may_lead;
-            if may_lead {
-                info!(%broker, epoch = ?now.epoch, "may lead: unfenced, lease granted");
-            } else {
-                warn!(%broker, epoch = ?now.epoch, fenced = now.fenced, "stepped down: fenced or lease ended");
-            }
-        }
-        tokio::select! {
-            changed = standing.changed() => if changed.is_err() { return std::future::pending().await },
-            () = lease_end(&now), if may_lead => {}
-        }
-    }
-}
-
-async fn lease_end(standing: &Standing) {
-    match standing.lease_until {
-        Some(until) => sleep_until(until).await,
-        None => std::future::pending().await,
-    }
+    Ok(Running { agent, plane, failures: signals.failures, tasks })
 }
 
 async fn told(stop: &mut watch::Receiver<bool>) {

@@ -10,6 +10,6 @@ mod links;
 mod majority;
 mod pause;
 mod reassignment;
-mod smoke;
+mod replication;
 mod snapshot;
 mod watch;

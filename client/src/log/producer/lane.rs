@@ -60,9 +60,8 @@ impl Lane {
     pub fn push(&mut self, record: ProducedRecord, promise: Promise, batch_bytes: usize, now: Instant) -> bool {
         let bytes = bytes_of(&record);
         let first_may_grow = !self.in_flight || self.batches.len() > 1;
-        let has_room = |batch: &&mut Batch| {
-            first_may_grow && batch.encoded.is_none() && batch.bytes + bytes <= batch_bytes
-        };
+        let has_room =
+            |batch: &&mut Batch| first_may_grow && batch.encoded.is_none() && batch.bytes + bytes <= batch_bytes;
         let record = to_wire(record);
         if let Some(batch) = self.batches.back_mut().filter(has_room) {
             batch.records.push(record);

@@ -277,9 +277,8 @@ impl Owner {
         if is_early || std::mem::replace(&mut self.asking_id, true) {
             return;
         }
-        let leader = |((topic, partition), _): (&Place, &Lane)| {
-            self.routes.leader(topic, *partition).map(str::to_owned)
-        };
+        let leader =
+            |((topic, partition), _): (&Place, &Lane)| self.routes.leader(topic, *partition).map(str::to_owned);
         let Some(endpoint) = self.lanes.iter().find_map(leader) else {
             self.asking_id = false;
             self.ask_id_at = Some(Instant::now() + LOOK_AGAIN);

@@ -1,0 +1,157 @@
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::fixture::{broker, create, id, image, lead, reassign, remove_topic, shrink};
+use super::*;
+
+/// A call in one line.
+fn named(calls: &[Call]) -> Vec<String> {
+    let number = |id: &TopicPartition| id.partition;
+    calls
+        .iter()
+        .map(|call| match call {
+            Call::BecomeLeader(it) => format!("lead {} at {}", number(&it.id), it.leader_epoch()),
+            Call::BecomeFollower(it) => format!("follow {} at {}", number(&it.id), it.leader_epoch()),
+            Call::BecomeOffline(it, reason) => format!("offline {} {reason:?}", number(&it.id)),
+            Call::DeleteReplica(id, reason) => format!("delete {} {reason:?}", number(id)),
+            Call::FoundStray(id) => format!("stray {}", number(id)),
+        })
+        .collect()
+}
+
+#[test]
+fn each_partition_is_told_its_role_and_again_only_when_its_state_changes() {
+    let mut image = image(&[&[1, 2], &[2, 1], &[2, 3]]);
+    let mut duties = Duties::new(broker(1));
+    assert_eq!(named(&duties.begin([], &image, true)), ["lead 0 at 0", "follow 1 at 0"]);
+    assert_eq!(duties.update(&image, true), []);
+    shrink(&mut image, 0, &[1]);
+    assert_eq!(named(&duties.update(&image, true)), ["lead 0 at 0"]);
+    lead(&mut image, 0, Some(2));
+    lead(&mut image, 1, None);
+    assert_eq!(named(&duties.update(&image, true)), ["offline 1 Leaderless", "follow 0 at 1"]);
+}
+
+#[test]
+fn what_is_led_stops_with_the_lease_and_goes_on_with_the_next() {
+    let image = image(&[&[1, 2], &[2, 1]]);
+    let mut duties = Duties::new(broker(1));
+    assert_eq!(named(&duties.begin([], &image, false)), ["offline 0 LeaseEnded", "follow 1 at 0"]);
+    assert_eq!(named(&duties.update(&image, true)), ["lead 0 at 0"]);
+    assert_eq!(named(&duties.update(&image, false)), ["offline 0 LeaseEnded"]);
+    assert_eq!(named(&duties.update(&image, true)), ["lead 0 at 0"]);
+}
+
+#[test]
+fn when_the_lease_ends_between_two_calls_both_partitions_step_down_and_both_come_back() {
+    let image = image(&[&[1, 2], &[1, 2]]);
+    for lease_is_back in [false, true] {
+        let mut duties = Duties::new(broker(1));
+        let calls = duties.begin([], &image, true);
+        let Some(Call::BecomeLeader(second)) = calls.into_iter().nth(1) else { panic!("both are led") };
+        assert_eq!(named(&[duties.too_late(second)]), ["offline 1 LeaseEnded"]);
+        let expected = if lease_is_back { "lead 1 at 0" } else { "offline 0 LeaseEnded" };
+        assert_eq!(named(&duties.update(&image, lease_is_back)), [expected]);
+    }
+}
+
+#[test]
+fn a_replica_that_was_moved_and_one_of_a_deleted_topic_are_deleted_for_their_reasons() {
+    let mut image = image(&[&[1, 2], &[2, 1]]);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([], &image, true);
+    reassign(&mut image, 0, &[2, 3]);
+    assert_eq!(named(&duties.update(&image, true)), ["delete 0 Reassigned"]);
+    remove_topic(&mut image);
+    assert_eq!(named(&duties.update(&image, true)), ["delete 1 TopicDeleted"]);
+}
+
+#[test]
+fn older_metadata_deletes_nothing_but_the_lease_is_heeded_all_the_same() {
+    let old = image(&[&[1, 2]]);
+    let mut new = old.clone();
+    create(&mut new, &[1, 2]);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([], &new, true);
+    assert_eq!(duties.update(&old, true), []);
+    assert_eq!(named(&duties.update(&old, false)), ["offline 0 LeaseEnded", "offline 1 LeaseEnded"]);
+}
+
+#[test]
+fn the_same_metadata_from_another_snapshot_changes_nothing() {
+    let image = image(&[&[1, 2], &[2, 1]]);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([], &image, true);
+    let again = MetadataImage::from_snapshot(image.header(), image.to_records()).expect("a whole snapshot");
+    assert_eq!(duties.update(&again, true), []);
+}
+
+#[test]
+fn a_stray_is_deleted_after_the_grace_period_unless_the_metadata_comes_to_know_it() {
+    let mut image = image(&[&[1, 2], &[2, 3]]);
+    let mut duties = Duties::new(broker(1));
+    let hosted = [id(0), id(1), id(7)];
+    assert_eq!(named(&duties.begin(hosted, &image, true)), ["lead 0 at 0", "stray 1", "stray 7"]);
+    reassign(&mut image, 1, &[2, 1]);
+    assert_eq!(named(&duties.update(&image, true)), ["follow 1 at 1"]);
+    assert_eq!(named(&duties.delete_strays()), ["delete 7 Stray"]);
+    assert!(!duties.has_strays());
+}
+
+/// What a host does with the calls: the partitions it leads, by leader epoch, and those it has.
+#[derive(Default)]
+struct Told {
+    leads: BTreeSet<TopicPartition>,
+    has: BTreeSet<TopicPartition>,
+}
+
+impl Told {
+    fn obey(&mut self, calls: &[Call]) {
+        for call in calls {
+            let id = match call {
+                Call::BecomeLeader(it) | Call::BecomeFollower(it) | Call::BecomeOffline(it, _) => it.id,
+                Call::DeleteReplica(id, _) | Call::FoundStray(id) => *id,
+            };
+            self.leads.remove(&id);
+            self.has.insert(id);
+            match call {
+                Call::BecomeLeader(_) => _ = self.leads.insert(id),
+                Call::DeleteReplica(..) => _ = self.has.remove(&id),
+                Call::BecomeFollower(_) | Call::BecomeOffline(..) | Call::FoundStray(_) => {}
+            }
+        }
+    }
+}
+
+fn change(image: &mut MetadataImage, random: &mut StdRng) {
+    let partition = random.random_range(0..4);
+    let replicas = image.partition(id(partition)).expect("one of four").replicas.clone();
+    let one = replicas[random.random_range(0..replicas.len())].get();
+    match random.random_range(0..5) {
+        0 => lead(image, partition, None),
+        1 => shrink(image, partition, &[one]),
+        2 => reassign(image, partition, &[one, one % 4 + 1]),
+        _ => lead(image, partition, Some(one)),
+    }
+}
+
+/// Whatever happens: the host leads exactly what the image and the lease allow, has exactly what the image puts there,
+/// and is told nothing a second time.
+#[test]
+fn the_host_always_ends_where_the_metadata_and_the_lease_are() {
+    for seed in 0..200 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut image = image(&[&[1, 2], &[2, 1], &[3, 4], &[1, 4]]);
+        let mut duties = Duties::new(broker(1));
+        let mut told = Told::default();
+        for _ in 0..40 {
+            (0..random.random_range(0..3)).for_each(|_| change(&mut image, &mut random));
+            let may_lead = random.random_bool(0.7);
+            told.obey(&duties.update(&image, may_lead));
+            let led: BTreeSet<_> = image.index.led_by(broker(1)).filter(|_| may_lead).collect();
+            assert_eq!(told.leads, led, "seed {seed}");
+            assert_eq!(told.has, image.index.hosted_by(broker(1)).collect(), "seed {seed}");
+            assert_eq!(duties.update(&image, may_lead), [], "seed {seed}");
+        }
+    }
+}

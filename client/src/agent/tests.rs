@@ -1,0 +1,234 @@
+//! The agent against a node in this process.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use quorate_metadata::ErrorName;
+use quorate_metadata::ids::{LeaderEpoch, PartitionEpoch, TopicPartition};
+use quorate_metadata::record::LeaderRecoveryState;
+use quorate_proto::broker::broker_server::{Broker, BrokerServer};
+use quorate_proto::broker::*;
+use quorate_proto::{error, record};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::fixture::{broker, id, image};
+use super::*;
+
+/// Below what the metadata holds.
+const EPOCH: i64 = 2;
+
+/// How the node answers a change of an ISR.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Apply,
+    RefuseAll(ErrorName),
+    Refuse(ErrorName),
+}
+
+struct Fake {
+    /// Done one after the other.
+    acts: Mutex<VecDeque<Act>>,
+    heartbeats: mpsc::UnboundedSender<HeartbeatRequest>,
+    changes: mpsc::UnboundedSender<AlterPartitionRequest>,
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Broker for Fake {
+    type HeartbeatStream = Replies<HeartbeatReply>;
+    type WatchStream = Replies<WatchEvent>;
+
+    async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        Ok(Response::new(RegisterReply { broker_epoch: EPOCH, result: None }))
+    }
+
+    async fn heartbeat(
+        &self,
+        requests: Request<Streaming<HeartbeatRequest>>,
+    ) -> Result<Response<Self::HeartbeatStream>, Status> {
+        let heard = self.heartbeats.clone();
+        let replies = requests.into_inner().map(move |request| {
+            let request = request?;
+            let sequence = request.sequence;
+            heard.send(request).map_err(|_| Status::cancelled("the test is over"))?;
+            Ok(HeartbeatReply { sequence, lease_ms: 60_000, interval_ms: 30_000, ..Default::default() })
+        });
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn allocate_producer_ids(
+        &self,
+        _: Request<AllocateProducerIdsRequest>,
+    ) -> Result<Response<AllocateProducerIdsReply>, Status> {
+        Err(Status::unimplemented("not part of the test"))
+    }
+
+    async fn alter_partition(
+        &self,
+        request: Request<AlterPartitionRequest>,
+    ) -> Result<Response<AlterPartitionReply>, Status> {
+        let request = request.into_inner();
+        self.changes.send(request.clone()).map_err(|_| Status::cancelled("the test is over"))?;
+        let act = self.acts.lock().expect("unpoisoned").pop_front().unwrap_or(Act::Apply);
+        let refusal = |name| ApiError::new(name, "refused");
+        let answer = |wanted: PartitionAlteration| AlteredPartition {
+            topic_id: wanted.topic_id,
+            partition: wanted.partition,
+            error: if let Act::Refuse(name) = act { Some(error::to_item(&refusal(name))) } else { None },
+            isr: wanted.isr.iter().map(|member| member.broker).collect(),
+            partition_epoch: wanted.partition_epoch + 1,
+            ..Default::default()
+        };
+        if let Act::RefuseAll(name) = act {
+            return Err(error::to_status(&refusal(name), error::Context::default()));
+        }
+        let partitions = request.partitions.into_iter().map(answer).collect();
+        Ok(Response::new(AlterPartitionReply { result: None, partitions }))
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let image = image(&[&[1, 2], &[1, 2]]);
+        let header = image.header();
+        let snapshot = SnapshotPart {
+            next_offset: header.next_offset.get(),
+            controller_epoch: header.controller_epoch.get(),
+            records: image.to_records().map(|record| record::to_wire(&record)).collect(),
+            last: true,
+            digest: header.digest.to_be_bytes().to_vec(),
+            time_ms: header.timestamp_ms,
+        };
+        let event = WatchEvent { event: Some(watch_event::Event::Snapshot(snapshot)) };
+        Ok(Response::new(Box::pin(tokio_stream::once(Ok(event)).chain(tokio_stream::pending()))))
+    }
+}
+
+struct Node {
+    agent: BrokerAgent,
+    heartbeats: mpsc::UnboundedReceiver<HeartbeatRequest>,
+    changes: mpsc::UnboundedReceiver<AlterPartitionRequest>,
+}
+
+async fn start(acts: &[Act]) -> Node {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (heartbeats, heard) = mpsc::unbounded_channel();
+    let (changes, asked) = mpsc::unbounded_channel();
+    let fake = Fake { acts: Mutex::new(acts.iter().copied().collect()), heartbeats, changes };
+    let server = Server::builder().add_service(BrokerServer::new(fake));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let agent = BrokerAgent::start(AgentConfig {
+        broker: broker(1),
+        cluster: ClusterId::from_bytes([1; 16]),
+        incarnation: IncarnationId::default(),
+        endpoints: Vec::new(),
+        rack: None,
+        features: BTreeMap::new(),
+        directories: Vec::new(),
+        previous_epoch: None,
+        bootstrap: vec![address],
+        resolve: Arc::new(str::to_owned),
+        registration_timeout: Duration::from_secs(60),
+        stray_grace: STRAY_GRACE,
+    });
+    Node { agent, heartbeats: heard, changes: asked }
+}
+
+fn change(partition: i32) -> IsrChange {
+    IsrChange {
+        partition: id(partition),
+        leader_epoch: LeaderEpoch::new(3),
+        partition_epoch: PartitionEpoch::new(5),
+        isr: vec![(broker(1), None), (broker(2), Some(BrokerEpoch::new(9)))],
+        recovery: LeaderRecoveryState::Recovered,
+    }
+}
+
+fn applied() -> IsrOutcome {
+    IsrOutcome::Applied {
+        partition_epoch: PartitionEpoch::new(6),
+        isr: vec![broker(1), broker(2)],
+        recovery: LeaderRecoveryState::Recovered,
+    }
+}
+
+#[tokio::test]
+async fn a_change_of_the_isr_is_asked_for_until_a_controller_answers_it() {
+    let mut node = start(&[Act::RefuseAll(ErrorName::NotController), Act::Refuse(ErrorName::NotController)]).await;
+    assert_eq!(node.agent.isr_changes().alter(change(0)).await, applied());
+    for attempt in 0..3 {
+        let request = node.changes.recv().await.expect("three attempts");
+        assert_eq!((request.broker, request.broker_epoch), (1, EPOCH), "attempt {attempt}");
+        let members: Vec<_> = request.partitions[0].isr.iter().map(|member| (member.broker, member.epoch)).collect();
+        assert_eq!(members, [(1, None), (2, Some(9))], "attempt {attempt}");
+    }
+    assert!(node.changes.is_empty());
+}
+
+#[tokio::test]
+async fn an_ineligible_replica_ends_the_change_and_the_next_one_is_asked_for() {
+    let node = start(&[Act::Refuse(ErrorName::IneligibleReplica)]).await;
+    let changes = node.agent.isr_changes();
+    let refused = ApiError::new(ErrorName::IneligibleReplica, "refused");
+    assert_eq!(changes.alter(change(0)).await, IsrOutcome::NotApplied(refused));
+    assert_eq!(changes.alter(change(0)).await, applied());
+}
+
+#[tokio::test]
+async fn what_waits_goes_in_one_call_and_a_second_change_of_a_partition_is_refused() {
+    let mut node = start(&[]).await;
+    let changes = node.agent.isr_changes();
+    let (first, second, other) =
+        tokio::join!(changes.alter(change(0)), changes.alter(change(0)), changes.alter(change(1)));
+    assert_eq!((first, other), (applied(), applied()));
+    assert!(matches!(second, IsrOutcome::NotApplied(error) if error.name == ErrorName::InvalidRequest));
+    assert_eq!(node.changes.recv().await.expect("one call").partitions.len(), 2);
+    assert!(node.changes.is_empty());
+}
+
+#[tokio::test]
+async fn failed_directories_are_reported_at_once_and_with_every_later_heartbeat() {
+    let mut node = start(&[]).await;
+    assert_eq!(node.heartbeats.recv().await.expect("the first").offline_directories, [""; 0]);
+    let failed = DirectoryId::from_bytes([4; 16]);
+    node.agent.report_offline(BTreeSet::from([failed]));
+    // The interval is far longer than the test: this one was sent for the report, and the next for the wish to stop.
+    let reported = async |node: &mut Node| node.heartbeats.recv().await.expect("the agent lives").offline_directories;
+    while reported(&mut node).await.is_empty() {}
+    node.agent.wish.send_modify(|wish| wish.shut_down = true);
+    assert_eq!(reported(&mut node).await, [failed.to_string()]);
+}
+
+/// A host that cannot lead.
+struct Broken;
+
+#[tonic::async_trait]
+impl PartitionHost for Broken {
+    fn hosted(&self) -> Vec<TopicPartition> {
+        Vec::new()
+    }
+
+    async fn become_leader(&self, assignment: Assignment) {
+        panic!("{} cannot be led", assignment.id.partition);
+    }
+
+    async fn become_follower(&self, _: Assignment) {}
+
+    async fn become_offline(&self, _: Assignment, _: OfflineReason) {}
+
+    async fn delete_replica(&self, _: TopicPartition, _: DeleteReason) {}
+}
+
+#[tokio::test]
+#[should_panic(expected = "0 cannot be led")]
+async fn a_panic_of_the_host_goes_on_where_the_agent_is_waited_for() {
+    let mut node = start(&[]).await;
+    node.agent.drive(Arc::new(Broken));
+    node.agent.failed().await;
+}
