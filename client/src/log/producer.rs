@@ -79,7 +79,8 @@ pub struct ProducedRecord {
     pub key: Option<Bytes>,
     /// `None`: a tombstone.
     pub value: Option<Bytes>,
-    pub timestamp_ms: i64,
+    /// `None`: now.
+    pub timestamp_ms: Option<i64>,
     pub headers: Vec<(String, Bytes)>,
 }
 

@@ -36,7 +36,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
 /// A follower that is in step hears of a new high watermark with the next records, or after so long: told at once, it
 /// would have to come again before it could be sent records.
-const HIGH_WATERMARK_LINGER: Duration = Duration::from_millis(5);
+const BOUNDS_LINGER: Duration = Duration::from_millis(5);
 
 /// With the time by the owner's clock.
 type Question = Box<dyn FnOnce(Option<&Replica>, i64) + Send>;
@@ -151,7 +151,7 @@ pub fn start(directory: LogDirectory, around: Surroundings) -> ShardHandle {
         owned: BTreeMap::new(),
         failure: None,
         started: Instant::now(),
-        high_watermarks_due: None,
+        bounds_due_at: None,
         lagging: BTreeSet::new(),
         pacing: Pacing::default(),
         throttled: BTreeSet::new(),
@@ -181,8 +181,8 @@ struct Shard {
     /// Why the directory is offline, once it is.
     failure: Option<String>,
     started: Instant,
-    high_watermarks_due: Option<Instant>,
-    /// The leaders with followers that do not know the high watermark.
+    bounds_due_at: Option<Instant>,
+    /// The leaders whose followers are to be told where the log begins and what is committed.
     lagging: BTreeSet<TopicPartition>,
     pacing: Pacing,
     /// Followers that go on later.
@@ -214,7 +214,7 @@ impl Shard {
                     let Some(command) = command else { return };
                     self.take(&mut round, command, &mut commands);
                 }
-                () = at(self.high_watermarks_due) => self.tell_high_watermarks(),
+                () = at(self.bounds_due_at) => self.tell_bounds(),
                 () = at(self.next_throttled()) => self.go_on(&mut round),
                 _ = tick.tick() => self.tick(&mut round),
                 _ = housekeeping.tick() => self.housekeep(&mut round),
@@ -269,9 +269,9 @@ impl Shard {
         if let Some(at_ms) = effects.again_at_ms {
             self.throttled.insert((at_ms, id));
         }
-        if effects.high_watermark_due {
+        if effects.bounds_due {
             self.lagging.insert(id);
-            self.high_watermarks_due.get_or_insert_with(|| Instant::now() + HIGH_WATERMARK_LINGER);
+            self.bounds_due_at.get_or_insert_with(|| Instant::now() + BOUNDS_LINGER);
         }
     }
 
@@ -430,11 +430,11 @@ impl Shard {
         Ok(())
     }
 
-    fn tell_high_watermarks(&mut self) {
-        self.high_watermarks_due = None;
+    fn tell_bounds(&mut self) {
+        self.bounds_due_at = None;
         for id in std::mem::take(&mut self.lagging) {
             if let Some(replica) = self.owned.get_mut(&id) {
-                replica.tell_high_watermark();
+                replica.tell_bounds();
             }
         }
     }

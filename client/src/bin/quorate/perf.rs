@@ -17,6 +17,8 @@ pub enum Perf {
     AlterIsr(perf::alter_isr::AlterIsrArgs),
     /// Heartbeats of many brokers
     Heartbeat(perf::heartbeat::HeartbeatArgs),
+    /// Records through the reference data plane
+    Produce(perf::produce::ProduceArgs),
     /// Kill the active controller: time to the next acknowledged CreateTopics
     Failover(perf::failover::FailoverArgs),
     /// Kill a broker: time until all its partitions have another leader
@@ -30,6 +32,7 @@ pub async fn run(session: &Session, command: Perf) -> Outcome {
         Perf::Mutate(arguments) => perf::mutate::run(&target, &arguments).await,
         Perf::AlterIsr(arguments) => perf::alter_isr::run(&target, &arguments).await,
         Perf::Heartbeat(arguments) => perf::heartbeat::run(&target, &arguments).await,
+        Perf::Produce(arguments) => perf::produce::run(&target, &arguments).await,
         Perf::Failover(arguments) => perf::failover::run(&target, &arguments).await,
         Perf::Fence(arguments) => perf::fence::run(&target, &arguments).await,
     }?;

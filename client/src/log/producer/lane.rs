@@ -1,7 +1,7 @@
 //! What one partition is sent: batches in their order, one under way at a time. Pure.
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message as _;
 use quorate_proto::log::{ProducerStamp, Record, RecordBatch, RecordHeader, Records};
@@ -173,9 +173,14 @@ fn to_wire(record: ProducedRecord) -> Record {
     Record {
         key: record.key,
         value: record.value,
-        timestamp_ms: record.timestamp_ms,
+        timestamp_ms: record.timestamp_ms.unwrap_or_else(now_ms),
         headers: record.headers.into_iter().map(header).collect(),
     }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn sequence_after(sequence: i32, count: usize) -> i32 {

@@ -112,6 +112,8 @@ pub struct Leading {
     seen: BTreeMap<BrokerId, FollowerSeen>,
     /// Something happened that may change who belongs into the ISR.
     isr_due: bool,
+    /// Where the log began when each follower was last told.
+    told_log_start: BTreeMap<BrokerId, LogOffset>,
 }
 
 /// Producers that wait while their leader becomes a leader again.
@@ -134,6 +136,7 @@ impl Leading {
             written: Vec::new(),
             seen: BTreeMap::new(),
             isr_due: true,
+            told_log_start: BTreeMap::new(),
         }
     }
 
@@ -198,8 +201,7 @@ impl Leading {
         self.acknowledge(id, may_lead);
         self.supply(log, tail);
         let high_watermark = self.leadership.high_watermark();
-        let is_behind = |parked: &Parked| parked.position.high_watermark < high_watermark;
-        effects.high_watermark_due |= self.parked.values().any(is_behind);
+        effects.bounds_due |= self.parked.iter().any(|(broker, parked)| self.lacks_bounds(*broker, parked, log));
         tail.drop_below(high_watermark);
         high_watermark
     }
@@ -222,24 +224,45 @@ impl Leading {
     }
 
     fn supply(&mut self, log: &PartitionLog, tail: &Tail) {
-        let (log_end, high_watermark) = (log.log_end(), self.leadership.high_watermark());
+        let log_end = log.log_end();
         let due = |parked: &Parked| parked.position.fetch_offset < log_end;
-        for (_, parked) in self.parked.extract_if(.., |_, parked| due(parked)) {
+        let due: Vec<_> = self.parked.extract_if(.., |_, parked| due(parked)).collect();
+        for (broker, parked) in due {
             let Position { fetch_offset: from, max_bytes, .. } = parked.position;
             let batches = match tail.from(from, max_bytes) {
                 Some(frames) => Batches::Here(frames),
                 None => Batches::OnDisk { reader: log.reader(), from, below: log_end, max_bytes },
             };
-            say(high_watermark, log, parked, batches);
+            self.say(broker, log, parked, batches);
         }
     }
 
-    /// Tells the followers that are in step how far the high watermark is.
-    pub fn tell_high_watermark(&mut self, log: &PartitionLog) {
-        let high_watermark = self.leadership.high_watermark();
-        for (_, parked) in self.parked.extract_if(.., |_, parked| parked.position.high_watermark < high_watermark) {
-            say(high_watermark, log, parked, Batches::None);
+    /// Tells the followers that are in step how far the high watermark is, and where the log begins.
+    pub fn tell_bounds(&mut self, log: &PartitionLog) {
+        let lacking = self.parked.iter().filter(|(broker, parked)| self.lacks_bounds(**broker, parked, log));
+        let lacking: Vec<BrokerId> = lacking.map(|(broker, _)| *broker).collect();
+        for broker in lacking {
+            if let Some(parked) = self.parked.remove(&broker) {
+                self.say(broker, log, parked, Batches::None);
+            }
         }
+    }
+
+    fn lacks_bounds(&self, broker: BrokerId, parked: &Parked, log: &PartitionLog) -> bool {
+        let told = self.told_log_start.get(&broker).copied().unwrap_or_default();
+        parked.position.high_watermark < self.leadership.high_watermark() || told < log.log_start()
+    }
+
+    fn say(&mut self, broker: BrokerId, log: &PartitionLog, parked: Parked, batches: Batches) {
+        self.told_log_start.insert(broker, log.log_start());
+        let supply = Supply {
+            high_watermark: self.leadership.high_watermark(),
+            log_start: log.log_start(),
+            log_end: log.log_end(),
+            diverging: None,
+            batches,
+        };
+        send(&parked.sink, Answer { id: parked.position.id, said: Ok(supply) });
     }
 
     fn observe(&mut self, follower: BrokerId, end: LogOffset, now_ms: i64) {
@@ -356,9 +379,9 @@ impl Replica {
         }
     }
 
-    pub fn tell_high_watermark(&mut self) {
+    pub fn tell_bounds(&mut self) {
         if let Role::Leader(leading) = &mut self.role {
-            leading.tell_high_watermark(&self.log);
+            leading.tell_bounds(&self.log);
         }
     }
 
@@ -368,12 +391,6 @@ impl Replica {
             Role::Offline { .. } | Role::Follower(_) => None,
         }
     }
-}
-
-fn say(high_watermark: LogOffset, log: &PartitionLog, parked: Parked, batches: Batches) {
-    let supply =
-        Supply { high_watermark, log_start: log.log_start(), log_end: log.log_end(), diverging: None, batches };
-    send(&parked.sink, Answer { id: parked.position.id, said: Ok(supply) });
 }
 
 enum Agreement {

@@ -84,8 +84,8 @@ pub struct Effects {
     pub proposals: Vec<(TopicPartition, Proposal)>,
     /// Where followers stand now, by the broker that leads.
     pub positions: Vec<(Source, Position)>,
-    /// Followers are in step but do not know the high watermark.
-    pub high_watermark_due: bool,
+    /// Followers are in step but do not know the high watermark, or where the log begins.
+    pub bounds_due: bool,
     /// A follower is to be settled again then: it is throttled.
     pub again_at_ms: Option<i64>,
 }
