@@ -15,6 +15,7 @@
 mod admin;
 pub mod agent;
 mod error;
+pub mod log;
 mod nodes;
 pub mod perf;
 mod replicas;
