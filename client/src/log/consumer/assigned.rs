@@ -369,3 +369,103 @@ pub fn is_passing(name: ErrorName) -> bool {
 fn is_missing(name: ErrorName) -> bool {
     matches!(name, ErrorName::UnknownTopicOrPartition | ErrorName::UnknownTopicId)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{batch, fetched, partition};
+    use super::*;
+
+    fn route(leader_epoch: i32, leader: Option<&str>) -> Route {
+        Route {
+            topic_id: "id".to_owned(),
+            leader_epoch,
+            leader: leader.map(Into::into),
+            followers: vec!["b:1".into(), "c:1".into()],
+        }
+    }
+
+    fn assigned(now: Instant) -> Assigned {
+        let mut assigned = Assigned::new(1, Start::At(0), now);
+        assigned.on_route(route(3, Some("a:1")), now);
+        assigned
+    }
+
+    fn whom(assigned: &mut Assigned, any_replica: bool, now: Instant) -> Option<String> {
+        assigned.ask(0, any_replica, now).map(|(to, _)| to.to_string())
+    }
+
+    fn passing() -> ApiError {
+        ApiError::new(ErrorName::NotLeaderOrFollower, "elsewhere")
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_begin_anew_after_a_success() {
+        let mut now = Instant::now();
+        let mut assigned = assigned(now);
+        for pause_ms in [20, 40, 80, 160, 200, 200] {
+            assert!(whom(&mut assigned, false, now).is_some());
+            assigned.on_unanswered(passing(), true, now);
+            let due = now + Duration::from_millis(pause_ms);
+            assert_eq!(assigned.due_at(), Some(due));
+            now = due;
+            assert!(assigned.needs_route(now));
+            assigned.on_route(route(3, Some("a:1")), now);
+        }
+        assert!(whom(&mut assigned, false, now).is_some());
+        assigned.on_fetched(&partition(), "a:1", fetched(1, vec![batch(0, 3, &["x"])]), Reset::None, now);
+        assigned.on_unanswered(passing(), true, now);
+        assert_eq!(assigned.due_at(), Some(now + PAUSE_MIN));
+    }
+
+    #[test]
+    fn a_partition_is_asked_about_once_at_a_time() {
+        let now = Instant::now();
+        let mut assigned = assigned(now);
+        assert_eq!(whom(&mut assigned, false, now), Some("a:1".to_owned()));
+        assert_eq!(whom(&mut assigned, false, now), None);
+    }
+
+    #[test]
+    fn followers_take_turns_when_they_fail_and_serve_while_there_is_no_leader() {
+        let mut now = Instant::now();
+        let mut assigned = assigned(now);
+        assert_eq!(whom(&mut assigned, true, now), Some("b:1".to_owned()));
+        assigned.on_unanswered(passing(), true, now);
+        now += PAUSE_MAX;
+        assigned.on_route(route(3, None), now);
+        assert_eq!(whom(&mut assigned, true, now), Some("c:1".to_owned()));
+    }
+
+    #[test]
+    fn a_leader_is_never_left_for_one_of_an_earlier_epoch() {
+        let mut now = Instant::now();
+        let mut assigned = assigned(now);
+        let named = |leader_epoch| CurrentLeader { leader_epoch, endpoint: "old:1".to_owned(), broker: Some(9) };
+        assert!(!assigned.follow(&named(2)) && !assigned.follow(&named(3)));
+        assigned.on_unanswered(passing(), true, now);
+        now += PAUSE_MAX;
+        assigned.on_route(route(2, Some("old:1")), now);
+        assert_eq!(whom(&mut assigned, false, now + PAUSE_MAX), None);
+        assigned.on_route(route(4, Some("new:1")), now);
+        assert_eq!(whom(&mut assigned, false, now + PAUSE_MAX), Some("new:1".to_owned()));
+    }
+
+    #[test]
+    fn a_topic_that_was_created_anew_is_not_read_on() {
+        let now = Instant::now();
+        let other = Route { topic_id: "other".to_owned(), ..route(0, Some("a:1")) };
+        let failure = assigned(now).on_route(other, now).failure;
+        assert_eq!(failure.map(|error| error.name), Some(ErrorName::UnknownTopicId));
+    }
+
+    #[test]
+    fn only_a_certain_answer_makes_a_topic_missing() {
+        let now = Instant::now();
+        let mut assigned = assigned(now);
+        assert!(!assigned.needs_certainty());
+        let missing = ApiError::new(ErrorName::UnknownTopicOrPartition, "there is no such topic");
+        assert_eq!(assigned.on_no_route(missing.clone(), false, now), Progress::default());
+        assert!(assigned.needs_certainty());
+        assert_eq!(assigned.on_no_route(missing.clone(), true, now).failure, Some(missing));
+    }
+}

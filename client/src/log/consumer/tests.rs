@@ -165,3 +165,27 @@ async fn an_answer_to_an_earlier_assignment_is_not_taken() {
     assert_eq!(offsets(&mut consumer).await, Ok(Vec::new()));
     assert_eq!(position(&consumer), Some(50));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_hangs_keeps_nobody_waiting_for_the_others() {
+    let (a, b) = (Broker::default(), Broker::with([fetched(1, vec![batch(0, 1, &["x"])])]));
+    let mut consumer = consumer(ConsumerOptions::default(), Start::At(0), &[("a:1", &a), ("b:1", &b)]);
+    consumer.assign("other", 0, Start::At(0));
+    let route =
+        Route { topic_id: "other".to_owned(), leader_epoch: 1, leader: Some("b:1".into()), followers: Vec::new() };
+    let other = Partition { topic: "other".into(), partition: 0 };
+    consumer.partitions.get_mut(&other).expect("just assigned").on_route(route, Instant::now());
+    let started = Instant::now();
+    assert_eq!(offsets(&mut consumer).await, Ok(vec![0]));
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_that_is_given_up_loses_nothing() {
+    let a = Broker::with([fetched(2, vec![batch(0, 1, &["x", "y"])])]);
+    let mut consumer = consumer(ConsumerOptions::default(), Start::At(0), &[("a:1", &a)]);
+    let given_up = timeout(Duration::ZERO, consumer.poll(WAIT)).await;
+    assert!(given_up.is_err());
+    assert_eq!(offsets(&mut consumer).await, Ok(vec![0, 1]));
+    assert_eq!(a.asked().first().map(|asked| asked.offset), Some(0));
+}
