@@ -24,5 +24,6 @@ mod watch;
 
 pub use admin::{AdminClient, Freshness, Mode};
 pub use error::{ClientError, InvalidAddress, check_item};
+use nodes::Nodes;
 pub use nodes::Options;
 pub use watch::{Event, Watch, WatchFilter};

@@ -113,6 +113,7 @@ pub mod record {
             Record::AbortTransaction { reason } => {
                 Wire::AbortTransaction(wire::AbortTransaction { reason: reason.clone() })
             }
+            Record::ProducerIds { next } => Wire::ProducerIds(wire::ProducerIds { next: *next }),
             Record::BeginReassignment(start) => Wire::BeginReassignment(reassignment::start_to_wire(start)),
             Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
                 Wire::ChangeReassignment(wire::ChangeReassignment {
@@ -176,6 +177,7 @@ pub mod record {
             Wire::BeginTransaction(record) => Record::BeginTransaction { name: record.name },
             Wire::EndTransaction(_) => Record::EndTransaction,
             Wire::AbortTransaction(record) => Record::AbortTransaction { reason: record.reason },
+            Wire::ProducerIds(record) => Record::ProducerIds { next: record.next },
             Wire::BeginReassignment(record) => Record::BeginReassignment(reassignment::start_from_wire(record)?),
             Wire::ChangeReassignment(record) => Record::ChangeReassignment {
                 reassignment: ReassignmentId::new(record.id),

@@ -46,7 +46,8 @@ impl Cluster {
         let mut found: Option<Committed> = None;
         loop {
             let offset = found.as_ref().map_or(0, |found| next_offset(found));
-            let asked = FetchPartition { topic_id: topic_id.to_owned(), partition, offset, ..FetchPartition::default() };
+            let asked =
+                FetchPartition { topic_id: topic_id.to_owned(), partition, offset, ..FetchPartition::default() };
             let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };
             let reply = timeout(PATIENCE, log.fetch(request)).await.ok()?.ok()?.into_inner();
             let fetched = reply.partitions.into_iter().next()?;

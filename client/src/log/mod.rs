@@ -1,5 +1,9 @@
-//! The reference data plane: records out of the logs of partitions.
+//! The client of the reference data plane.
 
 mod consumer;
+mod partitioner;
+mod producer;
 
 pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Reset, Start};
+pub use partitioner::partition_of_key;
+pub use producer::{Acknowledged, Acks, Delivery, ProducedRecord, Producer, ProducerOptions};

@@ -78,6 +78,11 @@ pub enum Record {
         value: Option<String>,
     },
 
+    /// Producer ids below this one have been given away, in blocks, for ever.
+    ProducerIds {
+        next: i64,
+    },
+
     /// A mutation of this client was applied; `reply` is what it was answered, for its retries.
     /// The two options are set in snapshots only: where it was applied, and the client's highest request that is no
     /// longer remembered.
@@ -138,6 +143,7 @@ impl Record {
         "AbortTransaction",
         "BeginReassignment",
         "ChangeReassignment",
+        "ProducerIds",
     ];
 
     /// The record's name on the wire, in `watch` and in logs.
@@ -163,6 +169,7 @@ impl Record {
             Self::AbortTransaction { .. } => "AbortTransaction",
             Self::BeginReassignment(_) => "BeginReassignment",
             Self::ChangeReassignment { .. } => "ChangeReassignment",
+            Self::ProducerIds { .. } => "ProducerIds",
         }
     }
 
@@ -200,6 +207,7 @@ impl Record {
             Self::AbortTransaction { reason } => reason.len(),
             Self::BeginReassignment(start) => start.approximate_bytes(),
             Self::ChangeReassignment { .. } => 3 * NUMBER,
+            Self::ProducerIds { .. } => NUMBER,
         };
         FRAME + body
     }

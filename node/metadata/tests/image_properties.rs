@@ -155,6 +155,7 @@ fn about_brokers() -> impl Strategy<Value = Record> {
         1 => named().prop_map(|(broker, epoch)| Record::FenceBroker { broker, epoch }),
         2 => named().prop_map(|(broker, epoch)| Record::UnfenceBroker { broker, epoch }),
         1 => named().prop_map(|(broker, epoch)| Record::BeginControlledShutdown { broker, epoch }),
+        1 => (1..100i64).prop_map(|next| Record::ProducerIds { next }),
         1 => named().prop_map(|(broker, epoch)| Record::UnregisterBroker { broker, epoch }),
     ]
 }

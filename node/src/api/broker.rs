@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, TopicPartition};
 use quorate_metadata::plan::alter_partition::{self, IsrMember};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
+use quorate_metadata::plan::producer_ids;
 use quorate_metadata::record::LeaderRecoveryState;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::broker::broker_client::BrokerClient;
@@ -33,7 +34,7 @@ fn terms() -> MutationTerms {
     MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT }
 }
 
-/// Both calls are guarded by epochs, so that a repetition is recognised or refused.
+/// A repetition is recognised or refused by its epochs, or gives another block of ids, of which there are enough.
 fn passage(forwarded: bool) -> Passage {
     Passage { forwarded, deadline: tokio::time::Instant::now() + BROKER_CALL_TIMEOUT, repeatable: true }
 }
@@ -96,6 +97,31 @@ impl Broker for BrokerService {
                 .await
         };
         let remote = |channel, request| async move { BrokerClient::new(channel).alter_partition(request).await };
+        self.gateway.route(passage(forwarded), request.into_inner(), local, remote).await
+    }
+
+    async fn allocate_producer_ids(
+        &self,
+        request: Request<AllocateProducerIdsRequest>,
+    ) -> Result<Response<AllocateProducerIdsReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        let local = |body: AllocateProducerIdsRequest, left: Duration| async move {
+            let (broker, epoch) = (BrokerId::new(body.broker), BrokerEpoch::new(body.broker_epoch));
+            self.gateway
+                .controller
+                .mutate(
+                    "allocate-producer-ids",
+                    terms().within(left),
+                    move |image, _| producer_ids::allocate(image, broker, epoch),
+                    |block, position, planned| AllocateProducerIdsReply {
+                        result: result(position, planned),
+                        first_id: block.start,
+                        length: i32::try_from(block.end - block.start).unwrap_or(i32::MAX),
+                    },
+                )
+                .await
+        };
+        let remote = |channel, request| async move { BrokerClient::new(channel).allocate_producer_ids(request).await };
         self.gateway.route(passage(forwarded), request.into_inner(), local, remote).await
     }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, error, info, warn};
 
 use super::fetchers::{Dial, Fetchers};
+use super::producer_ids::ProducerIds;
 use super::replica::Source;
 use super::replicas::{ReplicaHandle, Replicas};
 use super::shard::{self, Command, ShardHandle, Surroundings};
@@ -32,6 +33,7 @@ struct Inner {
     standing: watch::Receiver<Standing>,
     failed: Mutex<Vec<FailedDirectory>>,
     strays: Mutex<BTreeSet<TopicPartition>>,
+    producer_ids: ProducerIds,
 }
 
 /// A directory that is offline, and why.
@@ -107,6 +109,7 @@ impl DataPlane {
             standing,
             failed: Mutex::new(directories.failed),
             strays: Mutex::default(),
+            producer_ids: ProducerIds::new(agent.calls()),
         };
         (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
     }
@@ -137,6 +140,10 @@ impl DataPlane {
 
     pub fn standing(&self) -> Standing {
         *self.inner.standing.borrow()
+    }
+
+    pub fn producer_ids(&self) -> &ProducerIds {
+        &self.inner.producer_ids
     }
 
     pub fn failed(&self) -> Vec<FailedDirectory> {
@@ -207,7 +214,7 @@ impl PartitionHost for DataPlane {
         let Some(leader) = assignment.state.leader else { return };
         let id = assignment.id;
         let source = Source { leader, leader_epoch: assignment.state.leader_epoch };
-        self.tell(&assignment, Command::Follow { id, source, paused: false }).await;
+        self.tell(&assignment, Command::Follow { id, source }).await;
     }
 
     async fn become_offline(&self, assignment: Assignment, reason: OfflineReason) {

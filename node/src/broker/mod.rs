@@ -9,7 +9,8 @@
 mod clean_stop;
 mod data_plane;
 mod fetchers;
-//mod producer_ids;
+mod pacing;
+mod producer_ids;
 mod proposals;
 mod replica;
 mod replicas;

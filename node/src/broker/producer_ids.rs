@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use quorate_client::agent::ControllerCalls;
 use quorate_metadata::{ApiError, ErrorName};
-use quorate_proto::broker::AllocateProducerIdsRequest;
+use quorate_proto::broker::broker_client::BrokerClient;
+use quorate_proto::broker::{AllocateProducerIdsReply, AllocateProducerIdsRequest};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::transport::Channel;
 use tracing::debug;
 
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -51,7 +53,7 @@ impl ProducerIds {
         let epoch = epoch.ok_or_else(|| ApiError::new(ErrorName::ReplicaNotAvailable, "the broker is stopping"))?;
         let request = AllocateProducerIdsRequest { broker: self.calls.broker().get(), broker_epoch: epoch.get() };
         let send = async |mut client: BrokerClient<Channel>, request| client.allocate_producer_ids(request).await;
-        let block = self.calls.call(request, send).await?;
+        let block: AllocateProducerIdsReply = self.calls.call(request, send).await?;
         Ok(block.first_id..block.first_id + i64::from(block.length))
     }
 }

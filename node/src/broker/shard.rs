@@ -16,9 +16,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info};
 
 use super::fetchers::Fetchers;
-use super::replica::{
-    Description, Effects, Following, NewRecords, Position, Replica, Sink, Source, Supplied, not_leader,
-};
+use super::pacing::Pacing;
+use super::replica::{Description, Effects, NewRecords, Position, Replica, Sink, Source, Supplied, not_leader};
 use super::replicas::{ReplicaHandle, Replicas};
 use super::situation::Situation;
 
@@ -50,7 +49,6 @@ pub enum Command {
     Follow {
         id: TopicPartition,
         source: Source,
-        paused: bool,
     },
     Suspend {
         id: TopicPartition,
@@ -155,6 +153,8 @@ pub fn start(directory: LogDirectory, around: Surroundings) -> ShardHandle {
         started: Instant::now(),
         high_watermarks_due: None,
         lagging: BTreeSet::new(),
+        pacing: Pacing::default(),
+        throttled: BTreeSet::new(),
         seen: MetadataImage::default(),
     };
     match shard.open_all() {
@@ -184,6 +184,9 @@ struct Shard {
     high_watermarks_due: Option<Instant>,
     /// The leaders with followers that do not know the high watermark.
     lagging: BTreeSet<TopicPartition>,
+    pacing: Pacing,
+    /// Followers that go on later.
+    throttled: BTreeSet<(i64, TopicPartition)>,
     /// The metadata that was last acted on.
     seen: MetadataImage,
 }
@@ -212,6 +215,7 @@ impl Shard {
                     self.take(&mut round, command, &mut commands);
                 }
                 () = at(self.high_watermarks_due) => self.tell_high_watermarks(),
+                () = at(self.next_throttled()) => self.go_on(&mut round),
                 _ = tick.tick() => self.tick(&mut round),
                 _ = housekeeping.tick() => self.housekeep(&mut round),
                 changed = metadata.changed() => {
@@ -262,6 +266,9 @@ impl Shard {
         for (source, position) in effects.positions {
             self.around.fetchers.fetch(source, position, self.handle.clone());
         }
+        if let Some(at_ms) = effects.again_at_ms {
+            self.throttled.insert((at_ms, id));
+        }
         if effects.high_watermark_due {
             self.lagging.insert(id);
             self.high_watermarks_due.get_or_insert_with(|| Instant::now() + HIGH_WATERMARK_LINGER);
@@ -281,9 +288,10 @@ impl Shard {
         let now_ms = self.now_ms();
         match command {
             Command::Lead { id, leader_epoch } => self.lead(round, id, leader_epoch)?,
-            Command::Follow { id, source, paused } => {
+            Command::Follow { id, source } => {
                 round.touched.insert(id);
-                self.replica(id)?.follow(&mut round.writes, Following::new(source, paused))?;
+                self.replica(id)?.follow(&mut round.writes, source)?;
+                self.set_paused(id);
                 self.around.fetchers.only(id, source.leader);
             }
             Command::Suspend { id, leader_epoch } => {
@@ -315,9 +323,11 @@ impl Shard {
             Command::Supplied(supplied) => {
                 for supplied in supplied {
                     round.touched.insert(supplied.id);
+                    let bytes = supplied.batches.iter().map(bytes::Bytes::len).sum();
                     if let Some(replica) = self.owned.get_mut(&supplied.id) {
                         replica.supply(&mut round.writes, &supplied)?;
                     }
+                    self.slow_down(supplied.id, bytes);
                 }
             }
             Command::Outcome { id, proposal, outcome } => {
@@ -429,6 +439,41 @@ impl Shard {
         }
     }
 
+    fn next_throttled(&self) -> Option<Instant> {
+        let (at_ms, _) = self.throttled.first()?;
+        Some(self.started + Duration::from_millis(u64::try_from(*at_ms).unwrap_or(0)))
+    }
+
+    fn go_on(&mut self, round: &mut Round) {
+        let now_ms = self.now_ms();
+        while let Some((at_ms, id)) = self.throttled.pop_first() {
+            if at_ms > now_ms {
+                self.throttled.insert((at_ms, id));
+                return;
+            }
+            round.touched.insert(id);
+        }
+    }
+
+    /// The replica has fetched so much: where it is throttled it waits before it asks for more.
+    fn slow_down(&mut self, id: TopicPartition, bytes: usize) {
+        let now_ms = self.now_ms();
+        let not_before = {
+            let image = self.around.metadata.borrow();
+            self.pacing.spend(&image, self.around.broker, id, bytes, now_ms)
+        };
+        if let (Some(replica), Some(at_ms)) = (self.owned.get_mut(&id), not_before) {
+            replica.set_pace(|pace| pace.not_before_ms = at_ms);
+        }
+    }
+
+    fn set_paused(&mut self, id: TopicPartition) {
+        let paused = Pacing::is_paused(&self.around.metadata.borrow(), self.around.broker, id);
+        if let Some(replica) = self.owned.get_mut(&id) {
+            replica.set_pace(|pace| pace.paused = paused);
+        }
+    }
+
     fn tick(&mut self, round: &mut Round) {
         for (id, replica) in self.owned.iter_mut().filter(|(_, replica)| replica.leads()) {
             replica.tick();
@@ -452,6 +497,7 @@ impl Shard {
         let now_ms = self.now_ms();
         let before = std::mem::replace(&mut self.seen, image);
         let image = &self.seen;
+        let reassignments_changed = !image.reassignments.ptr_eq(&before.reassignments);
         let same_around = image.brokers.ptr_eq(&before.brokers) && image.configs.ptr_eq(&before.configs);
         let same = |id| match (image.partition(id), before.partition(id)) {
             (Some(now), Some(then)) => same_around && Arc::ptr_eq(now, then),
@@ -461,6 +507,13 @@ impl Shard {
             if let Some(situation) = Situation::of(image, *id) {
                 replica.on_metadata(&situation, now_ms);
                 round.touched.insert(*id);
+            }
+        }
+        if reassignments_changed {
+            let moved: Vec<TopicPartition> = self.owned.keys().copied().collect();
+            for id in moved {
+                self.set_paused(id);
+                round.touched.insert(id);
             }
         }
     }

@@ -3,6 +3,7 @@
 mod bytes;
 mod elsewhere;
 mod partitions;
+mod reassignment;
 mod registration;
 mod topics;
 

@@ -9,6 +9,7 @@ mod kill_rounds;
 mod links;
 mod majority;
 mod pause;
+mod reassignment;
 mod smoke;
 mod snapshot;
 mod watch;

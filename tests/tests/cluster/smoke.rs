@@ -8,9 +8,12 @@ async fn smoke() {
     let created = cluster.create(new_topic("orders", 1, 3)).await;
     let leader = wait("leader", async || cluster.topic("orders").await.partitions[0].leader).await;
     let produce = async |cluster: &Cluster, leader: i32, value: String| {
-        let records = Records { records: vec![Record { value: Some(value.into_bytes().into()), timestamp_ms: 5, ..Record::default() }] };
+        let records = Records {
+            records: vec![Record { value: Some(value.into_bytes().into()), timestamp_ms: 5, ..Record::default() }],
+        };
         let batch = RecordBatch { record_count: 1, records: records.encode_to_vec().into(), ..RecordBatch::default() };
-        let batches = vec![ProducedBatch { topic_id: created.id.clone(), partition: 0, leader_epoch: None, batch: Some(batch) }];
+        let batches =
+            vec![ProducedBatch { topic_id: created.id.clone(), partition: 0, leader_epoch: None, batch: Some(batch) }];
         let reply = cluster.log_of(leader).produce(ProduceRequest { acks: -1, timeout_ms: 5000, batches }).await;
         let reply = reply.map(|r| r.into_inner());
         eprintln!("{reply:?}");
@@ -27,7 +30,8 @@ async fn smoke() {
     wait("produce", async || {
         let leader = cluster.topic("orders").await.partitions[0].leader?;
         produce(&cluster, leader, format!("after")).await
-    }).await;
+    })
+    .await;
     eprintln!("took {:?}", at.elapsed());
     let logs = cluster.identical_logs("orders").await;
     assert_eq!(logs[0].values().len(), 11);

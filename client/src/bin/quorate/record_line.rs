@@ -71,6 +71,7 @@ pub fn record_line(record: &Record, known: &Known) -> String {
         Record::BeginTransaction { name } => format!("transaction {name} begins"),
         Record::EndTransaction => "transaction ends".to_owned(),
         Record::AbortTransaction { reason } => format!("transaction aborted: {reason}"),
+        Record::ProducerIds { next } => format!("producer ids below {next} are given away"),
         Record::BeginReassignment(start) => reassignment_begun(start, known),
         Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
             format!("reassignment {reassignment} goes on{}", pace(*paused, *throttle_bytes_per_second))

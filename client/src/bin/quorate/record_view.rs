@@ -73,6 +73,9 @@ pub enum RecordView {
     AbortTransaction {
         reason: String,
     },
+    ProducerIds {
+        next: i64,
+    },
     BeginReassignment {
         id: i64,
         partitions: Vec<Reassigned>,
@@ -194,6 +197,7 @@ impl RecordView {
             Record::BeginTransaction { name } => Self::BeginTransaction { name: name.clone() },
             Record::EndTransaction => Self::EndTransaction,
             Record::AbortTransaction { reason } => Self::AbortTransaction { reason: reason.clone() },
+            Record::ProducerIds { next } => Self::ProducerIds { next: *next },
             Record::BeginReassignment(start) => Self::BeginReassignment {
                 id: start.id.get(),
                 partitions: start.partitions.iter().map(|moved| Reassigned::new(moved, names)).collect(),

@@ -21,8 +21,9 @@ use crate::retry::{Next, judge};
 /// A broker is near or it is gone: another may lead meanwhile.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Of a look at the cluster: beyond it, another node is asked.
+/// Of a look at the cluster. A node that is paused or gone must not hold up the search for the leader.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const LOOK_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// Who has the partitions, at some offset of the metadata.
 #[derive(Debug, Default)]
@@ -34,11 +35,12 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn look(
-        client: AdminClient,
+        mut client: AdminClient,
         topics: &BTreeSet<Arc<str>>,
         freshness: Freshness,
     ) -> Result<Self, ClientError> {
-        let client = client.with_timeout(LOOK_TIMEOUT);
+        client.options.timeout = client.options.timeout.min(LOOK_TIMEOUT);
+        client.options.attempt_timeout = client.options.attempt_timeout.min(LOOK_ATTEMPT_TIMEOUT);
         let refs = topics.iter().map(|name| TopicRef { name: Some(name.to_string()), id: None }).collect();
         let (topics, brokers) =
             tokio::try_join!(client.describe_topics(refs, freshness), client.list_brokers(Freshness::Stale))?;

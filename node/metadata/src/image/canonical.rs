@@ -43,6 +43,9 @@ pub(super) enum Entity<'a> {
         client: ClientId,
         up_to: u64,
     },
+    ProducerIds {
+        next: i64,
+    },
     /// An operation that moves replicas, without its partitions.
     Reassignment {
         id: ReassignmentId,
@@ -72,6 +75,7 @@ impl Entity<'_> {
                 out.tag(8).raw(client.as_bytes()).raw(&request.to_be_bytes()).long(offset.get()).bytes(reply)
             }
             Self::Forgotten { client, up_to } => out.tag(9).raw(client.as_bytes()).raw(&up_to.to_be_bytes()),
+            Self::ProducerIds { next } => out.tag(14).long(next),
             Self::Reassignment { id, paused, throttle_bytes_per_second, started_ms } => {
                 out.tag(12).long(id.get()).flag(paused).long(started_ms).option(
                     throttle_bytes_per_second,

@@ -81,6 +81,7 @@ impl Concern<'_> {
                 ConfigResource::Broker(broker) => *broker == self.broker,
             },
             Record::ClusterCreated { .. }
+            | Record::ProducerIds { .. }
             | Record::FeatureLevel { .. }
             | Record::RegisterController(_)
             | Record::RequestApplied { .. }
@@ -102,11 +103,26 @@ impl Concern<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ReassignmentId;
     use crate::image::Ledger;
-    use crate::image::fixture::{batch, broker, change, create_partition, feature, image, registration, topic};
+    use crate::image::fixture::{
+        batch, broker, change, create_partition, feature, image, partition_id, registration, topic,
+    };
+    use crate::record::{ReassignedPartition, ReassignmentStart};
 
     fn config(resource: ConfigResource) -> Record {
         Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) }
+    }
+
+    fn reassignment() -> Record {
+        let moved = ReassignedPartition { id: partition_id(0), original: vec![broker(2)] };
+        Record::BeginReassignment(ReassignmentStart {
+            id: ReassignmentId::new(1),
+            partitions: vec![moved],
+            paused: false,
+            throttle_bytes_per_second: None,
+            started_ms: None,
+        })
     }
 
     /// The offsets that concern broker 1 of what `records` add to the image of `fixture`.
@@ -150,9 +166,10 @@ mod tests {
             config(ConfigResource::Broker(broker(2))),
             config(ConfigResource::Broker(broker(1))),
             config(ConfigResource::BrokerDefault),
+            reassignment(),
             Record::RemoveTopic { topic: topic(1) },
         ];
-        assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7]);
+        assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -54,6 +54,9 @@ impl MetadataImage {
                 digest.add(Entity::Config { resource, key, value });
             }
         }
+        if self.next_producer_id > 0 {
+            digest.add(Entity::ProducerIds { next: self.next_producer_id });
+        }
         for operation in self.reassignments.values() {
             operation.entities().for_each(|entity| digest.add(entity));
         }

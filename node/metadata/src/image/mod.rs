@@ -50,6 +50,8 @@ pub struct MetadataImage {
     pub topics: OrdMap<TopicId, Arc<Topic>>,
     pub topic_names: OrdMap<String, TopicId>,
     pub configs: OrdMap<ConfigResource, OrdMap<String, String>>,
+    /// The first producer id that nobody has been given.
+    pub next_producer_id: i64,
     pub requests: Requests,
     /// Derived from the partitions; not part of the digest.
     pub index: PartitionIndex,

@@ -34,6 +34,8 @@ pub enum ReplayError {
     UnknownPartition(TopicPartition),
     #[error("partition {id} cannot be created: the next one is {next}")]
     PartitionOutOfOrder { id: TopicPartition, next: usize },
+    #[error("producer ids below {before} were given away, the record says {next}")]
+    ProducerIdsGivenTwice { next: i64, before: i64 },
     #[error("broker {0} is not known")]
     UnknownBroker(BrokerId),
     #[error("broker {broker} has epoch {current}, the record says {stated}")]
@@ -104,6 +106,7 @@ impl MetadataImage {
             }
             Record::Digest { digest } => self.check_digest(*digest)?,
             Record::BeginTransaction { .. } | Record::EndTransaction | Record::AbortTransaction { .. } => {}
+            Record::ProducerIds { next } => self.set_next_producer_id(*next)?,
             Record::BeginReassignment(start) => self.begin_reassignment(start)?,
             Record::ChangeReassignment { reassignment, paused, throttle_bytes_per_second } => {
                 self.change_reassignment(*reassignment, *paused, *throttle_bytes_per_second)?;
@@ -118,6 +121,19 @@ impl MetadataImage {
         }
         self.cluster = Some(cluster);
         self.digest.add(Entity::Cluster(cluster));
+        Ok(())
+    }
+
+    fn set_next_producer_id(&mut self, next: i64) -> Result<(), ReplayError> {
+        let before = self.next_producer_id;
+        if next <= before {
+            return Err(ReplayError::ProducerIdsGivenTwice { next, before });
+        }
+        if before > 0 {
+            self.digest.remove(Entity::ProducerIds { next: before });
+        }
+        self.digest.add(Entity::ProducerIds { next });
+        self.next_producer_id = next;
         Ok(())
     }
 

@@ -40,8 +40,10 @@ impl MetadataImage {
             let config = move |(key, value)| Record::Config { resource: resource.clone(), key, value: Some(value) };
             entries.into_iter().map(config)
         });
+        let producer_ids = (image.next_producer_id > 0).then_some(Record::ProducerIds { next: image.next_producer_id });
         cluster
             .chain(features)
+            .chain(producer_ids)
             .chain(controllers.map(|(_, controller)| Record::RegisterController(Arc::unwrap_or_clone(controller))))
             .chain(brokers.map(|(_, broker)| Record::RegisterBroker(Arc::unwrap_or_clone(broker))))
             .chain(topics.flat_map(|(_, topic)| records_of(topic)))
@@ -80,7 +82,8 @@ impl MetadataImage {
             | Record::CreateTopic { .. }
             | Record::CreatePartition(_)
             | Record::Config { .. }
-            | Record::BeginReassignment(_) => self.apply(record),
+            | Record::BeginReassignment(_)
+            | Record::ProducerIds { .. } => self.apply(record),
             Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
                 self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
                 Ok(())

@@ -10,6 +10,7 @@ pub mod elections;
 pub mod features;
 pub mod heartbeat;
 pub mod partition_change;
+pub mod producer_ids;
 pub mod reassignment;
 pub mod topics;
 

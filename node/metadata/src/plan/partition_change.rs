@@ -1,13 +1,13 @@
 //! The only place that picks a leader, changes an ISR or bumps a leader epoch.
 //!
-//! Callers say what they want (another ISR, other replicas, another election, a broker out) and who may lead; `build` then runs the
-//! same steps for all of them, in this order:
+//! Callers say what they want (another ISR, other replicas, another election, a broker out) and who may lead; `build`
+//! then runs the same steps for all of them, in this order:
 //!
 //! 1. finish the reassignment, if the ISR now holds every target replica;
 //! 2. ELR: whoever leaves the ISR while it falls below `min.insync.replicas` stays eligible;
 //! 3. elect;
-//! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR; and if it came from the ELR and is all that is
-//!    to stay, finish the reassignment;
+//! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR; and finish the reassignment, if the one
+//!    from the ELR is all that is to stay;
 //! 5. remember the last leader, if there is none now;
 //! 6. write what differs. Nothing differs: no change.
 //!

@@ -309,6 +309,7 @@ fn check_throttle(throttle_bytes_per_second: Option<u64>) -> Result<(), ApiError
 }
 
 /// An operation begins in one batch: cut in two, there would be a moment when it names partitions that do not move.
+/// Since it is never a transaction of several batches, it may also name its own offset.
 fn check_size(records: &[Record]) -> Result<(), ApiError> {
     let bytes: usize = records.iter().map(Record::approximate_bytes).sum();
     if bytes <= limits::BATCH_BYTES_MAX {

@@ -8,6 +8,7 @@ use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::features;
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
+use quorate_metadata::plan::producer_ids;
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::record::{Endpoint, LeaderRecoveryState, SecurityProtocol, VersionRange};
 use quorate_metadata::rng::Rng;
@@ -65,6 +66,7 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         "reassign" => world.propose(|world, _| reassignment::start(world.image(), command)),
         "cancel" => world.propose(|world, _| reassignment::cancel(world.image(), command)),
         "pace" => world.propose(|world, _| reassignment::change(world.image(), command)),
+        "producer-ids" => world.propose(|world, _| producer_ids(world.image(), command)),
         "dump" => Ok(dump(world.image())),
         "leaders" => Ok(leaders(world.image())),
         other => Err(format!("unknown command {other}").into()),
@@ -204,6 +206,18 @@ fn on_broker(
     let lines = world.propose(|world, _| step(plan(world.image(), broker), |()| Vec::new()))?;
     world.heard(broker);
     Ok(lines)
+}
+
+/// `producer-ids BROKER [epoch=N]`
+fn producer_ids(image: &MetadataImage, command: &Command) -> Result<Step> {
+    let mut args = Arguments::of(command);
+    let broker = args.broker()?;
+    let current = image.broker(broker).map_or(BrokerEpoch::new(-1), |registered| registered.epoch);
+    let epoch = args.value("epoch")?.map_or(current, BrokerEpoch::new);
+    args.end()?;
+    let block = producer_ids::allocate(image, broker, epoch);
+    let step = step(block, |block| vec![format!("{} to {}", block.start, block.end - 1)])?;
+    Ok(Step { goes_on: true, ..step })
 }
 
 /// `create NAME… [partitions=N] [rf=N] [replicas=1,2] [assignment=0:1,2;1:2,1] [KEY=VALUE…]`

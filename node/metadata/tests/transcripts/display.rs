@@ -32,6 +32,7 @@ pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) ->
             let old = before.configs.get(resource).and_then(|configs| configs.get(key));
             format!("config {resource} {key} {}→{}", option(old.as_ref()), option(value.as_ref()))
         }
+        Record::ProducerIds { next } => format!("producer ids up to {}", next - 1),
         Record::BeginReassignment(start) => operation(after, after.reassignments.get(&start.id).unwrap()),
         Record::ChangeReassignment { reassignment, .. } => {
             operation(after, after.reassignments.get(reassignment).unwrap())

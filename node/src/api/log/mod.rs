@@ -62,8 +62,7 @@ impl Log for LogService {
     ) -> Result<Response<InitProducerReply>, Status> {
         let plane = self.plane()?;
         let timeout = super::request::timeout(request.into_inner().timeout_ms);
-        let id = 0;
-        let _ = (plane, timeout);
+        let id = plane.producer_ids().next(timeout).await.map_err(|error| status(&error))?;
         Ok(Response::new(InitProducerReply { producer_id: id, producer_epoch: 0 }))
     }
 

@@ -22,10 +22,18 @@ pub struct Source {
 #[derive(Debug)]
 pub struct Following {
     source: Source,
-    /// Its reassignment is paused: it asks for nothing.
-    paused: bool,
+    pace: Pace,
     /// Where it last said that it stands, until it is answered.
     told: Option<Position>,
+}
+
+/// How a replica that is being added may fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pace {
+    /// It asks for nothing.
+    pub paused: bool,
+    /// It asks for nothing before then.
+    pub not_before_ms: i64,
 }
 
 /// What a leader has sent for one position.
@@ -41,28 +49,35 @@ pub struct Supplied {
 }
 
 impl Following {
-    pub fn new(source: Source, paused: bool) -> Self {
-        Self { source, paused, told: None }
+    pub fn new(source: Source) -> Self {
+        Self { source, pace: Pace::default(), told: None }
     }
 
     pub fn source(&self) -> Source {
         self.source
     }
 
-    pub fn take_terms(&mut self, other: Self) {
-        self.paused = other.paused;
-    }
-
     /// Says where it stands, unless it has said so and was not answered yet.
-    pub fn stand_at(&mut self, position: Position, effects: &mut Effects) {
-        if self.told.is_none() && !self.paused {
-            self.told = Some(position);
-            effects.positions.push((self.source, position));
+    pub fn stand_at(&mut self, position: Position, now_ms: i64, effects: &mut Effects) {
+        if self.told.is_some() || self.pace.paused {
+            return;
         }
+        if self.pace.not_before_ms > now_ms {
+            effects.again_at_ms = Some(self.pace.not_before_ms);
+            return;
+        }
+        self.told = Some(position);
+        effects.positions.push((self.source, position));
     }
 }
 
 impl Replica {
+    pub fn set_pace(&mut self, change: impl FnOnce(&mut Pace)) {
+        if let Role::Follower(following) = &mut self.role {
+            change(&mut following.pace);
+        }
+    }
+
     /// Takes what the leader has sent. What comes from another leadership is of no interest any more.
     pub fn supply(&mut self, writes: &mut Writes, supplied: &Supplied) -> Result<(), LogError> {
         let Role::Follower(following) = &mut self.role else { return Ok(()) };

@@ -24,7 +24,8 @@ use tokio::sync::watch;
 
 use super::situation::Situation;
 pub use describe::{Description, Progress};
-pub use following::{Following, Source, Supplied};
+use following::Following;
+pub use following::{Source, Supplied};
 use leading::Leading;
 pub use leading::{Acks, Answer, Batches, NewRecords, Position, Produced, Refused, Sink};
 use tail::Tail;
@@ -85,6 +86,8 @@ pub struct Effects {
     pub positions: Vec<(Source, Position)>,
     /// Followers are in step but do not know the high watermark.
     pub high_watermark_due: bool,
+    /// A follower is to be settled again then: it is throttled.
+    pub again_at_ms: Option<i64>,
 }
 
 impl Replica {
@@ -145,17 +148,16 @@ impl Replica {
     }
 
     /// Follows `leader` at `epoch`. What only its own unwritten epoch left behind goes.
-    pub fn follow(&mut self, writes: &mut Writes, following: Following) -> Result<(), LogError> {
-        if let Role::Follower(now) = &mut self.role
-            && now.source() == following.source()
+    pub fn follow(&mut self, writes: &mut Writes, source: Source) -> Result<(), LogError> {
+        if let Role::Follower(now) = &self.role
+            && now.source() == source
         {
-            now.take_terms(following);
             return Ok(());
         }
-        self.leave_office(following.source().leader_epoch);
+        self.leave_office(source.leader_epoch);
         let end = self.log.log_end();
         self.log.truncate_to(writes, end)?;
-        self.role = Role::Follower(following);
+        self.role = Role::Follower(Following::new(source));
         Ok(())
     }
 
@@ -220,7 +222,7 @@ impl Replica {
                     max_bytes: following::FETCH_BYTES_MAX,
                     high_watermark: self.high_watermark,
                 };
-                following.stand_at(position, effects);
+                following.stand_at(position, now_ms, effects);
             }
             Role::Offline { .. } => {}
         }

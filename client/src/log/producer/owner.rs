@@ -1,0 +1,447 @@
+//! The task behind a producer.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use quorate_metadata::{ApiError, ErrorName};
+use quorate_proto::error::{from_item, from_status};
+use quorate_proto::log::log_client::LogClient;
+use quorate_proto::log::{InitProducerRequest, ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::lane::Lane;
+use super::routes::{Found, Routes, look_up};
+use super::{Acks, Message, ProducerOptions, Sent};
+use crate::AdminClient;
+use crate::error::ClientError;
+use crate::log::partitioner::partition_of_key;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Between two looks for a leader that is not known.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A request that takes longer is reason to look whether its leader still leads.
+const SUSPICIOUS: Duration = Duration::from_millis(300);
+
+/// A topic that no node knows fails its records after so long.
+const UNKNOWN_TOPIC: Duration = Duration::from_secs(5);
+
+/// For room in a request beside its batches.
+const REQUEST_BYTES: usize = 8 << 20;
+
+type Place = (String, i32);
+
+pub struct Owner {
+    admin: AdminClient,
+    options: ProducerOptions,
+    lanes: BTreeMap<Place, Lane>,
+    /// Records whose topic is not known yet, and since when.
+    unrouted: HashMap<String, (Instant, Vec<Sent>)>,
+    /// Where records without a key go at the moment.
+    sticky: HashMap<String, i32>,
+    routes: Routes,
+    channels: HashMap<String, Channel>,
+    producer: Option<i64>,
+    flights: HashMap<u64, Flight>,
+    last_flight: u64,
+    work: JoinSet<Done>,
+    looking: bool,
+    /// A leader may be another than the one that is known.
+    look_wanted: bool,
+    looked_at: Option<Instant>,
+    asking_id: bool,
+    ask_id_at: Option<Instant>,
+    flushing: Vec<oneshot::Sender<()>>,
+}
+
+/// A request under way.
+struct Flight {
+    places: Vec<Place>,
+    endpoint: String,
+    since: Instant,
+    handle: AbortHandle,
+}
+
+enum Done {
+    Produced(u64, Result<ProduceReply, Status>),
+    Looked(Result<Found, ClientError>),
+    Identified(Result<i64, ApiError>),
+}
+
+impl Owner {
+    pub fn new(admin: AdminClient, options: ProducerOptions) -> Self {
+        Self {
+            admin,
+            options,
+            lanes: BTreeMap::new(),
+            unrouted: HashMap::new(),
+            sticky: HashMap::new(),
+            routes: Routes::default(),
+            channels: HashMap::new(),
+            producer: None,
+            flights: HashMap::new(),
+            last_flight: 0,
+            work: JoinSet::new(),
+            looking: false,
+            look_wanted: false,
+            looked_at: None,
+            asking_id: false,
+            ask_id_at: None,
+            flushing: Vec::new(),
+        }
+    }
+
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let mut open = true;
+        while open || !self.is_idle() {
+            let timer = self.next_timer();
+            tokio::select! {
+                message = messages.recv(), if open => match message {
+                    Some(message) => {
+                        self.take(message);
+                        while let Ok(message) = messages.try_recv() {
+                            self.take(message);
+                        }
+                    }
+                    None => open = false,
+                },
+                Some(done) = self.work.join_next() => self.on_done(done),
+                () = at(timer) => {}
+            }
+            self.expire();
+            self.search();
+            self.dispatch();
+            if self.is_idle() {
+                // Who asked may have gone.
+                for done in self.flushing.drain(..) {
+                    let _ = done.send(());
+                }
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unrouted.is_empty() && self.lanes.values().all(Lane::is_empty)
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Flush(done) => self.flushing.push(done),
+            Message::Send(sent) if self.routes.topic(&sent.topic).is_some() => self.enqueue(sent),
+            Message::Send(sent) => {
+                let waiting = self.unrouted.entry(sent.topic.clone());
+                waiting.or_insert_with(|| (Instant::now(), Vec::new())).1.push(sent);
+            }
+        }
+    }
+
+    fn enqueue(&mut self, sent: Sent) {
+        let partitions = self.routes.topic(&sent.topic).map_or(0, |route| route.partitions());
+        let partition = match (sent.partition, &sent.record.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => i32::try_from(partition_of_key(key, partitions)).unwrap_or(0),
+            (None, None) => *self.sticky.entry(sent.topic.clone()).or_insert(0),
+        };
+        if usize::try_from(partition).map_or(true, |partition| partition >= partitions) {
+            let message = format!("topic {} has {partitions} partitions, no {partition}", sent.topic);
+            return sent.promise.keep(Err(ClientError::failed(ErrorName::UnknownTopicOrPartition, message)));
+        }
+        let is_keyless = sent.partition.is_none() && sent.record.key.is_none();
+        let place = (sent.topic, partition);
+        let lane = self.lanes.entry(place.clone()).or_default();
+        let is_new = lane.push(sent.record, sent.promise, self.options.batch_bytes, Instant::now());
+        if is_new && is_keyless {
+            // The batch after this one goes elsewhere.
+            let next = (usize::try_from(partition).unwrap_or(0) + 1) % partitions.max(1);
+            self.sticky.insert(place.0, i32::try_from(next).unwrap_or(0));
+        }
+    }
+
+    /// Fails what has waited for too long.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let timeout = self.options.delivery_timeout;
+        let mut needs_id = false;
+        for lane in self.lanes.values_mut() {
+            while let Some(first) = lane.first().filter(|first| now >= first.begun + timeout)
+                && !lane.is_in_flight()
+            {
+                let error = ApiError::new(ErrorName::RequestTimedOut, "not delivered in time");
+                let error = if first.maybe_appended { ClientError::Unknown(error) } else { ClientError::Failed(error) };
+                needs_id |= lane.failed(&error);
+            }
+        }
+        if needs_id {
+            self.producer = None;
+        }
+    }
+
+    /// Looks for leaders where one is not known, or may be another by now.
+    fn search(&mut self) {
+        if self.looking || self.look_due().is_none_or(|due| due > Instant::now()) {
+            return;
+        }
+        self.looking = true;
+        self.look_wanted = false;
+        let busy = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|((topic, _), _)| topic.clone());
+        let mut names: Vec<String> = self.unrouted.keys().cloned().chain(busy).collect();
+        names.sort_unstable();
+        names.dedup();
+        let admin = self.admin.clone();
+        self.work.spawn(async move { Done::Looked(look_up(admin, names).await) });
+    }
+
+    fn look_due(&self) -> Option<Instant> {
+        let after = |pause| self.looked_at.map_or_else(Instant::now, |at| at + pause);
+        let is_unknown = |((topic, partition), lane): (&Place, &Lane)| {
+            !lane.is_empty() && self.routes.leader(topic, *partition).is_none()
+        };
+        if self.look_wanted || !self.unrouted.is_empty() || self.lanes.iter().any(is_unknown) {
+            return Some(after(LOOK_AGAIN));
+        }
+        let suspicious_at = self.flights.values().map(|flight| flight.since + SUSPICIOUS).min()?;
+        Some(self.looked_at.map_or(suspicious_at, |at| suspicious_at.max(at + SUSPICIOUS)))
+    }
+
+    /// Sends what is due, in one request for each leader.
+    fn dispatch(&mut self) {
+        let now = Instant::now();
+        if self.options.idempotent && self.producer.is_none() {
+            if self.lanes.values().any(|lane| !lane.is_empty()) {
+                self.ask_for_id();
+            }
+            return;
+        }
+        let mut by_leader: BTreeMap<String, Vec<(Place, ProducedBatch)>> = BTreeMap::new();
+        let mut bytes: HashMap<String, usize> = HashMap::new();
+        for (place, lane) in &mut self.lanes {
+            let is_due = lane.due_at(self.options.linger, self.options.batch_bytes).is_some_and(|due| due <= now);
+            let (Some(leader), true) = (self.routes.leader(&place.0, place.1), is_due) else { continue };
+            let taken = bytes.entry(leader.to_owned()).or_default();
+            if *taken >= REQUEST_BYTES {
+                continue;
+            }
+            let Some(batch) = lane.take_off(self.producer) else { continue };
+            *taken += batch.records.len();
+            let topic_id = self.routes.topic(&place.0).map(|route| route.id.clone()).unwrap_or_default();
+            let produced = ProducedBatch { topic_id, partition: place.1, leader_epoch: None, batch: Some(batch) };
+            by_leader.entry(leader.to_owned()).or_default().push((place.clone(), produced));
+        }
+        for (endpoint, batches) in by_leader {
+            let (places, batches) = batches.into_iter().unzip();
+            self.take_off(endpoint, places, batches);
+        }
+    }
+
+    fn take_off(&mut self, endpoint: String, places: Vec<Place>, batches: Vec<ProducedBatch>) {
+        let acks = match self.options.acks {
+            Acks::None => 0,
+            Acks::Leader => 1,
+            Acks::All => -1,
+        };
+        let timeout = self.options.request_timeout;
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        let request = ProduceRequest { acks, timeout_ms, batches };
+        self.last_flight += 1;
+        let flight = self.last_flight;
+        let channel = self.channel(&endpoint);
+        let handle = self.work.spawn(async move { Done::Produced(flight, produce(channel, request, timeout).await) });
+        self.flights.insert(flight, Flight { places, endpoint, since: Instant::now(), handle });
+    }
+
+    fn channel(&mut self, endpoint: &str) -> Result<Channel, Status> {
+        if let Some(open) = self.channels.get(endpoint) {
+            return Ok(open.clone());
+        }
+        let channel = Endpoint::from_shared(format!("http://{endpoint}"))
+            .map_err(|error| Status::unavailable(error.to_string()))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+            .initial_stream_window_size(4 << 20)
+            .connect_lazy();
+        self.channels.insert(endpoint.to_owned(), channel.clone());
+        Ok(channel)
+    }
+
+    fn ask_for_id(&mut self) {
+        let is_early = self.ask_id_at.is_some_and(|at| at > Instant::now());
+        if is_early || std::mem::replace(&mut self.asking_id, true) {
+            return;
+        }
+        let leader = |((topic, partition), _): (&Place, &Lane)| {
+            self.routes.leader(topic, *partition).map(str::to_owned)
+        };
+        let Some(endpoint) = self.lanes.iter().find_map(leader) else {
+            self.asking_id = false;
+            self.ask_id_at = Some(Instant::now() + LOOK_AGAIN);
+            return;
+        };
+        let channel = self.channel(&endpoint);
+        self.work.spawn(async move { Done::Identified(identify(channel).await) });
+    }
+
+    fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
+        match done {
+            Ok(Done::Produced(flight, outcome)) => {
+                if let Some(flight) = self.flights.remove(&flight) {
+                    self.on_produced(flight, outcome);
+                }
+            }
+            Ok(Done::Looked(found)) => self.on_looked(found),
+            Ok(Done::Identified(id)) => {
+                self.asking_id = false;
+                match id {
+                    Ok(id) => self.producer = Some(id),
+                    // The leader that was asked may be gone: whoever leads then is asked.
+                    Err(_) => {
+                        self.ask_id_at = Some(Instant::now() + LOOK_AGAIN);
+                        self.look_wanted = true;
+                    }
+                }
+            }
+            // Given up, because the leader is another by now.
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+
+    fn on_produced(&mut self, flight: Flight, outcome: Result<ProduceReply, Status>) {
+        let now = Instant::now();
+        match outcome {
+            Ok(reply) => {
+                for (place, answer) in flight.places.into_iter().zip(&reply.partitions) {
+                    self.on_answer(&place, answer, now);
+                }
+            }
+            Err(status) => {
+                // Nothing of ours was said: the broker is gone, or its outcome is.
+                if !quorate_proto::error::is_ours(&status) {
+                    self.channels.remove(&flight.endpoint);
+                }
+                for place in &flight.places {
+                    if let Some(lane) = self.lanes.get_mut(place) {
+                        lane.again(false, true, now);
+                    }
+                }
+                self.look_wanted = true;
+            }
+        }
+    }
+
+    fn on_answer(&mut self, (topic, partition): &Place, answer: &ProducedPartition, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&(topic.clone(), *partition)) else { return };
+        let Some(error) = answer.error.as_ref().map(from_item) else {
+            let offset = (answer.base_offset >= 0).then_some(answer.base_offset);
+            return lane.landed(*partition, offset, answer.leader_epoch);
+        };
+        match error.name {
+            ErrorName::DuplicateSequenceNumber => lane.landed(*partition, None, answer.leader_epoch),
+            name if error.is_retryable() || name == ErrorName::FencedLeaderEpoch => {
+                let hint = answer.current_leader.as_ref();
+                let is_news = hint.is_some_and(|hint| self.routes.learn(topic, *partition, hint));
+                lane.again(is_news, !error.is_definite(), now);
+                if !is_news {
+                    self.look_wanted = true;
+                }
+            }
+            _ => {
+                if lane.failed(&ClientError::from(error)) {
+                    self.producer = None;
+                }
+            }
+        }
+    }
+
+    fn on_looked(&mut self, found: Result<Found, ClientError>) {
+        let now = Instant::now();
+        self.looking = false;
+        self.looked_at = Some(now);
+        for (name, route) in found.into_iter().flatten() {
+            match route {
+                Ok(route) => {
+                    self.routes.take(&name, route);
+                    let waiting = self.unrouted.remove(&name).map(|(_, waiting)| waiting);
+                    waiting.into_iter().flatten().for_each(|sent| self.enqueue(sent));
+                }
+                Err(error) => {
+                    let is_late = |(since, _): &(Instant, Vec<Sent>)| now >= *since + UNKNOWN_TOPIC;
+                    if self.unrouted.get(&name).is_some_and(is_late) {
+                        let waiting = self.unrouted.remove(&name).map(|(_, waiting)| waiting);
+                        waiting.into_iter().flatten().for_each(|sent| sent.promise.keep(Err(error.clone())));
+                    }
+                }
+            }
+        }
+        self.leave_former_leaders(now);
+    }
+
+    /// A request to a broker that has stopped answering, and that leads no more, is sent to who does.
+    fn leave_former_leaders(&mut self, now: Instant) {
+        let routes = &self.routes;
+        let has_moved = |_: &u64, flight: &mut Flight| {
+            let is_elsewhere = |(topic, partition): &Place| {
+                routes.leader(topic, *partition).is_some_and(|leader| leader != flight.endpoint)
+            };
+            now >= flight.since + SUSPICIOUS && flight.places.iter().all(is_elsewhere)
+        };
+        for (_, flight) in self.flights.extract_if(has_moved) {
+            flight.handle.abort();
+            for place in &flight.places {
+                if let Some(lane) = self.lanes.get_mut(place) {
+                    lane.again(true, true, now);
+                }
+            }
+        }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        let can_send = !self.options.idempotent || self.producer.is_some();
+        let lanes = self.lanes.iter().filter_map(|((topic, partition), lane)| {
+            let is_known = can_send && self.routes.leader(topic, *partition).is_some();
+            let due = lane.due_at(self.options.linger, self.options.batch_bytes).filter(|_| is_known);
+            let expires = lane.first().map(|first| first.begun + self.options.delivery_timeout);
+            due.into_iter().chain(expires.filter(|_| !lane.is_in_flight())).min()
+        });
+        let look = self.look_due().filter(|_| !self.looking);
+        let ask = self.ask_id_at.filter(|_| !can_send && !self.asking_id && !self.lanes.is_empty());
+        lanes.chain(look).chain(ask).min()
+    }
+}
+
+async fn produce(
+    channel: Result<Channel, Status>,
+    request: ProduceRequest,
+    limit: Duration,
+) -> Result<ProduceReply, Status> {
+    let mut client = LogClient::new(channel?);
+    // A broker that keeps to the time of the request answers before.
+    let limit = limit + Duration::from_secs(1);
+    match timeout(limit, client.produce(Request::new(request))).await {
+        Ok(reply) => reply.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded("the broker does not answer")),
+    }
+}
+
+async fn identify(channel: Result<Channel, Status>) -> Result<i64, ApiError> {
+    let failed = |status: Status| from_status(&status);
+    let mut client = LogClient::new(channel.map_err(failed)?);
+    let reply = timeout(Duration::from_secs(5), client.init_producer(InitProducerRequest { timeout_ms: 4_000 })).await;
+    let late = |_| ApiError::new(ErrorName::RequestTimedOut, "no producer id in time");
+    Ok(reply.map_err(late)?.map_err(failed)?.into_inner().producer_id)
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
