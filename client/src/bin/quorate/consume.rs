@@ -17,7 +17,7 @@ use crate::session::Session;
 use crate::topic;
 
 /// Between two looks at whether it goes on at all.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Args)]
 pub struct Arguments {
