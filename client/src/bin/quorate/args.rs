@@ -64,6 +64,8 @@ pub enum Command {
     /// Dynamic configs of topics and brokers
     #[command(subcommand, alias = "configs")]
     Config(crate::config::Config),
+    /// The records of a topic, a line a value
+    Consume(crate::consume::Arguments),
     /// The metadata feed, a line a record
     Watch(crate::watch::Arguments),
     /// Whether the cluster is healthy, and why it is not
@@ -154,6 +156,10 @@ mod tests {
             "quorate config set topic/orders",
             "quorate config get nothing/orders",
             "quorate topic list --bootstrap a:1 --context prod",
+            "quorate consume",
+            "quorate consume orders --from yesterday",
+            "quorate consume orders --from -1",
+            "quorate consume orders -p -1",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -173,6 +179,14 @@ mod tests {
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
+    }
+
+    #[test]
+    fn a_topic_is_consumed_from_any_place() {
+        for from in ["7", "beginning", "end", "@1700000000000"] {
+            assert!(parse(&format!("quorate consume orders -p 0,2 --from {from} --follow")).is_ok(), "{from}");
+        }
+        assert!(parse("quorate consume orders --max-records 5 --print-key --from-follower -o json").is_ok());
     }
 
     #[test]

@@ -151,6 +151,9 @@ fn advice(name: ErrorName) -> Option<&'static str> {
             "the preferred replica is not in sync, or not up: quorate partition explain says which"
         }
         N::MessageTooLarge | N::RecordListTooLarge => "send it in smaller pieces",
+        N::OffsetOutOfRange => {
+            "the log does not have this offset: --from beginning or --from end names one that it has"
+        }
         N::ResyncRequired => "records so old are no longer kept: watch without --from, or with --snapshot",
         N::UnsupportedVersion => "quorate and the nodes are of different versions",
         _ => return None,

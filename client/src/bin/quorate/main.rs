@@ -3,6 +3,7 @@
 mod args;
 mod broker;
 mod config;
+mod consume;
 mod context;
 mod failure;
 mod output;
@@ -54,6 +55,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Broker(command) => broker::run(&session, command).await,
         Command::Quorum(command) => quorum::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
+        Command::Consume(arguments) => consume::run(&session, arguments).await,
         Command::Watch(arguments) => watch::run(&session, arguments).await,
         Command::Status => status::run(&session).await,
         Command::Perf(command) => perf::run(&session, command).await,

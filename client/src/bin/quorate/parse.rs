@@ -1,5 +1,6 @@
 //! Arguments with an inner form.
 
+use quorate_client::log::Start;
 use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{Assignment, ConfigResource};
 
@@ -35,6 +36,20 @@ pub fn replicas(text: &str) -> Result<Vec<i32>, String> {
 /// The assignments of consecutive partitions, the first of which is `first`.
 pub fn assignments(replicas: &[Vec<i32>], first: i32) -> Vec<Assignment> {
     (first..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas: replicas.clone() }).collect()
+}
+
+/// Where to begin to read: an offset, `beginning`, `end`, or `@` and milliseconds since 1970.
+pub fn start(text: &str) -> Result<Start, String> {
+    let number = |text: &str| text.parse().ok().filter(|number| *number >= 0);
+    match text {
+        "beginning" => Some(Start::Beginning),
+        "end" => Some(Start::End),
+        _ => match text.strip_prefix('@') {
+            Some(timestamp) => number(timestamp).map(Start::Timestamp),
+            None => number(text).map(Start::At),
+        },
+    }
+    .ok_or_else(|| "expected an offset, beginning, end or @TIMESTAMP_MS".to_owned())
 }
 
 /// Bytes per second: `1000`, `512KiB`, `10MB`.
@@ -132,6 +147,17 @@ mod tests {
         assert_eq!(throttle("none"), Ok(Throttle(None)));
         for wrong in ["", "0", "MiB", "-1", "1.5MiB", "10 MiB", "10mib", "99999999999GiB"] {
             assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn reading_starts_at_an_offset_a_place_or_a_time() {
+        assert_eq!(start("12"), Ok(Start::At(12)));
+        assert_eq!(start("beginning"), Ok(Start::Beginning));
+        assert_eq!(start("end"), Ok(Start::End));
+        assert_eq!(start("@1700000000000"), Ok(Start::Timestamp(1_700_000_000_000)));
+        for wrong in ["", "-1", "@", "@-5", "start", "1.5"] {
+            assert!(start(wrong).is_err(), "{wrong}");
         }
     }
 
