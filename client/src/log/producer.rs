@@ -136,7 +136,7 @@ impl Producer {
         let nodes = Nodes::open(bootstrap, &LOOK_UP)?;
         let admin = AdminClient::over(nodes, LOOK_UP);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
-        let buffer_bytes = options.buffer_bytes.min(Semaphore::MAX_PERMITS).max(1);
+        let buffer_bytes = options.buffer_bytes.clamp(1, Semaphore::MAX_PERMITS);
         tokio::spawn(Owner::new(admin, options).run(messages));
         Ok(Self { queue, room: Arc::new(Semaphore::new(buffer_bytes)), buffer_bytes })
     }

@@ -124,9 +124,7 @@ async fn send(
     let room = Arc::new(Semaphore::new(arguments.in_flight as usize));
     let value = Bytes::from(vec![b'x'; arguments.record_bytes as usize]);
     let ends = Instant::now() + Duration::from_secs(arguments.seconds);
-    let mut pace = (arguments.rate > 0).then(|| {
-        interval_at(Instant::now(), Duration::from_secs(1) / arguments.rate)
-    });
+    let mut pace = (arguments.rate > 0).then(|| interval_at(Instant::now(), Duration::from_secs(1) / arguments.rate));
     let mut number = 0;
     while Instant::now() < ends {
         if let Some(pace) = &mut pace {

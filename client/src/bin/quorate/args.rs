@@ -64,6 +64,8 @@ pub enum Command {
     /// Dynamic configs of topics and brokers
     #[command(subcommand, alias = "configs")]
     Config(crate::config::Config),
+    /// Write lines of the standard input as records
+    Produce(crate::produce::Produce),
     /// The records of a topic, a line a value
     Consume(crate::consume::Arguments),
     /// The metadata feed, a line a record

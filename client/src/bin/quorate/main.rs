@@ -11,6 +11,7 @@ mod parse;
 mod partition;
 mod perf;
 mod plan;
+mod produce;
 mod quorum;
 mod reasons;
 mod reassign;
@@ -56,6 +57,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Quorum(command) => quorum::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
         Command::Consume(arguments) => consume::run(&session, arguments).await,
+        Command::Produce(arguments) => produce::run(&session, arguments).await,
         Command::Watch(arguments) => watch::run(&session, arguments).await,
         Command::Status => status::run(&session).await,
         Command::Perf(command) => perf::run(&session, command).await,

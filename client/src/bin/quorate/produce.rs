@@ -66,7 +66,7 @@ pub async fn run(session: &Session, command: Produce) -> Outcome {
 /// Refuses a topic that is not there before the first line is read.
 async fn known(session: &Session, name: &str) -> Outcome {
     let topic = TopicRef { name: Some(name.to_owned()), id: None };
-    let topics = session.client()?.describe_topics(vec![topic], Freshness::Linearizable).await?.topics;
+    let topics = session.client.describe_topics(vec![topic], Freshness::Linearizable).await?.topics;
     Ok(check_item(topics.first().and_then(|topic| topic.error.as_ref()))?)
 }
 
