@@ -8,6 +8,7 @@ pub mod failover;
 pub mod fence;
 pub mod heartbeat;
 pub mod mutate;
+pub mod outage;
 pub mod produce;
 
 mod brokers;

@@ -19,6 +19,8 @@ pub enum Perf {
     Heartbeat(perf::heartbeat::HeartbeatArgs),
     /// Records through the reference data plane
     Produce(perf::produce::ProduceArgs),
+    /// End a partition's leader under a producer: the gap between acknowledgements, what is lost, what is there twice
+    Outage(perf::outage::OutageArgs),
     /// Kill the active controller: time to the next acknowledged CreateTopics
     Failover(perf::failover::FailoverArgs),
     /// Kill a broker: time until all its partitions have another leader
@@ -33,6 +35,7 @@ pub async fn run(session: &Session, command: Perf) -> Outcome {
         Perf::AlterIsr(arguments) => perf::alter_isr::run(&target, &arguments).await,
         Perf::Heartbeat(arguments) => perf::heartbeat::run(&target, &arguments).await,
         Perf::Produce(arguments) => perf::produce::run(&target, &arguments).await,
+        Perf::Outage(arguments) => perf::outage::run(&target, &arguments).await,
         Perf::Failover(arguments) => perf::failover::run(&target, &arguments).await,
         Perf::Fence(arguments) => perf::fence::run(&target, &arguments).await,
     }?;

@@ -1,6 +1,6 @@
 //! `quorate produce`: lines of the standard input become records.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,6 +46,8 @@ struct Line {
     partition: i32,
     offset: Option<i64>,
     leader_epoch: i32,
+    /// When it was acknowledged, by this machine's clock.
+    time_ms: i64,
 }
 
 pub async fn run(session: &Session, command: Produce) -> Outcome {
@@ -129,8 +131,13 @@ fn line(format: Format, at: &Acknowledged) -> String {
             Some(offset) => format!("partition {partition} offset {offset}"),
             None => format!("partition {partition}"),
         },
-        Format::Json | Format::Yaml => output::json(&Line { partition, offset, leader_epoch }),
+        Format::Json | Format::Yaml => output::json(&Line { partition, offset, leader_epoch, time_ms: now_ms() }),
     }
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn summary(acknowledged: u64, failed: u64, elapsed: Duration) -> String {
