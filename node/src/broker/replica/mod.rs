@@ -282,3 +282,6 @@ pub fn check_epoch(asked: Option<LeaderEpoch>, current: LeaderEpoch) -> Result<(
 pub fn not_leader(id: TopicPartition) -> ApiError {
     ApiError::new(ErrorName::NotLeaderOrFollower, format!("this broker does not lead {id}"))
 }
+
+#[cfg(test)]
+mod tests;
