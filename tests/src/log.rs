@@ -45,7 +45,7 @@ impl Cluster {
         let mut log = self.log_of(id);
         let mut found: Option<Committed> = None;
         loop {
-            let offset = found.as_ref().map_or(0, |found| next_offset(found));
+            let offset = found.as_ref().map_or(0, next_offset);
             let asked =
                 FetchPartition { topic_id: topic_id.to_owned(), partition, offset, ..FetchPartition::default() };
             let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };

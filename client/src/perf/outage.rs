@@ -312,6 +312,10 @@ mod tests {
         let times = vec![at(0), at(900), at(1_000), at(1_300), at(1_310), at(4_000), at(9_000)];
         let written = Written { at: times, ..Written::default() };
         assert_eq!(written.longest_gap_after(at(950)), Duration::from_millis(2_690));
-        assert_eq!(written.longest_gap_after(at(1_350)), Duration::from_millis(2_690), "the one that began before counts");
+        assert_eq!(
+            written.longest_gap_after(at(1_350)),
+            Duration::from_millis(2_690),
+            "the one that began before counts"
+        );
     }
 }

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::fetchers::{Dial, Fetchers};
 use super::producer_ids::ProducerIds;
+use super::readers::Reader;
 use super::replica::Source;
 use super::replicas::{ReplicaHandle, Replicas};
 use super::shard::{self, Command, ShardHandle, Surroundings};
@@ -34,6 +35,9 @@ struct Inner {
     failed: Mutex<Vec<FailedDirectory>>,
     strays: Mutex<BTreeSet<TopicPartition>>,
     producer_ids: ProducerIds,
+    /// Apart, so that consumers of old records hold no follower up.
+    for_consumers: Reader,
+    for_followers: Reader,
 }
 
 /// A directory that is offline, and why.
@@ -110,6 +114,8 @@ impl DataPlane {
             failed: Mutex::new(directories.failed),
             strays: Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
+            for_consumers: Reader::start("log-consumers"),
+            for_followers: Reader::start("log-followers"),
         };
         (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
     }
@@ -144,6 +150,14 @@ impl DataPlane {
 
     pub fn producer_ids(&self) -> &ProducerIds {
         &self.inner.producer_ids
+    }
+
+    pub fn for_consumers(&self) -> &Reader {
+        &self.inner.for_consumers
+    }
+
+    pub fn for_followers(&self) -> &Reader {
+        &self.inner.for_followers
     }
 
     pub fn failed(&self) -> Vec<FailedDirectory> {

@@ -12,6 +12,7 @@ mod fetchers;
 mod pacing;
 mod producer_ids;
 mod proposals;
+mod readers;
 mod replica;
 mod replicas;
 mod shard;

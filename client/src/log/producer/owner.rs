@@ -181,6 +181,10 @@ impl Owner {
         if needs_id {
             self.producer = None;
         }
+        for (_, (_, late)) in self.unrouted.extract_if(|_, (since, _)| now >= *since + timeout) {
+            let error = || ClientError::failed(ErrorName::RequestTimedOut, "no node told of the topic in time");
+            late.into_iter().for_each(|sent| sent.promise.keep(Err(error())));
+        }
     }
 
     /// Looks for leaders where one is not known, or may be another by now.
@@ -317,8 +321,13 @@ impl Owner {
         let now = Instant::now();
         match outcome {
             Ok(reply) => {
-                for (place, answer) in flight.places.into_iter().zip(&reply.partitions) {
-                    self.on_answer(&place, answer, now);
+                let mut answers = reply.partitions.iter();
+                for place in flight.places {
+                    match answers.next() {
+                        Some(answer) => self.on_answer(&place, answer, now),
+                        // The broker owes an answer: nobody knows what became of the batch.
+                        None => self.lanes.entry(place).or_default().again(false, true, now),
+                    }
                 }
             }
             Err(status) => {
@@ -353,7 +362,10 @@ impl Owner {
                 }
             }
             _ => {
-                if lane.failed(&ClientError::from(error)) {
+                // An earlier attempt may have been taken, whatever is said of this one.
+                let maybe_appended = lane.first().is_some_and(|first| first.maybe_appended);
+                let error = if maybe_appended { ClientError::Unknown(error) } else { ClientError::from(error) };
+                if lane.failed(&error) {
                     self.producer = None;
                 }
             }

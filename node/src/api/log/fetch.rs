@@ -35,7 +35,7 @@ pub async fn fetch(plane: &DataPlane, request: FetchRequest) -> Result<FetchRepl
     loop {
         let mut found = look(plane, &request);
         let reads = std::mem::take(&mut found.reads);
-        let bytes = read(&mut found.partitions, reads, max_bytes).await;
+        let bytes = read(plane, &mut found.partitions, reads, max_bytes).await;
         let is_enough = found.is_urgent || bytes >= usize::try_from(request.min_bytes).unwrap_or(usize::MAX).max(1);
         if is_enough || Instant::now() >= deadline || found.watched.is_empty() {
             return Ok(FetchReply { partitions: found.partitions });
@@ -129,11 +129,11 @@ fn diverging(replica: &Published, last: LeaderEpoch, end: LogOffset) -> Option<E
 }
 
 /// Returns how many bytes were read.
-async fn read(partitions: &mut [FetchedPartition], reads: Vec<Read>, max_bytes: usize) -> usize {
+async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec<Read>, max_bytes: usize) -> usize {
     if reads.is_empty() {
         return 0;
     }
-    let done = tokio::task::spawn_blocking(move || {
+    let done = plane.for_consumers().read(move || {
         let mut left = max_bytes;
         let mut done = Vec::new();
         for read in reads {
@@ -147,7 +147,7 @@ async fn read(partitions: &mut [FetchedPartition], reads: Vec<Read>, max_bytes: 
         }
         (max_bytes - left, done)
     });
-    let (bytes, done) = done.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let (bytes, done) = done.await;
     for (index, batches) in done {
         match batches {
             Ok(batches) => partitions[index].batches = batches,

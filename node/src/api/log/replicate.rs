@@ -49,7 +49,7 @@ async fn run(
                 None => return Ok(()),
             },
             Some(answer) = answers.recv() => {
-                let reply = collect(answer, &mut answers).await;
+                let reply = collect(plane, answer, &mut answers).await;
                 if replies.send(Ok(reply)).await.is_err() {
                     return Ok(());
                 }
@@ -85,12 +85,12 @@ fn refuse(sink: &Sink, position: &Position, error: ErrorName) {
 }
 
 /// Puts into one message what is there to say.
-async fn collect(first: Answer, answers: &mut mpsc::UnboundedReceiver<Answer>) -> ReplicateReply {
+async fn collect(plane: &DataPlane, first: Answer, answers: &mut mpsc::UnboundedReceiver<Answer>) -> ReplicateReply {
     let mut partitions = Vec::new();
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(answer) = next {
-        let partition = to_wire(answer).await;
+        let partition = to_wire(plane, answer).await;
         bytes += partition.batches.iter().map(bytes::Bytes::len).sum::<usize>();
         partitions.push(partition);
         next = if bytes < REPLY_BYTES_MAX { answers.try_recv().ok() } else { None };
@@ -98,7 +98,7 @@ async fn collect(first: Answer, answers: &mut mpsc::UnboundedReceiver<Answer>) -
     ReplicateReply { partitions }
 }
 
-async fn to_wire(answer: Answer) -> ReplicatedPartition {
+async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
     let replica = Some(wire::replica_to_wire(answer.id));
     let refused = |error: ErrorName, log_start_offset| {
         let error = ApiError::new(error, format!("cannot fetch {}", answer.id));
@@ -113,7 +113,7 @@ async fn to_wire(answer: Answer) -> ReplicatedPartition {
         Ok(supply) => supply,
         Err(Refused { error, log_start }) => return refused(error, log_start.0),
     };
-    let batches = match frames(supply.batches).await {
+    let batches = match frames(plane, supply.batches).await {
         Ok(batches) => batches,
         Err(error) => {
             warn!(partition = %answer.id, %error, "cannot read for a follower");
@@ -131,13 +131,12 @@ async fn to_wire(answer: Answer) -> ReplicatedPartition {
     }
 }
 
-async fn frames(batches: Batches) -> Result<Vec<bytes::Bytes>, LogError> {
+async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, LogError> {
     match batches {
         Batches::None => Ok(Vec::new()),
         Batches::Here(frames) => Ok(frames),
         Batches::OnDisk { reader, from, below, max_bytes } => {
-            let read = tokio::task::spawn_blocking(move || reader.read(from, below, max_bytes));
-            let read = read.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
+            let read = plane.for_followers().read(move || reader.read(from, below, max_bytes)).await?;
             Ok(read.iter().map(|batch| batch.frame().clone()).collect())
         }
     }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use quorate_log::leadership::{Outcome, Proposal};
 use quorate_log::{Flush, LogDirectory, LogOffset, NewBatch, Producer, Writes};
 use quorate_metadata::ids::{
-    BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionId, TopicPartition,
+    BrokerEpoch, BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionId,
+    TopicPartition,
 };
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
@@ -44,6 +45,9 @@ struct Running {
     answers: mpsc::UnboundedReceiver<Answer>,
     proposals: Vec<Proposal>,
 }
+
+/// High watermark and batches.
+type Log = (LogOffset, Vec<(LogOffset, LeaderEpoch, bytes::Bytes)>);
 
 type Reply = oneshot::Receiver<Result<Produced, quorate_metadata::ApiError>>;
 
@@ -259,7 +263,8 @@ impl World {
                 }
             }
         };
-        let outcome = if self.rng.random_bool(0.2) && outcome != Outcome::NotApplied { Outcome::Unknown } else { outcome };
+        let outcome =
+            if self.rng.random_bool(0.2) && outcome != Outcome::NotApplied { Outcome::Unknown } else { outcome };
         let now_ms = self.now_ms;
         self.round(leader, |replica, _| replica.on_outcome(&proposal, outcome, now_ms));
     }
@@ -307,8 +312,12 @@ impl World {
 
     /// `clean`: it can prove that it stopped well.
     fn register(&mut self, broker: BrokerId, clean: bool) {
-        let endpoint =
-            Endpoint { name: "API".to_owned(), host: "localhost".to_owned(), port: 1, security: SecurityProtocol::Plaintext };
+        let endpoint = Endpoint {
+            name: "API".to_owned(),
+            host: "localhost".to_owned(),
+            port: 1,
+            security: SecurityProtocol::Plaintext,
+        };
         let request = RegisterBroker {
             broker,
             cluster: cluster(),
@@ -384,8 +393,7 @@ impl World {
         let state = self.partition().clone();
         let leader = state.leader.unwrap_or_else(|| panic!("nobody leads: {state:?}"));
         assert_eq!(state.isr.len(), 3, "all have caught up: {state:?}");
-        let logs: Vec<(LogOffset, Vec<(LogOffset, LeaderEpoch, bytes::Bytes)>)> =
-            state.replicas.iter().map(|broker| self.log_of(*broker)).collect();
+        let logs: Vec<Log> = state.replicas.iter().map(|broker| self.log_of(*broker)).collect();
         assert!(logs.iter().all(|log| *log == logs[0]), "the logs differ: {logs:?}");
         let (high_watermark, batches) = self.log_of(leader);
         assert_eq!(batches.last().map_or(0, |last| last.0.0 + 1), high_watermark.0, "all of it is committed");
@@ -399,7 +407,7 @@ impl World {
         assert!(places.values().all(|places| places.len() == 1), "there twice: {places:?}");
     }
 
-    fn log_of(&self, broker: BrokerId) -> (LogOffset, Vec<(LogOffset, LeaderEpoch, bytes::Bytes)>) {
+    fn log_of(&self, broker: BrokerId) -> Log {
         let replica = &self.nodes[&broker].running.as_ref().expect("it is up").replica;
         let batches = replica.log().reader().read(LogOffset(0), replica.log().log_end(), usize::MAX);
         let batches = batches.expect("the disk works");
