@@ -1,6 +1,6 @@
 //! `quorate produce`: lines of the standard input become records.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,6 +11,7 @@ use quorate_proto::admin::TopicRef;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format};
