@@ -1,4 +1,5 @@
-//! The proof of a clean stop: the broker epoch that it had, left behind at the end and taken away at the start.
+//! The proof of a clean stop: the broker epoch that it had and the log directories that it wrote, left behind at the end
+//! and taken away at the start.
 //!
 //! Taken before anything is written, so that a crash after the start never finds it.
 
@@ -6,7 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use quorate_metadata::ids::BrokerEpoch;
+use quorate_metadata::ids::{BrokerEpoch, DirectoryId};
 use tracing::warn;
 
 pub struct CleanStop {
@@ -18,28 +19,41 @@ impl CleanStop {
         Self { path: data.join("clean-stop") }
     }
 
-    /// The epoch of the last run, if that ended cleanly. Asking takes the proof away.
-    pub fn take(&self) -> Option<BrokerEpoch> {
+    /// The epoch of the last run, if that ended cleanly and had the same log directories: a disk that is new has lost
+    /// what was on the old one. Asking takes the proof away.
+    pub fn take(&self, directories: &[DirectoryId]) -> Option<BrokerEpoch> {
         let text = fs::read_to_string(&self.path).ok()?;
         if let Err(error) = fs::remove_file(&self.path).and_then(|()| sync_directory(&self.path)) {
             warn!(path = ?self.path, %error, "cannot take the proof of a clean stop away, so it counts as unclean");
             return None;
         }
-        text.trim().parse().ok()
+        let (epoch, proven) = text.trim().split_once(' ')?;
+        if proven != listed(directories) {
+            warn!(path = ?self.path, "the log directories are not those of the last run, so it counts as unclean");
+            return None;
+        }
+        epoch.parse().ok()
     }
 
-    pub fn leave(&self, epoch: BrokerEpoch) {
-        if let Err(error) = self.write(epoch) {
+    pub fn leave(&self, epoch: BrokerEpoch, directories: &[DirectoryId]) {
+        if let Err(error) = self.write(epoch, directories) {
             warn!(path = ?self.path, %error, "cannot leave the proof of a clean stop; the next start counts as unclean");
         }
     }
 
-    fn write(&self, epoch: BrokerEpoch) -> io::Result<()> {
+    fn write(&self, epoch: BrokerEpoch, directories: &[DirectoryId]) -> io::Result<()> {
         let mut file = fs::File::create(&self.path)?;
-        writeln!(file, "{epoch}")?;
+        writeln!(file, "{epoch} {}", listed(directories))?;
         file.sync_all()?;
         sync_directory(&self.path)
     }
+}
+
+/// In one order, whatever the configuration's.
+fn listed(directories: &[DirectoryId]) -> String {
+    let mut ids: Vec<String> = directories.iter().map(ToString::to_string).collect();
+    ids.sort_unstable();
+    ids.join(" ")
 }
 
 fn sync_directory(file: &Path) -> io::Result<()> {
@@ -57,9 +71,19 @@ mod tests {
     fn the_proof_of_a_clean_stop_counts_once() {
         let directory = tempfile::tempdir().unwrap();
         let proof = CleanStop::at(directory.path());
-        assert_eq!(proof.take(), None);
-        proof.leave(BrokerEpoch::new(42));
-        assert_eq!(proof.take(), Some(BrokerEpoch::new(42)));
-        assert_eq!(proof.take(), None);
+        let [first, second] = [1, 2].map(|id| DirectoryId::from_bytes([id; 16]));
+        assert_eq!(proof.take(&[first]), None);
+        proof.leave(BrokerEpoch::new(42), &[first, second]);
+        assert_eq!(proof.take(&[second, first]), Some(BrokerEpoch::new(42)));
+        assert_eq!(proof.take(&[second, first]), None);
+    }
+
+    #[test]
+    fn with_another_disk_nothing_is_proven() {
+        let directory = tempfile::tempdir().unwrap();
+        let proof = CleanStop::at(directory.path());
+        let [first, second] = [1, 2].map(|id| DirectoryId::from_bytes([id; 16]));
+        proof.leave(BrokerEpoch::new(42), &[first]);
+        assert_eq!(proof.take(&[second]), None);
     }
 }

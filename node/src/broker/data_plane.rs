@@ -11,7 +11,7 @@ use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use super::fetchers::{Dial, Fetchers};
 use super::producer_ids::ProducerIds;
@@ -32,21 +32,11 @@ struct Inner {
     replicas: Replicas,
     metadata: MetadataCache,
     standing: watch::Receiver<Standing>,
-    failed: Mutex<Vec<FailedDirectory>>,
     strays: Mutex<BTreeSet<TopicPartition>>,
     producer_ids: ProducerIds,
     /// Apart, so that consumers of old records hold no follower up.
     for_consumers: Reader,
     for_followers: Reader,
-}
-
-/// A directory that is offline, and why.
-#[derive(Debug, Clone)]
-pub struct FailedDirectory {
-    /// Unknown when it could not be opened.
-    pub id: Option<DirectoryId>,
-    pub path: PathBuf,
-    pub reason: String,
 }
 
 /// What the directories' owners have to say to the rest of the broker.
@@ -55,36 +45,17 @@ pub struct Signals {
     pub failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
 }
 
-/// The log directories of a broker that could be opened, and those that could not.
-pub struct Directories {
-    open: Vec<LogDirectory>,
-    failed: Vec<FailedDirectory>,
-}
+/// The log directories of a broker, open.
+pub struct Directories(Vec<LogDirectory>);
 
 impl Directories {
-    /// One that cannot be opened is left out; with none left there is no broker.
+    /// All of them: without one, this broker would claim to have what it has not.
     pub fn open(paths: &[PathBuf], flush: Flush) -> Result<Self, LogError> {
-        let mut directories = Self { open: Vec::new(), failed: Vec::new() };
-        let mut last = None;
-        for path in paths {
-            match LogDirectory::open(path, flush) {
-                Ok(directory) => directories.open.push(directory),
-                Err(error) => {
-                    error!(path = %path.display(), %error, "cannot open a log directory");
-                    let reason = error.to_string();
-                    directories.failed.push(FailedDirectory { id: None, path: path.clone(), reason });
-                    last = Some(error);
-                }
-            }
-        }
-        match last {
-            Some(error) if directories.open.is_empty() => Err(error),
-            _ => Ok(directories),
-        }
+        paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>().map(Self)
     }
 
     pub fn ids(&self) -> Vec<DirectoryId> {
-        self.open.iter().map(LogDirectory::id).collect()
+        self.0.iter().map(LogDirectory::id).collect()
     }
 }
 
@@ -104,14 +75,13 @@ impl DataPlane {
             metadata: metadata.changes(),
             standing: standing.clone(),
         };
-        let shards = directories.open.into_iter().map(|directory| shard::start(directory, around.clone())).collect();
+        let shards = directories.0.into_iter().map(|directory| shard::start(directory, around.clone())).collect();
         let inner = Inner {
             broker,
             shards,
             replicas,
             metadata,
             standing,
-            failed: Mutex::new(directories.failed),
             strays: Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
             for_consumers: Reader::start("log-consumers"),
@@ -160,21 +130,8 @@ impl DataPlane {
         &self.inner.for_followers
     }
 
-    pub fn failed(&self) -> Vec<FailedDirectory> {
-        self.inner.failed.lock().expect(UNPOISONED).clone()
-    }
-
     pub fn is_stray(&self, id: TopicPartition) -> bool {
         self.inner.strays.lock().expect(UNPOISONED).contains(&id)
-    }
-
-    /// Remembers that a directory failed, and says which have.
-    pub fn directory_failed(&self, id: DirectoryId, reason: String) -> BTreeSet<DirectoryId> {
-        let shard = self.inner.shards.iter().find(|shard| shard.directory() == id);
-        let path = shard.map(|shard| shard.path().to_owned()).unwrap_or_default();
-        let mut failed = self.inner.failed.lock().expect(UNPOISONED);
-        failed.push(FailedDirectory { id: Some(id), path, reason });
-        failed.iter().filter_map(|failed| failed.id).collect()
     }
 
     /// Ends the owners of the directories, after they have written what a restart should know.
@@ -193,12 +150,11 @@ impl DataPlane {
         if let Some(replica) = self.replica(assignment.id) {
             return Some(replica.shard);
         }
-        let failed: BTreeSet<DirectoryId> = self.failed().iter().filter_map(|failed| failed.id).collect();
-        let online = || self.inner.shards.iter().filter(|shard| !failed.contains(&shard.directory()));
+        let shards = || self.inner.shards.iter();
         let seat = assignment.state.replicas.iter().position(|replica| *replica == self.inner.broker);
         let named = seat.and_then(|seat| assignment.state.directories.get(seat));
-        let assigned = online().find(|shard| Some(&shard.directory()) == named);
-        assigned.or_else(|| online().min_by_key(|shard| self.inner.replicas.count_in(shard))).cloned()
+        let assigned = shards().find(|shard| Some(&shard.directory()) == named);
+        assigned.or_else(|| shards().min_by_key(|shard| self.inner.replicas.count_in(shard))).cloned()
     }
 
     async fn tell(&self, assignment: &Assignment, command: Command) {

@@ -72,6 +72,10 @@ pub enum BrokerError {
     Register(ApiError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("log directory {directory} has failed: {reason}")]
+    Directory { directory: DirectoryId, reason: String },
+    #[error("a task of the broker has ended, which none does by itself")]
+    Ended,
 }
 
 /// Runs until told to stop; then hands its leaderships over. Fails when its registration is refused for good, or no
@@ -80,21 +84,23 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
     let clean_stop = CleanStop::at(&config.data);
     let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
-    loop {
-        tokio::select! {
-            () = told(&mut stop) => break,
-            error = agent.failed() => return Err(BrokerError::Register(error)),
-            Some((id, reason)) = failures.recv() => agent.report_offline(plane.directory_failed(id, reason)),
-            Some(ended) = tasks.join_next() => {
-                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            }
+    tokio::select! {
+        () = told(&mut stop) => {}
+        error = agent.failed() => return Err(BrokerError::Register(error)),
+        // The controllers move what is led here only when this broker is gone.
+        Some((directory, reason)) = failures.recv() => {
+            return Err(BrokerError::Directory { directory, reason });
+        }
+        Some(ended) = tasks.join_next() => {
+            ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+            return Err(BrokerError::Ended);
         }
     }
     let stopped = agent.shut_down(shutdown_timeout).await;
     plane.stop().await;
     match stopped {
         Some(epoch) => {
-            clean_stop.leave(epoch);
+            clean_stop.leave(epoch, &plane.directories());
             info!(%broker, "controlled shutdown done");
         }
         None => warn!(%broker, "controlled shutdown not confirmed in time; stopping anyway"),
@@ -120,7 +126,7 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         rack: config.rack,
         features: features::supported(),
         directories: directories.ids(),
-        previous_epoch: clean_stop.take(),
+        previous_epoch: clean_stop.take(&directories.ids()),
         bootstrap: config.bootstrap,
         resolve: config.resolve,
         registration_timeout: config.registration_timeout,
@@ -131,6 +137,10 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
     agent.drive(Arc::new(plane.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
+    for shard in plane.shards() {
+        let shard = shard.clone();
+        tasks.spawn(async move { shard.ended().await });
+    }
     // Each node has one broker at most, so that nobody has filled it before.
     let _ = config.slot.set(plane.clone());
     Ok(Running { agent, plane, failures: signals.failures, tasks })

@@ -113,6 +113,11 @@ impl ShardHandle {
         answer.await.map_err(|_| stopping())?
     }
 
+    /// When its owner has ended: told to, or by a broken invariant.
+    pub async fn ended(&self) {
+        self.commands.closed().await;
+    }
+
     pub async fn describe(&self, id: TopicPartition) -> Result<Description, ApiError> {
         self.ask(id, Replica::describe).await
     }

@@ -26,19 +26,11 @@ pub async fn describe(plane: &DataPlane, request: DescribeReplicasRequest) -> De
 }
 
 fn directories(plane: &DataPlane) -> Vec<LogDirectory> {
-    let failed = plane.failed();
-    let is_failed = |id| failed.iter().any(|failed| failed.id == Some(id));
-    let online = plane.shards().iter().filter(|shard| !is_failed(shard.directory())).map(|shard| LogDirectory {
-        id: shard.directory().to_string(),
-        path: shard.path().display().to_string(),
-        failure: String::new(),
-    });
-    let offline = failed.iter().map(|failed| LogDirectory {
-        id: failed.id.map(|id| id.to_string()).unwrap_or_default(),
-        path: failed.path.display().to_string(),
-        failure: failed.reason.clone(),
-    });
-    online.chain(offline).collect()
+    let directories = plane
+        .shards()
+        .iter()
+        .map(|shard| LogDirectory { id: shard.directory().to_string(), path: shard.path().display().to_string() });
+    directories.collect()
 }
 
 async fn one(plane: &DataPlane, topic_id: String, partition: i32) -> ReplicaDescription {
