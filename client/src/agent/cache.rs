@@ -47,7 +47,14 @@ impl MetadataCache {
     }
 
     fn publish(&self, ledger: &Ledger) {
-        self.image.send_replace(ledger.visible().clone());
+        self.image.send_if_modified(|image| {
+            // A snapshot of a node that lags must not undo what was acted on.
+            let is_newer = ledger.visible().next_offset >= image.next_offset;
+            if is_newer {
+                image.clone_from(ledger.visible());
+            }
+            is_newer
+        });
     }
 }
 

@@ -133,6 +133,8 @@ impl Promise {
 impl Producer {
     /// To be called within a tokio runtime.
     pub fn start(bootstrap: &[impl AsRef<str>], options: ProducerOptions) -> Result<Self, InvalidAddress> {
+        // Without the answers of all in-sync replicas a lost batch would go unnoticed, and every later one be refused.
+        let options = ProducerOptions { idempotent: options.idempotent && options.acks == Acks::All, ..options };
         let nodes = Nodes::open(bootstrap, &LOOK_UP)?;
         let admin = AdminClient::over(nodes, LOOK_UP);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);

@@ -123,6 +123,11 @@ impl LogDirectory {
         self.db().write_opt(writes.rows, &options).map_err(|error| self.failed(&error))
     }
 
+    /// Everything that was committed is on stable storage, whatever `Flush` says.
+    pub fn sync(&self) -> Result<(), LogError> {
+        self.db().flush_wal(true).map_err(|error| self.failed(&error))
+    }
+
     pub(crate) fn db(&self) -> &DB {
         &self.inner.db
     }

@@ -285,6 +285,11 @@ impl Leadership {
         if self.durability() == Durability::NotEnough {
             return;
         }
+        let members = self.isr.iter().chain(self.asked.iter().flatten());
+        let is_unknown = |broker: &BrokerId| *broker != self.leader && !self.followers.contains_key(broker);
+        if members.copied().any(|broker| is_unknown(&broker)) {
+            return;
+        }
         let mut lowest = self.log_end;
         for (broker, follower) in &self.followers {
             let counts = self.is_member(*broker) || self.is_about_to_join(*broker, follower, now_ms);

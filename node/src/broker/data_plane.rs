@@ -134,15 +134,15 @@ impl DataPlane {
         self.inner.strays.lock().expect(UNPOISONED).contains(&id)
     }
 
-    /// Ends the owners of the directories, after they have written what a restart should know.
-    pub async fn stop(&self) {
+    /// Ends the owners of the directories, after they have written what a restart should know. Says whether everything
+    /// is on stable storage.
+    pub async fn stop(&self) -> bool {
+        let mut is_clean = true;
         for shard in &self.inner.shards {
             let (done, stopped) = oneshot::channel();
-            if shard.send(Command::Stop(done)).await.is_ok() {
-                // It has ended before: nothing is left to be written.
-                let _ = stopped.await;
-            }
+            is_clean &= shard.send(Command::Stop(done)).await.is_ok() && stopped.await.unwrap_or(false);
         }
+        is_clean
     }
 
     /// Whose directory has the replica, or shall have it: the one that the metadata names, else the emptiest.

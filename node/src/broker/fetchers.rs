@@ -131,6 +131,9 @@ struct Fetcher {
     held: HashMap<TopicPartition, Held>,
     /// To be sent with the next request.
     due: BTreeSet<TopicPartition>,
+    /// What was asked on this stream is not wanted any more. Its answer must not be taken for that of a later
+    /// leadership, so that the stream is left.
+    is_stale: bool,
     /// To be sent again, from then on.
     later: BTreeSet<(Instant, TopicPartition)>,
 }
@@ -151,7 +154,7 @@ enum Over {
 
 impl Fetcher {
     fn new(leader: BrokerId, ground: Ground) -> Self {
-        Self { leader, ground, held: HashMap::new(), due: BTreeSet::new(), later: BTreeSet::new() }
+        Self { leader, ground, held: HashMap::new(), due: BTreeSet::new(), is_stale: false, later: BTreeSet::new() }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Wish>) {
@@ -189,15 +192,21 @@ impl Fetcher {
     fn take(&mut self, command: Wish) {
         match command {
             Wish::Fetch(source, position, shard) => {
+                self.is_stale |= self.is_asked(position.id);
                 let pause = self.held.get(&position.id).map_or(RETRY_MIN, |held| held.pause);
                 self.due.insert(position.id);
                 self.held.insert(position.id, Held { source, position, shard, pause });
             }
             Wish::Forget(id) => {
+                self.is_stale |= self.is_asked(id);
                 self.held.remove(&id);
                 self.due.remove(&id);
             }
         }
+    }
+
+    fn is_asked(&self, id: TopicPartition) -> bool {
+        self.held.contains_key(&id) && !self.due.contains(&id)
     }
 
     async fn stream(&mut self, commands: &mut mpsc::UnboundedReceiver<Wish>, pause: &mut Duration) -> Over {
@@ -206,6 +215,7 @@ impl Fetcher {
             Err(reason) => return Over::Broken(reason),
         };
         self.later.clear();
+        self.is_stale = false;
         self.due = self.held.keys().copied().collect();
         let (requests, outbound) = mpsc::channel(REQUESTS_MAX);
         let mut client = LogClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
@@ -231,6 +241,9 @@ impl Fetcher {
                     self.take(command);
                     while let Ok(command) = commands.try_recv() {
                         self.take(command);
+                    }
+                    if self.is_stale {
+                        return Over::Broken("what was asked is not wanted any more".to_owned());
                     }
                 }
                 permit = requests.reserve(), if !self.due.is_empty() => match permit {

@@ -97,8 +97,8 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
         }
     }
     let stopped = agent.shut_down(shutdown_timeout).await;
-    plane.stop().await;
-    match stopped {
+    let is_on_disk = plane.stop().await;
+    match stopped.filter(|_| is_on_disk) {
         Some(epoch) => {
             clean_stop.leave(epoch, &plane.directories());
             info!(%broker, "controlled shutdown done");

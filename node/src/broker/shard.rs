@@ -71,8 +71,8 @@ pub enum Command {
         outcome: Outcome,
     },
     Ask(TopicPartition, Question),
-    /// Writes what a restart should know, and ends.
-    Stop(oneshot::Sender<()>),
+    /// Writes what a restart should know, and ends. Says whether everything is on stable storage.
+    Stop(oneshot::Sender<bool>),
 }
 
 /// A handle to the owner of a directory.
@@ -201,7 +201,7 @@ struct Shard {
 struct Round {
     writes: Writes,
     touched: BTreeSet<TopicPartition>,
-    stopped: Option<oneshot::Sender<()>>,
+    stopped: Option<oneshot::Sender<bool>>,
 }
 
 impl Shard {
@@ -230,7 +230,13 @@ impl Shard {
                 }
             }
             if let Some(done) = self.end(round) {
-                let _ = done.send(());
+                // The proof of a clean stop is worth what is on stable storage then.
+                let synced = self.directory.sync();
+                if let Err(error) = &synced {
+                    error!(directory = %self.handle.directory, %error, "cannot sync, so that the stop is not clean");
+                }
+                // Nobody waits when the broker was dropped.
+                let _ = done.send(synced.is_ok() && self.failure.is_none());
                 return;
             }
         }
@@ -248,7 +254,7 @@ impl Shard {
     }
 
     /// Writes what the round has staged, and only then tells anyone.
-    fn end(&mut self, round: Round) -> Option<oneshot::Sender<()>> {
+    fn end(&mut self, round: Round) -> Option<oneshot::Sender<bool>> {
         if let Err(error) = self.directory.commit(round.writes) {
             self.fail(&error);
         }

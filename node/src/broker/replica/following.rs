@@ -95,7 +95,7 @@ impl Replica {
             return self.truncate(writes, end);
         }
         for frame in &supplied.batches {
-            if let Err(reason) = self.append_supplied(writes, frame) {
+            if let Err(reason) = self.append_supplied(writes, supplied.source.leader_epoch, frame) {
                 // It asks again from where it stands; what is damaged on the way comes whole the next time.
                 error!(partition = %self.id(), reason, "a batch of the leader is not taken");
                 break;
@@ -108,8 +108,11 @@ impl Replica {
         Ok(())
     }
 
-    fn append_supplied(&mut self, writes: &mut Writes, frame: &Bytes) -> Result<(), String> {
+    fn append_supplied(&mut self, writes: &mut Writes, leader_epoch: LeaderEpoch, frame: &Bytes) -> Result<(), String> {
         let batch = StoredBatch::decode(frame.clone()).map_err(|error| error.to_string())?;
+        if batch.leader_epoch() > leader_epoch {
+            return Err(format!("it is of leader epoch {}, which is not followed", batch.leader_epoch()));
+        }
         self.log.append_as_follower(writes, &batch).map_err(|error| error.to_string())
     }
 
