@@ -396,6 +396,11 @@ impl<'a> PartitionChangeBuilder<'a> {
             (None, None) => self.before.last_known_elr.clone(),
         };
         last_known.retain(|last| self.replicas.contains(last));
+        if leader.is_none() && last_known.is_empty() && self.isr.is_empty() && self.elr.is_empty() {
+            // The last leader is no replica any more: whoever was trusted last is waited for instead.
+            let trusted = self.before.elr.iter().chain(&self.before.isr).copied();
+            last_known.extend(trusted.into_iter().find(|broker| self.replicas.contains(broker)));
+        }
         last_known
     }
 
