@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
+use futures::future::select_all;
 use quorate_client::agent::{
     Assignment, BrokerAgent, DeleteReason, MetadataCache, OfflineReason, PartitionHost, Standing,
 };
@@ -11,7 +13,7 @@ use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::fetchers::{Dial, Fetchers};
 use super::producer_ids::ProducerIds;
@@ -37,6 +39,26 @@ struct Inner {
     /// Apart, so that consumers of old records hold no follower up.
     for_consumers: Reader,
     for_followers: Reader,
+    /// Last, so that nobody uses the directories any more when their owners are waited for.
+    _owners: Owners,
+}
+
+/// The threads that own the directories. They are waited for when the data plane goes, on whatever way: a process that
+/// ends while one of them is in the store dies in it.
+struct Owners {
+    plane: Option<watch::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Owners {
+    fn drop(&mut self) {
+        self.plane = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                error!("the owner of a log directory has panicked");
+            }
+        }
+    }
 }
 
 /// What the directories' owners have to say to the rest of the broker.
@@ -66,6 +88,7 @@ impl DataPlane {
         let (failures, failed) = mpsc::unbounded_channel();
         let (metadata, standing) = (agent.metadata().clone(), agent.standing());
         let replicas = Replicas::default();
+        let (plane, closed) = watch::channel(());
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
@@ -74,8 +97,10 @@ impl DataPlane {
             failures,
             metadata: metadata.changes(),
             standing: standing.clone(),
+            plane: closed,
         };
-        let shards = directories.0.into_iter().map(|directory| shard::start(directory, around.clone())).collect();
+        let started = directories.0.into_iter().map(|directory| shard::start(directory, around.clone()));
+        let (shards, threads) = started.unzip();
         let inner = Inner {
             broker,
             shards,
@@ -86,6 +111,7 @@ impl DataPlane {
             producer_ids: ProducerIds::new(agent.calls()),
             for_consumers: Reader::start("log-consumers"),
             for_followers: Reader::start("log-followers"),
+            _owners: Owners { plane: Some(plane), threads },
         };
         (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
     }
@@ -130,6 +156,16 @@ impl DataPlane {
         &self.inner.for_followers
     }
 
+    /// When one of the threads of the data plane has ended, which none does unless told to.
+    pub async fn ended(&self) {
+        let shards = self.inner.shards.iter().map(|shard| Box::pin(shard.ended()));
+        tokio::select! {
+            _ = select_all(shards) => {}
+            () = self.inner.for_consumers.ended() => {}
+            () = self.inner.for_followers.ended() => {}
+        }
+    }
+
     pub fn is_stray(&self, id: TopicPartition) -> bool {
         self.inner.strays.lock().expect(UNPOISONED).contains(&id)
     }
@@ -141,6 +177,7 @@ impl DataPlane {
         for shard in &self.inner.shards {
             let (done, stopped) = oneshot::channel();
             is_clean &= shard.send(Command::Stop(done)).await.is_ok() && stopped.await.unwrap_or(false);
+            shard.ended().await;
         }
         is_clean
     }

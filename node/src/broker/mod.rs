@@ -137,10 +137,8 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
     agent.drive(Arc::new(plane.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
-    for shard in plane.shards() {
-        let shard = shard.clone();
-        tasks.spawn(async move { shard.ended().await });
-    }
+    let watched = plane.clone();
+    tasks.spawn(async move { watched.ended().await });
     // Each node has one broker at most, so that nobody has filled it before.
     let _ = config.slot.set(plane.clone());
     Ok(Running { agent, plane, failures: signals.failures, tasks })

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_client::agent::Standing;
@@ -79,6 +80,8 @@ pub enum Command {
 #[derive(Clone)]
 pub struct ShardHandle {
     commands: mpsc::Sender<Command>,
+    /// Closed when the owner has ended and has let go of its directory.
+    running: watch::Receiver<()>,
     directory: DirectoryId,
     path: Arc<PathBuf>,
 }
@@ -115,7 +118,8 @@ impl ShardHandle {
 
     /// When its owner has ended: told to, or by a broken invariant.
     pub async fn ended(&self) {
-        self.commands.closed().await;
+        let mut running = self.running.clone();
+        while running.changed().await.is_ok() {}
     }
 
     pub async fn describe(&self, id: TopicPartition) -> Result<Description, ApiError> {
@@ -142,13 +146,16 @@ pub struct Surroundings {
     pub failures: mpsc::UnboundedSender<(DirectoryId, String)>,
     pub metadata: watch::Receiver<MetadataImage>,
     pub standing: watch::Receiver<Standing>,
+    /// Closed when the owners have to end at once.
+    pub plane: watch::Receiver<()>,
 }
 
 /// Opens the logs of a directory, and starts its owner. Where that fails, the directory is offline.
-pub fn start(directory: LogDirectory, around: Surroundings) -> ShardHandle {
+pub fn start(directory: LogDirectory, around: Surroundings) -> (ShardHandle, JoinHandle<()>) {
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let path = Arc::new(directory.path().to_owned());
-    let handle = ShardHandle { commands: sender, directory: directory.id(), path };
+    let (owner, running) = watch::channel(());
+    let handle = ShardHandle { commands: sender, running, directory: directory.id(), path };
     let mut shard = Shard {
         around,
         directory,
@@ -171,11 +178,14 @@ pub fn start(directory: LogDirectory, around: Surroundings) -> ShardHandle {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name(format!("log-{}", handle.directory))
-        .spawn(move || runtime.block_on(shard.run(commands)))
+        .spawn(move || {
+            let _running = owner;
+            runtime.block_on(shard.run(commands));
+        })
         .expect("the process may start a thread for each log directory");
-    handle
+    (handle, thread)
 }
 
 struct Shard {
@@ -212,6 +222,7 @@ impl Shard {
             timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         }
         let mut metadata = self.around.metadata.clone();
+        let mut plane = self.around.plane.clone();
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -219,6 +230,7 @@ impl Shard {
                     let Some(command) = command else { return };
                     self.take(&mut round, command, &mut commands);
                 }
+                _ = plane.changed() => return,
                 () = at(self.bounds_due_at) => self.tell_bounds(),
                 () = at(self.next_throttled()) => self.go_on(&mut round),
                 _ = tick.tick() => self.tick(&mut round),
