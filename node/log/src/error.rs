@@ -28,6 +28,8 @@ pub enum AppendRefused {
     EpochWentBack { epoch: LeaderEpoch, last: LeaderEpoch },
     #[error("producer epoch {epoch} is behind {current}")]
     InvalidProducerEpoch { epoch: i16, current: i16 },
+    #[error("nothing is known of producer {id}, whose batch is not its first")]
+    UnknownProducerId { id: i64 },
     #[error("sequence {found} is out of order: expected {expected}")]
     OutOfOrderSequence { found: i32, expected: i32 },
     #[error("sequence {found} was taken before, too long ago to tell where")]

@@ -205,6 +205,12 @@ impl Leadership {
         self.advance(now_ms);
     }
 
+    /// The leader leads on after a time in which nobody could fetch from it: members have that time anew.
+    pub fn resume(&mut self, now_ms: i64) {
+        let members = self.followers.iter_mut().filter(|(broker, _)| self.isr.contains(broker));
+        members.for_each(|(_, follower)| follower.caught_up_ms = Some(now_ms));
+    }
+
     /// What became of a proposal. An answer that the metadata has overtaken changes nothing.
     pub fn on_outcome(&mut self, proposal: &Proposal, outcome: Outcome, now_ms: i64) {
         if proposal.partition_epoch != self.partition_epoch {

@@ -39,7 +39,10 @@ impl Producers {
     /// May this batch be appended? `Some`: it was, at that offset.
     pub fn check(&self, producer: Producer, record_count: u32) -> Result<Option<LogOffset>, AppendRefused> {
         let first = producer.base_sequence;
-        let Some(state) = self.by_id.get(&producer.id) else { return expect_sequence(0, first) };
+        let Some(state) = self.by_id.get(&producer.id) else {
+            let is_first = first == 0;
+            return if is_first { Ok(None) } else { Err(AppendRefused::UnknownProducerId { id: producer.id }) };
+        };
         if producer.epoch < state.epoch {
             return Err(AppendRefused::InvalidProducerEpoch { epoch: producer.epoch, current: state.epoch });
         }
@@ -176,6 +179,8 @@ mod tests {
         (0..=PRODUCERS_MAX as i64).for_each(|id| producers.record(&stored(id, 0, 1, id)));
         assert_eq!(producers.by_id.len(), PRODUCERS_MAX);
         assert!(!producers.by_id.contains_key(&0));
+        let forgotten = Producer { id: 0, epoch: 0, base_sequence: 1 };
+        assert_eq!(producers.check(forgotten, 1), Err(AppendRefused::UnknownProducerId { id: 0 }));
         assert_eq!(Producers::decode(&producers.encode()), Ok(producers));
     }
 }

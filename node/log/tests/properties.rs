@@ -194,7 +194,11 @@ impl World {
                 assert_eq!((appended.base_offset, sequence), (end, if producer.is_some() { next } else { 0 }));
                 self.model.push(StoredBatch::new(end, LeaderEpoch::new(epoch), &new).unwrap());
             }
-            Err(AppendRefused::OutOfOrderSequence { .. } | AppendRefused::DuplicateSequence { .. }) => {
+            Err(
+                AppendRefused::UnknownProducerId { .. }
+                | AppendRefused::OutOfOrderSequence { .. }
+                | AppendRefused::DuplicateSequence { .. },
+            ) => {
                 assert_ne!(sequence, next);
             }
             Err(refused) => panic!("{refused}"),

@@ -218,6 +218,8 @@ impl Fetcher {
         self.is_stale = false;
         self.due = self.held.keys().copied().collect();
         let (requests, outbound) = mpsc::channel(REQUESTS_MAX);
+        let mut standing = self.ground.standing.clone();
+        let broker_epoch = standing.borrow_and_update().epoch;
         let mut client = LogClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
         // The leader answers the call at once, before the first position.
         let opened = timeout(CONNECT_TIMEOUT, client.replicate(ReceiverStream::new(outbound))).await;
@@ -250,6 +252,12 @@ impl Fetcher {
                     Ok(permit) => permit.send(self.request()),
                     Err(_) => return Over::Broken("closed".to_owned()),
                 },
+                // The leader takes no one into the ISR that asked under another registration.
+                Ok(()) = standing.changed() => {
+                    if standing.borrow_and_update().epoch != broker_epoch {
+                        return Over::Broken("this broker has registered anew".to_owned());
+                    }
+                }
                 () = at(self.later.first().map(|(at, _)| *at)) => self.retry(),
             }
         }

@@ -19,6 +19,16 @@ impl Pacing {
         adding(image, broker, id).is_some_and(|operation| operation.paused)
     }
 
+    /// Whether the replica has to wait for what has been fetched before.
+    pub fn is_throttled(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> bool {
+        adding(image, broker, id).is_some_and(|operation| operation.throttle_bytes_per_second.is_some())
+    }
+
+    /// The operations have changed: what was spent under another throttle is forgiven.
+    pub fn forgive(&mut self) {
+        self.free_at_ms.clear();
+    }
+
     /// The replica has fetched so much: when it may go on, if not at once.
     pub fn spend(
         &mut self,

@@ -314,7 +314,7 @@ impl Shard {
             Command::Follow { id, source } => {
                 round.touched.insert(id);
                 self.replica(id)?.follow(&mut round.writes, source)?;
-                self.set_paused(id);
+                self.set_pace(id);
                 self.around.fetchers.only(id, source.leader);
             }
             Command::Suspend { id, leader_epoch } => {
@@ -490,10 +490,18 @@ impl Shard {
         }
     }
 
-    fn set_paused(&mut self, id: TopicPartition) {
-        let paused = Pacing::is_paused(&self.around.metadata.borrow(), self.around.broker, id);
+    /// How the replica may fetch by what the metadata says now. Its wait ends with the throttle that it was for.
+    fn set_pace(&mut self, id: TopicPartition) {
+        let (paused, throttled) = {
+            let image = self.around.metadata.borrow();
+            let broker = self.around.broker;
+            (Pacing::is_paused(&image, broker, id), Pacing::is_throttled(&image, broker, id))
+        };
         if let Some(replica) = self.owned.get_mut(&id) {
-            replica.set_pace(|pace| pace.paused = paused);
+            replica.set_pace(|pace| {
+                pace.paused = paused;
+                pace.not_before_ms = if throttled { pace.not_before_ms } else { 0 };
+            });
         }
     }
 
@@ -532,12 +540,18 @@ impl Shard {
                 round.touched.insert(*id);
             }
         }
+        let is_paced = |id: &TopicPartition| reassignments_changed || !same(*id);
+        let paced = self.owned.iter().filter(|(id, replica)| !replica.leads() && is_paced(id));
+        let paced: Vec<TopicPartition> = paced.map(|(id, _)| *id).collect();
         if reassignments_changed {
-            let moved: Vec<TopicPartition> = self.owned.keys().copied().collect();
-            for id in moved {
-                self.set_paused(id);
-                round.touched.insert(id);
+            self.pacing.forgive();
+            for id in &paced {
+                self.slow_down(*id, 0);
             }
+        }
+        for id in paced {
+            self.set_pace(id);
+            round.touched.insert(id);
         }
     }
 

@@ -357,3 +357,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_leads_on_after_a_pause_gives_its_followers_time() {
+    let mut scene = Scene::new(&[1, 2, 3], 2, 10, 10);
+    for follower in [2, 3] {
+        assert!(scene.leadership.on_fetch(broker(follower), epoch(follower), at(10), 0));
+    }
+    scene.leadership.on_append(at(12), 0);
+    let resumed_ms = 2 * LAG_MAX_MS;
+    scene.leadership.resume(resumed_ms);
+    assert_eq!(scene.leadership.propose(resumed_ms), None);
+    let shrunk = scene.leadership.propose(resumed_ms + LAG_MAX_MS + 1).expect("nobody has come since");
+    assert_eq!(shrunk.isr.iter().map(|(member, _)| *member).collect::<Vec<_>>(), brokers(&[1]));
+}

@@ -35,7 +35,12 @@ pub async fn fetch(plane: &DataPlane, request: FetchRequest) -> Result<FetchRepl
     loop {
         let mut found = look(plane, &request);
         let reads = std::mem::take(&mut found.reads);
+        let is_read = !reads.is_empty();
         let bytes = read(plane, &mut found.partitions, reads, max_bytes).await;
+        if is_read && !request.from_follower && !plane.standing().may_lead(Instant::now()) {
+            // The lease has ended meanwhile: the next look says so.
+            continue;
+        }
         let is_enough = found.is_urgent || bytes >= usize::try_from(request.min_bytes).unwrap_or(usize::MAX).max(1);
         if is_enough || Instant::now() >= deadline || found.watched.is_empty() {
             return Ok(FetchReply { partitions: found.partitions });

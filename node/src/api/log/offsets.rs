@@ -57,6 +57,8 @@ async fn look_up(
             return Err(invalid("say earliest, latest or a timestamp"));
         }
     };
+    // The lease may have ended meanwhile.
+    partition::check(plane, id, &now, query.leader_epoch, false)?;
     Ok((found, now.leader_epoch))
 }
 

@@ -50,7 +50,10 @@ fn not_here(id: TopicPartition) -> ApiError {
 pub fn current_leader(plane: &DataPlane, id: TopicPartition, error: &ApiError) -> Option<CurrentLeader> {
     let is_about_leader = matches!(
         error.name,
-        ErrorName::NotLeaderOrFollower | ErrorName::FencedLeaderEpoch | ErrorName::KafkaStorageError
+        ErrorName::NotLeaderOrFollower
+            | ErrorName::FencedLeaderEpoch
+            | ErrorName::KafkaStorageError
+            | ErrorName::OutcomeUnknown
     );
     if !is_about_leader {
         return None;

@@ -1,6 +1,6 @@
 //! A leader: takes records, supplies followers, and acknowledges what they have.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_log::leadership::{Durability, Leadership, Outcome, Proposal};
@@ -9,6 +9,7 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot};
 
+use super::acknowledgements::{Acknowledgements, Waiting, answer};
 use super::tail::Tail;
 use super::{Effects, Replica, Role, Situation, check_epoch, not_leader};
 
@@ -88,12 +89,6 @@ struct Parked {
     sink: Sink,
 }
 
-struct Waiting {
-    end: LogOffset,
-    produced: Produced,
-    reply: oneshot::Sender<Result<Produced, ApiError>>,
-}
-
 /// How fast a follower gets on.
 #[derive(Debug, Clone, Copy)]
 pub struct FollowerSeen {
@@ -105,10 +100,7 @@ pub struct FollowerSeen {
 pub struct Leading {
     leadership: Leadership,
     parked: BTreeMap<BrokerId, Parked>,
-    /// acks=all, by the offset that the high watermark has to reach.
-    waiting: VecDeque<Waiting>,
-    /// acks=1, until the commit.
-    written: Vec<Waiting>,
+    waiting: Acknowledgements,
     seen: BTreeMap<BrokerId, FollowerSeen>,
     /// Something happened that may change who belongs into the ISR.
     isr_due: bool,
@@ -116,24 +108,12 @@ pub struct Leading {
     told_log_start: BTreeMap<BrokerId, LogOffset>,
 }
 
-/// Producers that wait while their leader becomes a leader again.
-pub struct HandedOver(VecDeque<Waiting>);
-
 impl Leading {
-    pub fn new(leadership: Leadership) -> Self {
-        Self::with_waiting(leadership, Self::nobody())
-    }
-
-    pub fn nobody() -> HandedOver {
-        HandedOver(VecDeque::new())
-    }
-
-    pub fn with_waiting(leadership: Leadership, waiting: HandedOver) -> Self {
+    pub fn new(leadership: Leadership, waiting: Acknowledgements) -> Self {
         Self {
             leadership,
             parked: BTreeMap::new(),
-            waiting: waiting.0,
-            written: Vec::new(),
+            waiting,
             seen: BTreeMap::new(),
             isr_due: true,
             told_log_start: BTreeMap::new(),
@@ -158,23 +138,23 @@ impl Leading {
     }
 
     /// The same broker leads at a newer epoch: followers come again, producers go on waiting.
-    pub fn hand_over(self) -> HandedOver {
+    pub fn hand_over(self) -> Acknowledgements {
         self.refuse_parked(ErrorName::FencedLeaderEpoch);
-        HandedOver(self.waiting)
+        self.waiting
     }
 
     /// It leads no more, at least for now.
-    pub fn resign(self, leader_epoch: LeaderEpoch) -> Leadership {
-        let message = format!("the leadership at epoch {} is over; it is {leader_epoch} now", self.leader_epoch());
+    pub fn resign(mut self, leader_epoch: LeaderEpoch) -> Leadership {
         self.refuse_parked(ErrorName::NotLeaderOrFollower);
-        fail(self.waiting.into_iter().chain(self.written), &ApiError::new(ErrorName::NotLeaderOrFollower, message));
+        let own_epoch = self.leader_epoch();
+        self.waiting.give_up(&format!("the leadership at epoch {own_epoch} is over; it is {leader_epoch} now"));
         self.leadership
     }
 
     /// The replica is no more.
-    pub fn fail(self, error: ErrorName) {
+    pub fn fail(mut self, error: ErrorName) {
         self.refuse_parked(error);
-        fail(self.waiting.into_iter().chain(self.written), &ApiError::new(error, "the replica is gone"));
+        self.waiting.give_up(&format!("the replica is gone: {error}"));
     }
 
     fn refuse_parked(&self, error: ErrorName) {
@@ -198,7 +178,7 @@ impl Leading {
         {
             effects.proposals.push((id, proposal));
         }
-        self.acknowledge(id, may_lead);
+        self.acknowledge(may_lead);
         self.supply(log, tail);
         let high_watermark = self.leadership.high_watermark();
         effects.bounds_due |= self.parked.iter().any(|(broker, parked)| self.lacks_bounds(*broker, parked, log));
@@ -207,19 +187,13 @@ impl Leading {
     }
 
     /// Whoever cannot lead now acknowledges nothing, whatever it has appended: another may lead already.
-    fn acknowledge(&mut self, id: TopicPartition, may_lead: bool) {
+    fn acknowledge(&mut self, may_lead: bool) {
         if !may_lead {
-            fail(self.waiting.drain(..).chain(self.written.drain(..)), &not_leader(id));
-            return;
+            return self.waiting.give_up("the lease of this broker has ended");
         }
-        let high_watermark = self.leadership.high_watermark();
-        let committed = self.waiting.partition_point(|waiting| waiting.end <= high_watermark);
-        for waiting in self.written.drain(..).chain(self.waiting.drain(..committed)) {
-            answer(waiting.reply, Ok(waiting.produced));
-        }
+        self.waiting.acknowledge(self.leadership.high_watermark());
         if self.leadership.durability() == Durability::NotEnough {
-            let message = "appended, but too few replicas are in sync to keep it";
-            fail(self.waiting.drain(..), &ApiError::new(ErrorName::NotEnoughReplicasAfterAppend, message));
+            self.waiting.not_enough_replicas();
         }
     }
 
@@ -302,6 +276,10 @@ impl Replica {
             let message = format!("{} replicas of {id} are in sync", leading.leadership.isr().len());
             return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
         }
+        if records.acks == Acks::All && leading.waiting.is_full() {
+            let message = format!("the replicas of {id} are too far behind to take more");
+            return Err(ApiError::new(ErrorName::Throttled, message));
+        }
         let appended = self.log.append_as_leader(writes, &records.batch, leader_epoch).map_err(refusal)?;
         if let Some(batch) = appended.batch {
             self.tail.push(batch);
@@ -312,16 +290,8 @@ impl Replica {
 
     fn park_producer(&mut self, end: LogOffset, produced: Produced, records: NewRecords) {
         let Role::Leader(leading) = &mut self.role else { return };
-        let waiting = Waiting { end, produced, reply: records.reply };
-        match records.acks {
-            Acks::None => answer(waiting.reply, Ok(produced)),
-            Acks::Leader => leading.written.push(waiting),
-            // A batch that was there before waits among the older ones.
-            Acks::All => {
-                let at = leading.waiting.partition_point(|other| other.end <= end);
-                leading.waiting.insert(at, waiting);
-            }
-        }
+        let bytes = records.batch.records.len();
+        leading.waiting.add(records.acks, Waiting { end, bytes, produced, reply: records.reply });
     }
 
     /// A follower says where it stands, and is answered when there is something to say.
@@ -355,7 +325,11 @@ impl Replica {
         }
         leading.observe(broker, position.fetch_offset, now_ms);
         leading.isr_due |= !leading.leadership.isr().contains(&broker);
-        leading.parked.insert(broker, Parked { position, sink: sink.clone() });
+        let displaced = leading.parked.insert(broker, Parked { position, sink: sink.clone() });
+        if let Some(displaced) = displaced.filter(|displaced| !displaced.sink.same_channel(sink)) {
+            // Which of two streams is the late one is not known here: a follower that still reads the other comes again.
+            refuse(&displaced.sink, id, ErrorName::ReplicaNotAvailable, log_start);
+        }
     }
 
     pub fn on_outcome(&mut self, proposal: &Proposal, outcome: Outcome, now_ms: i64) {
@@ -419,18 +393,10 @@ fn refusal(error: AppendRefused) -> ApiError {
         AppendRefused::EpochWentBack { .. } => ErrorName::NotLeaderOrFollower,
         AppendRefused::InvalidProducerEpoch { .. } => ErrorName::InvalidProducerEpoch,
         AppendRefused::OutOfOrderSequence { .. } => ErrorName::OutOfOrderSequenceNumber,
+        AppendRefused::UnknownProducerId { .. } => ErrorName::UnknownProducerId,
         AppendRefused::DuplicateSequence { .. } => ErrorName::DuplicateSequenceNumber,
     };
     ApiError::new(name, error.to_string())
-}
-
-fn fail(waiting: impl Iterator<Item = Waiting>, error: &ApiError) {
-    waiting.for_each(|waiting| answer(waiting.reply, Err(error.clone())));
-}
-
-/// Who asked may have gone: then nobody misses the answer.
-fn answer(reply: oneshot::Sender<Result<Produced, ApiError>>, outcome: Result<Produced, ApiError>) {
-    let _ = reply.send(outcome);
 }
 
 fn refuse(sink: &Sink, id: TopicPartition, error: ErrorName, log_start: LogOffset) {

@@ -9,6 +9,7 @@
 //!   settle:  high watermark, acknowledgements, answers to followers, what others may read
 //! ```
 
+mod acknowledgements;
 mod describe;
 mod following;
 mod leading;
@@ -23,6 +24,7 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::watch;
 
 use super::situation::Situation;
+use acknowledgements::Acknowledgements;
 pub use describe::{Description, Progress};
 use following::Following;
 pub use following::{Source, Supplied};
@@ -128,19 +130,20 @@ impl Replica {
         let before = std::mem::replace(&mut self.role, Role::Offline { leader_epoch: epoch, suspended: None });
         let mut leading = match before {
             Role::Leader(leading) if leading.leader_epoch() == epoch => leading,
-            Role::Offline { suspended: Some(leadership), .. } if leadership.leader_epoch() == epoch => {
-                Box::new(Leading::new(*leadership))
+            Role::Offline { suspended: Some(mut leadership), .. } if leadership.leader_epoch() == epoch => {
+                leadership.resume(now_ms);
+                Box::new(Leading::new(*leadership, Acknowledgements::default()))
             }
             before => {
                 // Led before at an older epoch: what it appended then is still there, and who waits for it may.
                 let waiting = match before {
                     Role::Leader(leading) => leading.hand_over(),
-                    Role::Offline { .. } | Role::Follower(_) => Leading::nobody(),
+                    Role::Offline { .. } | Role::Follower(_) => Acknowledgements::default(),
                 };
                 self.log.begin_epoch(writes, epoch);
                 let at = Beginning { log_end: self.log.log_end(), high_watermark: self.high_watermark, now_ms };
                 let leadership = Leadership::begin(self.broker, situation.known(), at);
-                Box::new(Leading::with_waiting(leadership, waiting))
+                Box::new(Leading::new(leadership, waiting))
             }
         };
         leading.on_metadata(situation, now_ms);
