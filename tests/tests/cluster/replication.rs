@@ -1,8 +1,11 @@
 //! What is acknowledged survives: the logs of all replicas are the same, byte for byte, after whatever has happened.
 
+use prost::Message;
 use quorate_client::log::{Acks, ProducerOptions};
 use quorate_proto::admin::NewTopic;
-use quorate_tests::{Account, Cluster, Load, new_topic, wait};
+use quorate_proto::log::{ProduceRequest, ProducedBatch, Record, RecordBatch, Records};
+use quorate_tests::{Account, Cluster, Load, Log, new_topic, wait};
+use tokio::task::JoinSet;
 
 /// Two in-sync replicas are enough, and one is not.
 fn durable(name: &str, partitions: i32) -> NewTopic {
@@ -157,6 +160,18 @@ async fn a_topic_created_again_while_a_broker_was_away_has_nothing_of_the_old_on
     check(&cluster, "orders", &load.stop().await).await;
 }
 
+/// One record straight to one broker: the leader epoch that acknowledged it, or why not.
+async fn produce(broker: &mut Log, topic_id: &str, acks: i32, value: &str) -> Result<i32, String> {
+    let record = Record { value: Some(value.as_bytes().to_vec().into()), ..Record::default() };
+    let records = Records { records: vec![record] }.encode_to_vec().into();
+    let batch = RecordBatch { records, record_count: 1, ..RecordBatch::default() };
+    let batch = ProducedBatch { topic_id: topic_id.to_owned(), batch: Some(batch), ..ProducedBatch::default() };
+    let request = ProduceRequest { acks, timeout_ms: 5_000, batches: vec![batch] };
+    let reply = broker.produce(request).await.map_err(|status| status.to_string())?.into_inner();
+    let produced = reply.partitions.into_iter().next().expect("one batch was sent");
+    produced.error.map_or(Ok(produced.leader_epoch), |error| Err(error.message))
+}
+
 /// Nothing may be acknowledged by a leader that others have replaced.
 #[tokio::test]
 async fn a_paused_leader_acknowledges_nothing_when_it_wakes_up() {
@@ -179,10 +194,23 @@ async fn a_paused_leader_acknowledges_nothing_when_it_wakes_up() {
     let options = ProducerOptions { acks: Acks::Leader, idempotent: false, ..ProducerOptions::default() };
     let loose_load = Load::start_with(&cluster, "orders", "loose", options);
     committed_more(&cluster, "orders", 50).await;
+    let led = cluster.topic("orders").await;
+    let epoch = led.partitions[0].leader_epoch;
+    let mut connected = cluster.log_of(paused);
+    produce(&mut connected, &led.id, 1, "before the pause").await.expect("it leads");
     cluster.pause(paused);
     cluster.broker_to_be(paused, "fenced").await;
+    // They wait in its sockets, and are the first that it sees when it wakes up.
+    let mut late = JoinSet::new();
+    for number in 0..20 {
+        let (mut connected, id) = (connected.clone(), led.id.clone());
+        let acks = if number % 2 == 0 { 1 } else { -1 };
+        let value = format!("late {number}");
+        late.spawn(async move { (produce(&mut connected, &id, acks, &value).await, value) });
+    }
     committed_more(&cluster, "orders", 50).await;
     cluster.resume(paused);
+    let late = late.join_all().await;
     cluster.broker_to_be(paused, "unfenced").await;
     wait("the paused leader back in the isr", async || {
         cluster.topic("orders").await.partitions[0].isr.contains(&paused).then_some(())
@@ -194,6 +222,12 @@ async fn a_paused_leader_acknowledges_nothing_when_it_wakes_up() {
     let logs = cluster.identical_logs("orders").await;
     let values: Vec<String> =
         logs[0].values().into_values().map(|value| String::from_utf8(value).expect("texts")).collect();
+    for (answer, value) in late {
+        match answer {
+            Ok(acknowledged_at) => assert!(acknowledged_at > epoch, "{value:?} was acknowledged after the fencing"),
+            Err(_) => assert!(!values.contains(&value), "{value:?} was refused, and is there"),
+        }
+    }
     for value in account.acknowledged.keys() {
         assert!(values.contains(value), "{value:?} was acknowledged by all in-sync replicas, and is lost");
     }
