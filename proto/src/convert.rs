@@ -387,6 +387,7 @@ fn cause_to_wire(cause: Cause) -> wire::Cause {
         Cause::UncleanElection => wire::CauseKind::CauseUncleanElection,
         Cause::MinIsrChanged => wire::CauseKind::CauseMinIsrChanged,
         Cause::Reassignment => wire::CauseKind::CauseReassignment,
+        Cause::DirectoryFailed(_) => wire::CauseKind::CauseDirectoryFailed,
     };
     wire::Cause { kind: kind.into(), broker: cause.broker().map(BrokerId::get) }
 }
@@ -408,6 +409,7 @@ fn cause_from_wire(cause: Option<wire::Cause>) -> Result<Cause, DecodeError> {
         wire::CauseKind::CauseUncleanElection => Cause::UncleanElection,
         wire::CauseKind::CauseMinIsrChanged => Cause::MinIsrChanged,
         wire::CauseKind::CauseReassignment => Cause::Reassignment,
+        wire::CauseKind::CauseDirectoryFailed => Cause::DirectoryFailed(broker()?),
     })
 }
 

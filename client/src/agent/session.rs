@@ -96,12 +96,19 @@ impl Session {
             endpoints: config.endpoints.iter().map(endpoint_to_wire).collect(),
             rack: config.rack.clone(),
             features: features_to_wire(&config.features),
-            directories: config.directories.iter().map(ToString::to_string).collect(),
+            directories: self.online_directories(),
             previous_epoch: self.previous_epoch.map(BrokerEpoch::get),
         });
         request.set_timeout(REGISTER_TIMEOUT);
         let reply = BrokerClient::new(channel).register(request).await?.into_inner();
         Ok(BrokerEpoch::new(reply.broker_epoch))
+    }
+
+    /// Those that have not failed.
+    fn online_directories(&self) -> Vec<String> {
+        let wish = self.wish.borrow();
+        let online = self.config.directories.iter().filter(|directory| !wish.offline.contains(directory));
+        online.map(ToString::to_string).collect()
     }
 
     /// Keeps a stream to whoever is the active controller, until the epoch is refused.

@@ -290,6 +290,13 @@ pub struct BrokerRegistration {
     pub controlled_shutdown_offset: Option<Offset>,
 }
 
+impl BrokerRegistration {
+    /// Whether a copy in `directory` is within reach. One that has no directory yet will be.
+    pub fn has_online(&self, directory: DirectoryId) -> bool {
+        directory == DirectoryId::UNASSIGNED || self.directories.contains(&directory)
+    }
+}
+
 /// The whole state of a partition: written when it is created, and in snapshots.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionRegistration {
@@ -321,6 +328,12 @@ pub struct Partition {
 impl Partition {
     pub fn preferred_leader(&self) -> Option<BrokerId> {
         self.replicas.first().copied()
+    }
+
+    /// Where the copy of `broker` is, as far as that is known.
+    pub fn directory_of(&self, broker: BrokerId) -> DirectoryId {
+        let at = self.replicas.iter().position(|&replica| replica == broker);
+        at.and_then(|at| self.directories.get(at).copied()).unwrap_or(DirectoryId::UNASSIGNED)
     }
 
     pub fn has_preferred_leader(&self) -> bool {
@@ -376,6 +389,8 @@ pub enum Cause {
     /// `min.insync.replicas` changed, so the ELR was cleared.
     MinIsrChanged,
     Reassignment,
+    /// A log directory of the broker has failed.
+    DirectoryFailed(BrokerId),
 }
 
 impl Cause {
@@ -394,6 +409,7 @@ impl Cause {
             Self::UncleanElection => "unclean-election",
             Self::MinIsrChanged => "min-isr-changed",
             Self::Reassignment => "reassignment",
+            Self::DirectoryFailed(_) => "directory-failed",
         }
     }
 
@@ -405,7 +421,8 @@ impl Cause {
             | Self::ControlledShutdown(broker)
             | Self::BrokerUnregistered(broker)
             | Self::UncleanRestart(broker)
-            | Self::AlterPartition(broker) => Some(broker),
+            | Self::AlterPartition(broker)
+            | Self::DirectoryFailed(broker) => Some(broker),
             Self::Created
             | Self::ElectionRequested
             | Self::PreferredElection

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_metadata::ids::{
-    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionEpoch, PartitionId,
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, PartitionId,
     TopicPartition,
 };
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
@@ -47,6 +47,11 @@ enum Event {
         broker: BrokerId,
         want_fence: bool,
         want_shutdown: bool,
+    },
+    /// A log directory fails, and the next heartbeat says so.
+    DiskFails {
+        broker: BrokerId,
+        disk: u8,
     },
     Create {
         topic: u8,
@@ -100,7 +105,7 @@ fn topic() -> impl Strategy<Value = u8> {
 fn event() -> impl Strategy<Value = Event> {
     let kind = prop_oneof![Just(ElectionKind::Preferred), Just(ElectionKind::Unclean)];
     prop_oneof![
-        3 => (broker(), 0..3u8, any::<bool>(), 0..6u8)
+        3 => (broker(), 0..3u8, any::<bool>(), 0..8u8)
             .prop_map(|(broker, incarnation, clean, disk)| Event::Register { broker, incarnation, clean, disk }),
         6 => broker().prop_map(Event::Unfence),
         5 => broker().prop_map(Event::Fence),
@@ -109,6 +114,7 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (broker(), any::<bool>(), any::<bool>()).prop_map(|(broker, want_fence, want_shutdown)| {
             Event::Heartbeat { broker, want_fence, want_shutdown }
         }),
+        2 => (broker(), 0..2u8).prop_map(|(broker, disk)| Event::DiskFails { broker, disk }),
         2 => (topic(), 1..4i32, 1..5i16, 1..4u8, any::<bool>())
             .prop_map(|(topic, partitions, factor, min_isr, unclean)| {
                 Event::Create { topic, partitions, factor, min_isr, unclean }
@@ -224,13 +230,22 @@ fn check_state(image: &MetadataImage, id: TopicPartition, partition: &Partition)
     let enough = config::min_insync_replicas(image, &topic.name).min(partition.replicas.len());
     assert!(partition.elr.is_empty() || partition.isr.len() < enough, "an ELR beside a full ISR: {partition:?}");
     if partition.leader.is_none() {
-        let could_lead = partition.elr.iter().any(|&broker| image.is_active(broker));
+        let could_lead =
+            partition.elr.iter().any(|&broker| image.is_active(broker) && has_its_disk(image, partition, broker));
         assert!(!could_lead, "without a leader for no reason: {partition:?}");
+    }
+    for &member in &partition.isr {
+        assert!(has_its_disk(image, partition, member), "in the ISR with a failed disk: {partition:?}");
     }
     if partition.is_reassigning() && partition.recovery == LeaderRecoveryState::Recovered {
         let mut targets = partition.replicas.iter().filter(|replica| !partition.removing.contains(replica));
         assert!(!targets.all(|replica| partition.isr.contains(replica)), "reassigning for no reason: {partition:?}");
     }
+}
+
+/// A broker that is not registered has no disks.
+fn has_its_disk(image: &MetadataImage, partition: &Partition, broker: BrokerId) -> bool {
+    image.broker(broker).is_none_or(|registered| registered.has_online(partition.directory_of(broker)))
 }
 
 /// Whether the same request must come to nothing when it is repeated.
@@ -251,6 +266,7 @@ fn is_settled_by(event: &Event) -> bool {
         | Event::Unclean { .. } => true,
         // These go on where they left off, mean something else on another state, or write again on purpose.
         Event::Heartbeat { .. }
+        | Event::DiskFails { .. }
         | Event::Alter { .. }
         | Event::Balance(_)
         | Event::ElectUncleanly(_)
@@ -279,8 +295,20 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
                 metadata_offset,
                 want_fence: *want_fence,
                 want_shutdown: *want_shutdown,
+                offline_directories: Vec::new(),
             };
-            heartbeat(image, request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
+            heartbeat(image, &request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
+        }
+        Event::DiskFails { broker, disk: failed } => {
+            let request = Heartbeat {
+                broker: *broker,
+                epoch: image.broker(*broker).map(|broker| broker.epoch).unwrap_or_default(),
+                metadata_offset: Offset::new(0),
+                want_fence: false,
+                want_shutdown: false,
+                offline_directories: vec![disk(*broker, *failed)],
+            };
+            heartbeat(image, &request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
         }
         Event::Create { topic, partitions, factor, min_isr, unclean } => {
             let request = CreateTopic {
@@ -325,6 +353,10 @@ fn name(topic: u8) -> String {
     format!("topic-{topic}")
 }
 
+fn disk(broker: BrokerId, n: u8) -> DirectoryId {
+    DirectoryId::from_bytes([u8::try_from(broker.get()).unwrap() * 10 + n; 16])
+}
+
 fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: bool, disk: u8) -> Vec<Record> {
     let endpoint = Endpoint {
         name: "PLAINTEXT".to_owned(),
@@ -332,9 +364,6 @@ fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: boo
         port: 9092,
         security: SecurityProtocol::Plaintext,
     };
-    // Mostly the same disk; now and then another, or two.
-    let own = u8::try_from(broker.get()).unwrap() * 10;
-    let directory = |n: u8| DirectoryId::from_bytes([own + n; 16]);
     let request = RegisterBroker {
         broker,
         cluster: ClusterId::from_bytes([1; 16]),
@@ -343,9 +372,9 @@ fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: boo
         rack: None,
         features: features::supported(),
         directories: match disk {
-            4 => vec![directory(1)],
-            5 => vec![directory(0), directory(1)],
-            _ => vec![directory(0)],
+            4 => vec![self::disk(broker, 1)],
+            5.. => vec![self::disk(broker, 0), self::disk(broker, 1)],
+            _ => vec![self::disk(broker, 0)],
         },
         cordoned_directories: None,
         previous_epoch: image.broker(broker).map(|before| before.epoch).filter(|_| clean),

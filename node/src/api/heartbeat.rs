@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use prost::Message;
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, DirectoryId, Offset};
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, heartbeat};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
+use super::request::invalid;
 use crate::controller::{Contact, MutationTerms, OpenStream};
 
 /// Replies that may wait for a slow broker before its stream is held back.
@@ -95,6 +96,7 @@ impl BrokerStream {
             metadata_offset: Offset::new(request.metadata_offset),
             want_fence: request.want_fence,
             want_shutdown: request.want_shutdown,
+            offline_directories: directories(&request.offline_directories)?,
         };
         self.check_identity(&wanted)?;
         self.stamp(&wanted);
@@ -140,7 +142,7 @@ impl BrokerStream {
         let image = self.gateway.view.image();
         let lowest = self.gateway.controller.sessions.lowest_active_offset(&image, wanted.broker);
         // Unknown or stale here may be merely not yet committed: the draft knows.
-        let Ok(plan) = heartbeat(&image, *wanted, lowest) else { return Ok(None) };
+        let Ok(plan) = heartbeat(&image, wanted, lowest) else { return Ok(None) };
         Ok(plan.records.is_empty().then_some(plan.response))
     }
 
@@ -155,7 +157,7 @@ impl BrokerStream {
                 terms,
                 move |image, _| {
                     let lowest = sessions.lowest_active_offset(image, wanted.broker);
-                    heartbeat(image, wanted, lowest)
+                    heartbeat(image, &wanted, lowest)
                 },
                 |answer, _, _| Decision {
                     fenced: answer.fenced,
@@ -197,6 +199,11 @@ impl BrokerStream {
 async fn resigned(claims: &mut watch::Receiver<Option<ControllerEpoch>>) {
     // A dropped sender means that the event loop is gone, which is a resignation as well.
     let _ = claims.wait_for(Option::is_none).await;
+}
+
+fn directories(texts: &[String]) -> Result<Vec<DirectoryId>, ApiError> {
+    let parse = |text: &String| text.parse().map_err(|error| invalid(format!("directory {text:?}: {error}")));
+    texts.iter().map(parse).collect()
 }
 
 /// `HeartbeatAnswer` on its way through the event loop.

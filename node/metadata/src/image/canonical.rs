@@ -265,6 +265,7 @@ impl Encoder {
             Cause::UncleanElection => 10,
             Cause::MinIsrChanged => 11,
             Cause::Reassignment => 12,
+            Cause::DirectoryFailed(_) => 13,
         };
         self.tag(tag).broker_id(cause.broker())
     }

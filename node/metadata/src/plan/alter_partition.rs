@@ -61,7 +61,7 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
         }
         check_epochs(request.broker, wanted, partition)?;
         check_isr(wanted, partition)?;
-        check_members(image, wanted)?;
+        check_members(image, partition, wanted)?;
         let cause = Cause::AlterPartition(request.broker);
         let change = PartitionChangeBuilder::new(image, wanted.id, partition, rules.of(topic), cause)
             .isr(wanted.isr.iter().map(|member| member.broker).collect())
@@ -147,13 +147,14 @@ fn check_isr(wanted: &PartitionAlteration, partition: &Partition) -> Result<(), 
 
 /// Each member must be active, and the incarnation that the leader saw fetching: what a broker had fetched before
 /// it restarted says nothing about what it has now.
-fn check_members(image: &MetadataImage, wanted: &PartitionAlteration) -> Result<(), ApiError> {
+fn check_members(image: &MetadataImage, partition: &Partition, wanted: &PartitionAlteration) -> Result<(), ApiError> {
     for member in &wanted.isr {
         let broker = member.broker;
         let why = match image.broker(broker) {
             None => "is not registered".to_owned(),
             Some(at) if at.fenced => "is fenced".to_owned(),
             Some(at) if at.in_controlled_shutdown => "is in controlled shutdown".to_owned(),
+            Some(at) if !at.has_online(partition.directory_of(broker)) => "has it in a failed log directory".to_owned(),
             Some(at) => match member.epoch {
                 Some(epoch) if epoch != at.epoch => format!("is at epoch {}, not {epoch}", at.epoch),
                 Some(_) | None => continue,

@@ -144,7 +144,7 @@ fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBr
     if after == *before {
         return Plan::new(Vec::new(), epoch);
     }
-    let lost = hosted_elsewhere(image, before.broker, &before.directories, &after.directories);
+    let lost = hosted_elsewhere(image, before.broker, &after.directories);
     let cause = Cause::UncleanRestart(before.broker);
     let mut records = change_all(image, lost, cause, |change| change.rehome(before.broker, &after.directories));
     records.push(Record::RegisterBroker(after));
@@ -167,8 +167,7 @@ fn register_incarnation(
 fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, request: &RegisterBroker) -> Vec<Record> {
     let broker = request.broker;
     let directories = &request.directories;
-    let known = before.map_or(&[][..], |before| &before.directories);
-    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, broker, known, directories);
+    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, broker, directories);
     seats.extend(image.index.in_isr(broker));
     if before.is_some_and(|before| request.previous_epoch == Some(before.epoch)) {
         let cause = Cause::BrokerFenced(broker);
@@ -179,17 +178,9 @@ fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, req
     change_all(image, seats, cause, |change| change.distrust(broker).rehome(broker, directories))
 }
 
-/// The partitions whose copy was in a directory that the broker no longer has. A broker that was unregistered in
-/// between has no known directories, and may still have replicas.
-fn hosted_elsewhere(
-    image: &MetadataImage,
-    broker: BrokerId,
-    known: &[DirectoryId],
-    directories: &[DirectoryId],
-) -> BTreeSet<TopicPartition> {
-    if !known.is_empty() && known.iter().all(|directory| directories.contains(directory)) {
-        return BTreeSet::new();
-    }
+/// The partitions whose copy was in a directory that the broker no longer has. What it was registered with says too
+/// little: it may have been unregistered since, or a directory have failed.
+fn hosted_elsewhere(image: &MetadataImage, broker: BrokerId, directories: &[DirectoryId]) -> BTreeSet<TopicPartition> {
     let is_elsewhere = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
         let mut replicas = partition.replicas.iter().zip(&partition.directories);
@@ -255,6 +246,33 @@ pub fn begin_controlled_shutdown(image: &MetadataImage, broker: BrokerId) -> Res
 
 fn leave_isr(image: &MetadataImage, broker: BrokerId, cause: Cause) -> Vec<Record> {
     change_all(image, image.index.in_isr(broker), cause, |change| change.without(broker))
+}
+
+/// Which of the directories that `broker` has online are among those that it reports as failed.
+pub(super) fn newly_failed(broker: &BrokerRegistration, reported: &[DirectoryId]) -> Vec<DirectoryId> {
+    broker.directories.iter().filter(|directory| reported.contains(directory)).copied().collect()
+}
+
+/// Some directories of a broker have failed, and others have not (KIP-858): what it had there leaves the ISR, and is led by
+/// others. It stays where it is: a disk that comes back has what it had. The registration is the last record, so that
+/// what is cut short is begun anew by the next report.
+pub(super) fn fail_directories(
+    image: &MetadataImage,
+    broker: &BrokerRegistration,
+    failed: &[DirectoryId],
+) -> Vec<Record> {
+    let is_there = |id: &TopicPartition| {
+        let partition = image.partition(*id).expect("the index names partitions of the image");
+        let mut replicas = partition.replicas.iter().zip(&partition.directories);
+        replicas.any(|(replica, at)| *replica == broker.broker && failed.contains(at))
+    };
+    let lost = image.index.in_isr(broker.broker).filter(is_there);
+    let cause = Cause::DirectoryFailed(broker.broker);
+    let mut records = change_all(image, lost, cause, |change| change.without(broker.broker));
+    let is_online = |directory: &DirectoryId| !failed.contains(directory);
+    let directories = broker.directories.iter().copied().filter(is_online).collect();
+    records.push(Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }));
+    records
 }
 
 /// Forgets a broker, running or not. It keeps its place in replica lists: moving its replicas is another matter.

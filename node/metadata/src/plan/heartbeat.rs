@@ -9,15 +9,17 @@
 //! | unfenced | wants to stop and leads nothing | stop now |
 //! | controlled shutdown | leads nothing, and every active broker has replayed the moves | stop now |
 //!
+//! A failed log directory is dealt with first; a broker with none left is as one that wants to be fenced.
+//!
 //! "Has replayed its own registration", not "has caught up": the log of a busy cluster outruns any heartbeat.
 
 use crate::error::{ApiError, ErrorName};
-use crate::ids::{BrokerEpoch, BrokerId, Offset};
+use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, Offset};
 use crate::image::MetadataImage;
 use crate::plan::{Plan, WaitingOn, brokers};
 use crate::record::BrokerRegistration;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
@@ -25,6 +27,8 @@ pub struct Heartbeat {
     pub metadata_offset: Offset,
     pub want_fence: bool,
     pub want_shutdown: bool,
+    /// Log directories that have failed since it registered.
+    pub offline_directories: Vec<DirectoryId>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +45,16 @@ enum State {
     Unfenced,
     ControlledShutdown,
     ShutdownNow,
+}
+
+impl HeartbeatAnswer {
+    fn of(state: State, at: Circumstances) -> Self {
+        Self {
+            fenced: matches!(state, State::Fenced | State::ShutdownNow),
+            caught_up: at.caught_up,
+            should_shut_down: state == State::ShutdownNow,
+        }
+    }
 }
 
 impl State {
@@ -68,25 +82,28 @@ struct Circumstances {
 /// `None` when there is no other.
 pub fn heartbeat(
     image: &MetadataImage,
-    heartbeat: Heartbeat,
+    heartbeat: &Heartbeat,
     lowest_active_offset: Option<Offset>,
 ) -> Result<Plan<HeartbeatAnswer>, ApiError> {
     let broker = sender(image, heartbeat.broker, heartbeat.epoch)?;
+    let failed = brokers::newly_failed(broker, &heartbeat.offline_directories);
+    let nothing_left = !failed.is_empty() && failed.len() == broker.directories.len();
     let circumstances = Circumstances {
-        want_fence: heartbeat.want_fence,
+        want_fence: heartbeat.want_fence || nothing_left,
         want_shutdown: heartbeat.want_shutdown,
         caught_up: heartbeat.metadata_offset.get() > broker.epoch.get(),
         leads: image.index.led_count(broker.broker) > 0,
         moves_seen: moves_seen(broker, lowest_active_offset),
     };
     let current = State::of(broker);
+    if !failed.is_empty() && !nothing_left {
+        // What else it wants it says again.
+        let records = brokers::fail_directories(image, broker, &failed);
+        return Ok(Plan::new(records, HeartbeatAnswer::of(current, circumstances)));
+    }
     let next = next_state(current, circumstances);
     let plan = transition(image, broker.broker, current, next)?;
-    let answer = HeartbeatAnswer {
-        fenced: matches!(next, State::Fenced | State::ShutdownNow),
-        caught_up: circumstances.caught_up,
-        should_shut_down: next == State::ShutdownNow,
-    };
+    let answer = HeartbeatAnswer::of(next, circumstances);
     if plan.records.is_empty() {
         return Ok(Plan::waiting(waiting_on(next, circumstances), answer));
     }

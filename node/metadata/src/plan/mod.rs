@@ -6,6 +6,7 @@ pub mod alter_partition;
 pub mod brokers;
 pub mod checkpoint;
 pub mod configs;
+pub mod directories;
 pub mod elections;
 pub mod features;
 pub mod heartbeat;

@@ -28,6 +28,7 @@
 use crate::config;
 use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
 use crate::image::{MetadataImage, Topic};
+use crate::plan::directories;
 use crate::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, Record};
 
 /// Who may be elected.
@@ -221,16 +222,16 @@ impl<'a> PartitionChangeBuilder<'a> {
         if *directory == DirectoryId::UNASSIGNED || online.contains(directory) {
             return self;
         }
-        *directory = only_directory(online);
+        *directory = directories::choose_among(online, self.id);
         self.cause = Cause::UncleanRestart(broker);
         self.distrust(broker)
     }
 
-    /// Other replicas, some of them on their way in or out. A new one has no directory yet; one that is not among them
+    /// Other replicas, some of them on their way in or out. One that is not among them
     /// is out of the ISR and the ELR at once.
     #[must_use]
     pub fn replicas(mut self, replicas: Vec<BrokerId>, adding: Vec<BrokerId>, removing: Vec<BrokerId>) -> Self {
-        self.directories = replicas.iter().map(|&replica| self.directory_of(replica)).collect();
+        self.directories = replicas.iter().map(|&replica| self.directory_for(replica)).collect();
         self.isr.retain(|member| replicas.contains(member));
         self.replicas = replicas;
         self.adding = adding;
@@ -339,8 +340,17 @@ impl<'a> PartitionChangeBuilder<'a> {
 
     fn has_its_disk(&self, replica: BrokerId) -> bool {
         let directory = self.directory_of(replica);
-        directory == DirectoryId::UNASSIGNED
-            || self.image.broker(replica).is_some_and(|broker| broker.directories.contains(&directory))
+        let broker = self.image.broker(replica);
+        directory == DirectoryId::UNASSIGNED || broker.is_some_and(|broker| broker.has_online(directory))
+    }
+
+    /// Where the replica is, or is to be.
+    fn directory_for(&self, replica: BrokerId) -> DirectoryId {
+        if self.replicas.contains(&replica) {
+            return self.directory_of(replica);
+        }
+        let broker = self.image.broker(replica);
+        broker.map_or(DirectoryId::UNASSIGNED, |broker| directories::choose(broker, self.id))
     }
 
     fn directory_of(&self, replica: BrokerId) -> DirectoryId {
@@ -426,14 +436,6 @@ impl<'a> PartitionChangeBuilder<'a> {
             return None;
         }
         Some(PartitionChange { unclean: matches!(elected, Elected::Uncleanly(_)), ..change })
-    }
-}
-
-/// The directory of a new replica: where there is but one it is that, else the broker chooses.
-pub fn only_directory(online: &[DirectoryId]) -> DirectoryId {
-    match online {
-        [only] => *only,
-        _ => DirectoryId::UNASSIGNED,
     }
 }
 

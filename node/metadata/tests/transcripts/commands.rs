@@ -171,6 +171,8 @@ fn read_heartbeat(image: &MetadataImage, command: &Command) -> Result<Heartbeat>
         Some(offset) => offset.parse()?,
         None => image.next_offset,
     };
+    let offline = args.text("offline").unwrap_or_default();
+    let offline_directories = items(offline, ',').map(directory).collect();
     let wants = args.words();
     args.end()?;
     let wants = |what| wants.contains(&what);
@@ -180,13 +182,14 @@ fn read_heartbeat(image: &MetadataImage, command: &Command) -> Result<Heartbeat>
         metadata_offset,
         want_fence: wants("want-fence"),
         want_shutdown: wants("want-shutdown"),
+        offline_directories,
     })
 }
 
 fn beat(world: &World, command: &Command) -> Result<Step> {
     let request = read_heartbeat(world.image(), command)?;
     let lowest = world.sessions.lowest_active_offset(world.image(), request.broker);
-    let plan = heartbeat(world.image(), request, lowest);
+    let plan = heartbeat(world.image(), &request, lowest);
     let step = step(plan, |answer| {
         let mut words = vec![if answer.fenced { "fenced" } else { "not fenced" }];
         words.push(if answer.caught_up { "caught up" } else { "catching up" });

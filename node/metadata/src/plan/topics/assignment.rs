@@ -8,7 +8,7 @@ use crate::image::{MetadataImage, Topic};
 use crate::limits;
 use crate::placement::{Candidate, Load, place};
 use crate::plan::brokers::takes_replicas;
-use crate::plan::partition_change::only_directory;
+use crate::plan::directories;
 use crate::record::{BrokerRegistration, LeaderRecoveryState, Partition, PartitionRegistration, Record};
 use crate::rng::Rng;
 
@@ -108,7 +108,7 @@ impl<'a> Assigner<'a> {
     pub fn registration(&self, id: TopicPartition, replicas: Vec<BrokerId>) -> Record {
         let isr: Vec<BrokerId> = replicas.iter().copied().filter(|&replica| self.image.is_active(replica)).collect();
         let state = Partition {
-            directories: replicas.iter().map(|&replica| self.directory(replica)).collect(),
+            directories: replicas.iter().map(|&replica| self.directory(replica, id)).collect(),
             leader: isr.first().copied(),
             replicas,
             isr,
@@ -124,8 +124,9 @@ impl<'a> Assigner<'a> {
         Record::CreatePartition(PartitionRegistration { id, state })
     }
 
-    fn directory(&self, replica: BrokerId) -> DirectoryId {
-        self.image.broker(replica).map_or(DirectoryId::UNASSIGNED, |broker| only_directory(&broker.directories))
+    fn directory(&self, replica: BrokerId, id: TopicPartition) -> DirectoryId {
+        let broker = self.image.broker(replica);
+        broker.map_or(DirectoryId::UNASSIGNED, |broker| directories::choose(broker, id))
     }
 }
 
