@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_metadata::ids::{
-    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, PartitionId,
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionEpoch, PartitionId,
     TopicPartition,
 };
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
@@ -287,28 +287,10 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
             brokers::unregister(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records)
         }
         Event::Heartbeat { broker, want_fence, want_shutdown } => {
-            let epoch = image.broker(*broker).map(|broker| broker.epoch).unwrap_or_default();
-            let metadata_offset = image.next_offset;
-            let request = Heartbeat {
-                broker: *broker,
-                epoch,
-                metadata_offset,
-                want_fence: *want_fence,
-                want_shutdown: *want_shutdown,
-                offline_directories: Vec::new(),
-            };
-            heartbeat(image, &request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
+            beat(image, &Heartbeat { want_fence: *want_fence, want_shutdown: *want_shutdown, ..idle(image, *broker) })
         }
         Event::DiskFails { broker, disk: failed } => {
-            let request = Heartbeat {
-                broker: *broker,
-                epoch: image.broker(*broker).map(|broker| broker.epoch).unwrap_or_default(),
-                metadata_offset: Offset::new(0),
-                want_fence: false,
-                want_shutdown: false,
-                offline_directories: vec![disk(*broker, *failed)],
-            };
-            heartbeat(image, &request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
+            beat(image, &Heartbeat { offline_directories: vec![disk(*broker, *failed)], ..idle(image, *broker) })
         }
         Event::Create { topic, partitions, factor, min_isr, unclean } => {
             let request = CreateTopic {
@@ -351,6 +333,22 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
 
 fn name(topic: u8) -> String {
     format!("topic-{topic}")
+}
+
+/// From a broker that wants nothing and has replayed everything.
+fn idle(image: &MetadataImage, broker: BrokerId) -> Heartbeat {
+    Heartbeat {
+        broker,
+        epoch: image.broker(broker).map(|broker| broker.epoch).unwrap_or_default(),
+        metadata_offset: image.next_offset,
+        want_fence: false,
+        want_shutdown: false,
+        offline_directories: Vec::new(),
+    }
+}
+
+fn beat(image: &MetadataImage, request: &Heartbeat) -> Vec<Record> {
+    heartbeat(image, request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
 }
 
 fn disk(broker: BrokerId, n: u8) -> DirectoryId {

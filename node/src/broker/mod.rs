@@ -19,6 +19,7 @@ mod shard;
 mod situation;
 pub mod wire;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,7 @@ pub enum BrokerError {
     Register(ApiError),
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("log directory {directory} has failed: {reason}")]
+    #[error("no log directory is left; {directory} has failed last: {reason}")]
     Directory { directory: DirectoryId, reason: String },
     #[error("a task of the broker has ended, which none does by itself")]
     Ended,
@@ -84,16 +85,23 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
     let clean_stop = CleanStop::at(&config.data);
     let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
-    tokio::select! {
-        () = told(&mut stop) => {}
-        error = agent.failed() => return Err(BrokerError::Register(error)),
-        // The controllers move what is led here only when this broker is gone.
-        Some((directory, reason)) = failures.recv() => {
-            return Err(BrokerError::Directory { directory, reason });
-        }
-        Some(ended) = tasks.join_next() => {
-            ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-            return Err(BrokerError::Ended);
+    let mut online: BTreeSet<DirectoryId> = plane.directories().into_iter().collect();
+    loop {
+        tokio::select! {
+            () = told(&mut stop) => break,
+            error = agent.failed() => return Err(BrokerError::Register(error)),
+            Some((directory, reason)) = failures.recv() => {
+                online.remove(&directory);
+                if online.is_empty() {
+                    return Err(BrokerError::Directory { directory, reason });
+                }
+                // The controllers move what was led there, and the rest stays.
+                agent.report_offline([directory].into());
+            }
+            Some(ended) = tasks.join_next() => {
+                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                return Err(BrokerError::Ended);
+            }
         }
     }
     let stopped = agent.shut_down(shutdown_timeout).await;

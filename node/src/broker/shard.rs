@@ -376,7 +376,11 @@ impl Shard {
                 positions.iter().for_each(|at| refuse_position(&sink, at.id, ErrorName::KafkaStorageError));
             }
             Command::Ask(_, question) => question(None, self.now_ms()),
-            Command::Delete { done, .. } => drop(done.send(())),
+            // What is left on the disk is a stray when that comes back.
+            Command::Delete { id, done } => {
+                self.around.replicas.remove(id);
+                let _ = done.send(());
+            }
             Command::Stop(done) => round.stopped = Some(done),
             Command::Lead { .. }
             | Command::Follow { .. }

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod controlled_shutdown;
+mod directories;
 mod exactly_once;
 mod failover;
 mod identity;

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use openraft::storage::{IOFlushed, RaftLogReader, RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -49,7 +49,30 @@ impl FrozenReplica for Count {
     }
 }
 
-struct Builder<F>(F);
+struct Builder<F> {
+    make: F,
+    flushers: Flushers,
+}
+
+/// The flushers of the stores that a test has made. It waits for them: a process must not end while one has the database.
+#[derive(Clone, Default)]
+struct Flushers(Arc<Mutex<Vec<oneshot::Receiver<()>>>>);
+
+impl Flushers {
+    async fn ended(self) {
+        let all = std::mem::take(&mut *self.0.lock().unwrap());
+        for ended in all {
+            // It ends without a word.
+            let _ = ended.await;
+        }
+    }
+}
+
+async fn pass_openrafts_suite<S: Store>(make: impl Fn() -> (S, Option<TempDir>) + Send + Sync) {
+    let flushers = Flushers::default();
+    Suite::test_all(Builder { make, flushers: flushers.clone() }).await.unwrap();
+    flushers.ended().await;
+}
 
 impl<F, S> StoreBuilder<Types, LogStore, StateMachine, Option<TempDir>> for Builder<F>
 where
@@ -57,11 +80,12 @@ where
     S: Store,
 {
     async fn build(&self) -> Result<(Option<TempDir>, LogStore, StateMachine), StorageError<Types>> {
-        let (store, guard) = (self.0)();
+        let (store, guard) = (self.make)();
         let store: Arc<dyn Store> = Arc::new(store);
         let local = LocalVoter::load(store.clone(), ControllerId::new(0), PathBuf::new(), None, true).unwrap();
         let opened = store.open().unwrap();
-        let (log, _) = LogStore::start(opened.disk).unwrap();
+        let (log, flusher) = LogStore::start(opened.disk).unwrap();
+        self.flushers.0.lock().unwrap().push(flusher);
         let state_machine =
             StateMachine::new(Box::new(Count(0)), opened.snapshots, local, u64::MAX, Arc::new(Notify::new()));
         Ok((guard, log, state_machine))
@@ -74,12 +98,12 @@ async fn openrafts_suite_passes_on_disk() {
         let data = tempfile::tempdir().unwrap();
         (RocksStore::new(data.path()), Some(data))
     };
-    Suite::test_all(Builder(builder)).await.unwrap();
+    pass_openrafts_suite(builder).await;
 }
 
 #[tokio::test]
 async fn openrafts_suite_passes_in_memory() {
-    Suite::test_all(Builder(|| (MemoryStore::new(), None))).await.unwrap();
+    pass_openrafts_suite(|| (MemoryStore::new(), None)).await;
 }
 
 /// A store that can lose its power.
