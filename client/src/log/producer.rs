@@ -7,6 +7,7 @@
 //! idempotence a record is in the log at most once, however often it was sent. A record whose delivery fails as unknown
 //! may or may not be there.
 
+mod calls;
 mod lane;
 mod owner;
 mod routes;
@@ -22,6 +23,9 @@ use crate::error::{ClientError, InvalidAddress};
 use crate::nodes::Options;
 use crate::{AdminClient, Nodes};
 use owner::Owner;
+
+/// A broker takes requests of 16 MiB: this leaves room for the frames.
+const REQUEST_BYTES_MAX: usize = 12 << 20;
 
 /// Records handed over and not yet taken by the task.
 const QUEUE_MAX: usize = 4_096;
@@ -134,7 +138,9 @@ impl Producer {
     /// To be called within a tokio runtime.
     pub fn start(bootstrap: &[impl AsRef<str>], options: ProducerOptions) -> Result<Self, InvalidAddress> {
         // Without the answers of all in-sync replicas a lost batch would go unnoticed, and every later one be refused.
-        let options = ProducerOptions { idempotent: options.idempotent && options.acks == Acks::All, ..options };
+        let idempotent = options.idempotent && options.acks == Acks::All;
+        let batch_bytes = options.batch_bytes.min(REQUEST_BYTES_MAX);
+        let options = ProducerOptions { idempotent, batch_bytes, ..options };
         let nodes = Nodes::open(bootstrap, &LOOK_UP)?;
         let admin = AdminClient::over(nodes, LOOK_UP);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
@@ -150,7 +156,12 @@ impl Producer {
         partition: Option<i32>,
         record: ProducedRecord,
     ) -> Result<Delivery, ClientError> {
-        let bytes = bytes_of(&record).min(self.buffer_bytes);
+        let bytes = bytes_of(&record);
+        if bytes > REQUEST_BYTES_MAX {
+            let message = format!("a record of {bytes} bytes fits into no request: {REQUEST_BYTES_MAX} is the limit");
+            return Err(ClientError::failed(ErrorName::MessageTooLarge, message));
+        }
+        let bytes = bytes.min(self.buffer_bytes);
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(permits).await.expect("it is never closed");
         let (reply, outcome) = oneshot::channel();
@@ -186,3 +197,6 @@ pub(crate) fn bytes_of(record: &ProducedRecord) -> usize {
     let headers: usize = record.headers.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     FRAME + record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len) + headers
 }
+
+#[cfg(test)]
+mod tests;

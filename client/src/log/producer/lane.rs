@@ -17,6 +17,8 @@ const RETRY_MAX: Duration = Duration::from_millis(200);
 const SEQUENCES: i64 = 1 << 31;
 
 pub struct Batch {
+    /// Grows over all partitions of a producer.
+    number: u64,
     records: Vec<Record>,
     promises: Vec<Promise>,
     bytes: usize,
@@ -56,8 +58,14 @@ impl Lane {
         self.batches.is_empty()
     }
 
-    /// Adds a record to the last batch, or to a new one. Says whether it is a new one.
-    pub fn push(&mut self, record: ProducedRecord, promise: Promise, batch_bytes: usize, now: Instant) -> bool {
+    /// Adds a record to the last batch, or to a new one of that `number`. Says whether it is a new one.
+    pub fn push(
+        &mut self,
+        (record, promise): (ProducedRecord, Promise),
+        batch_bytes: usize,
+        number: u64,
+        now: Instant,
+    ) -> bool {
         let bytes = bytes_of(&record);
         let first_may_grow = !self.in_flight || self.batches.len() > 1;
         let has_room =
@@ -70,6 +78,7 @@ impl Lane {
             return false;
         }
         self.batches.push_back(Batch {
+            number,
             records: vec![record],
             promises: vec![promise],
             bytes,
@@ -94,29 +103,26 @@ impl Lane {
         let batch = self.batches.front_mut()?;
         self.in_flight = true;
         self.retry_at = None;
-        if let Some(encoded) = &batch.encoded {
-            return Some(encoded.clone());
-        }
-        if let Some(current) = producer {
+        let encoded = batch.encoded.get_or_insert_with(|| encode(std::mem::take(&mut batch.records)));
+        if let (None, Some(current)) = (batch.stamp, producer) {
             let id = *self.producer.get_or_insert_with(|| {
                 self.next_sequence = 0;
                 current
             });
             batch.stamp = Some(ProducerStamp { id, epoch: 0, base_sequence: self.next_sequence });
-            self.next_sequence = sequence_after(self.next_sequence, batch.records.len());
+            self.next_sequence = sequence_after(self.next_sequence, batch.promises.len());
+            encoded.producer = batch.stamp;
         }
-        let records = Records { records: std::mem::take(&mut batch.records) };
-        let encoded = RecordBatch {
-            record_count: i32::try_from(records.records.len()).unwrap_or(i32::MAX),
-            max_timestamp_ms: records.records.iter().map(|record| record.timestamp_ms).max().unwrap_or(0),
-            producer: batch.stamp,
-            records: records.encode_to_vec().into(),
-            ..RecordBatch::default()
-        };
-        let crc = crc32fast::hash(&encoded.records);
-        let encoded = RecordBatch { crc: Some(crc), ..encoded };
-        batch.encoded = Some(encoded.clone());
-        Some(encoded)
+        Some(encoded.clone())
+    }
+
+    /// The leader knows nothing of the producer, and certainly has nothing of the batch: another begins with it.
+    pub fn begin_anew(&mut self) {
+        self.in_flight = false;
+        self.producer = None;
+        if let Some(batch) = self.batches.front_mut() {
+            batch.stamp = None;
+        }
     }
 
     /// The batch under way is acknowledged.
@@ -163,9 +169,27 @@ impl Lane {
         self.batches.front()
     }
 
+    /// How much the first batch takes in a request.
+    pub fn first_bytes(&self) -> usize {
+        self.first().map_or(0, |batch| batch.bytes)
+    }
+
+    /// Whether a batch up to that number is not yet done with.
+    pub fn has_up_to(&self, number: u64) -> bool {
+        self.first().is_some_and(|batch| batch.number <= number)
+    }
+
     pub fn is_in_flight(&self) -> bool {
         self.in_flight
     }
+}
+
+fn encode(records: Vec<Record>) -> RecordBatch {
+    let record_count = i32::try_from(records.len()).unwrap_or(i32::MAX);
+    let max_timestamp_ms = records.iter().map(|record| record.timestamp_ms).max().unwrap_or(0);
+    let records = bytes::Bytes::from(Records { records }.encode_to_vec());
+    let crc = Some(crc32fast::hash(&records));
+    RecordBatch { record_count, max_timestamp_ms, records, crc, ..RecordBatch::default() }
 }
 
 fn to_wire(record: ProducedRecord) -> Record {

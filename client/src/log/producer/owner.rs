@@ -4,25 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use quorate_metadata::{ApiError, ErrorName};
-use quorate_proto::error::{from_item, from_status};
-use quorate_proto::log::log_client::LogClient;
-use quorate_proto::log::{InitProducerRequest, ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition};
+use quorate_proto::error::from_item;
+use quorate_proto::log::{ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tokio::time::{Instant, sleep_until};
+use tonic::Status;
 
+use super::calls::{Channels, identify, produce};
 use super::lane::Lane;
 use super::routes::{Found, Routes, look_up};
-use super::{Acks, Message, ProducerOptions, Sent};
+use super::{Acks, Message, ProducerOptions, REQUEST_BYTES_MAX, Sent};
 use crate::AdminClient;
 use crate::error::ClientError;
 use crate::log::partitioner::partition_of_key;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Between two looks for a leader that is not known.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -32,9 +27,6 @@ const SUSPICIOUS: Duration = Duration::from_millis(300);
 
 /// A topic that no node knows fails its records after so long.
 const UNKNOWN_TOPIC: Duration = Duration::from_secs(5);
-
-/// For room in a request beside its batches.
-const REQUEST_BYTES: usize = 8 << 20;
 
 type Place = (String, i32);
 
@@ -47,7 +39,7 @@ pub struct Owner {
     /// Where records without a key go at the moment.
     sticky: HashMap<String, i32>,
     routes: Routes,
-    channels: HashMap<String, Channel>,
+    channels: Channels,
     producer: Option<i64>,
     flights: HashMap<u64, Flight>,
     last_flight: u64,
@@ -58,12 +50,22 @@ pub struct Owner {
     looked_at: Option<Instant>,
     asking_id: bool,
     ask_id_at: Option<Instant>,
-    flushing: Vec<oneshot::Sender<()>>,
+    flushing: Vec<Flush>,
+    /// The number of the youngest batch.
+    last_batch: u64,
+}
+
+/// Someone waits for everything that was sent before.
+struct Flush {
+    /// The youngest batch that is waited for; `None` while some of it is not in a batch yet.
+    up_to: Option<u64>,
+    done: oneshot::Sender<()>,
 }
 
 /// A request under way.
 struct Flight {
-    places: Vec<Place>,
+    /// In its order; `None` for one whose answer is not waited for any more.
+    places: Vec<Option<Place>>,
     endpoint: String,
     since: Instant,
     handle: AbortHandle,
@@ -84,7 +86,7 @@ impl Owner {
             unrouted: HashMap::new(),
             sticky: HashMap::new(),
             routes: Routes::default(),
-            channels: HashMap::new(),
+            channels: Channels::default(),
             producer: None,
             flights: HashMap::new(),
             last_flight: 0,
@@ -95,6 +97,7 @@ impl Owner {
             asking_id: false,
             ask_id_at: None,
             flushing: Vec::new(),
+            last_batch: 0,
         }
     }
 
@@ -118,12 +121,7 @@ impl Owner {
             self.expire();
             self.search();
             self.dispatch();
-            if self.is_idle() {
-                // Who asked may have gone.
-                for done in self.flushing.drain(..) {
-                    let _ = done.send(());
-                }
-            }
+            self.end_flushes();
         }
     }
 
@@ -131,9 +129,27 @@ impl Owner {
         self.unrouted.is_empty() && self.lanes.values().all(Lane::is_empty)
     }
 
-    fn take(&mut self, message: Message) {
+    pub(super) fn end_flushes(&mut self) {
+        let is_routed = self.unrouted.is_empty();
+        let (lanes, last) = (&self.lanes, self.last_batch);
+        let is_over = |flush: &mut Flush| {
+            if is_routed {
+                flush.up_to.get_or_insert(last);
+            }
+            flush.up_to.is_some_and(|up_to| !lanes.values().any(|lane| lane.has_up_to(up_to)))
+        };
+        for flush in self.flushing.extract_if(.., is_over) {
+            // Who asked may have gone.
+            let _ = flush.done.send(());
+        }
+    }
+
+    pub(super) fn take(&mut self, message: Message) {
         match message {
-            Message::Flush(done) => self.flushing.push(done),
+            Message::Flush(done) => {
+                let up_to = self.unrouted.is_empty().then_some(self.last_batch);
+                self.flushing.push(Flush { up_to, done });
+            }
             Message::Send(sent) if self.routes.topic(&sent.topic).is_some() => self.enqueue(sent),
             Message::Send(sent) => {
                 let waiting = self.unrouted.entry(sent.topic.clone());
@@ -147,7 +163,7 @@ impl Owner {
         let partition = match (sent.partition, &sent.record.key) {
             (Some(partition), _) => partition,
             (None, Some(key)) => i32::try_from(partition_of_key(key, partitions)).unwrap_or(0),
-            (None, None) => *self.sticky.entry(sent.topic.clone()).or_insert(0),
+            (None, None) => self.sticky(&sent.topic, partitions),
         };
         if usize::try_from(partition).map_or(true, |partition| partition >= partitions) {
             let message = format!("topic {} has {partitions} partitions, no {partition}", sent.topic);
@@ -156,12 +172,25 @@ impl Owner {
         let is_keyless = sent.partition.is_none() && sent.record.key.is_none();
         let place = (sent.topic, partition);
         let lane = self.lanes.entry(place.clone()).or_default();
-        let is_new = lane.push(sent.record, sent.promise, self.options.batch_bytes, Instant::now());
+        let next_batch = self.last_batch + 1;
+        let is_new = lane.push((sent.record, sent.promise), self.options.batch_bytes, next_batch, Instant::now());
+        if is_new {
+            self.last_batch = next_batch;
+        }
         if is_new && is_keyless {
             // The batch after this one goes elsewhere.
             let next = (usize::try_from(partition).unwrap_or(0) + 1) % partitions.max(1);
             self.sticky.insert(place.0, i32::try_from(next).unwrap_or(0));
         }
+    }
+
+    /// Where records without a key go at the moment. A topic may have fewer partitions when it is created again.
+    fn sticky(&mut self, topic: &str, partitions: usize) -> i32 {
+        let at = self.sticky.entry(topic.to_owned()).or_insert(0);
+        if usize::try_from(*at).map_or(true, |at| at >= partitions) {
+            *at = 0;
+        }
+        *at
     }
 
     /// Fails what has waited for too long.
@@ -215,7 +244,7 @@ impl Owner {
     }
 
     /// Sends what is due, in one request for each leader.
-    fn dispatch(&mut self) {
+    pub(super) fn dispatch(&mut self) {
         let now = Instant::now();
         if self.options.idempotent && self.producer.is_none() {
             if self.lanes.values().any(|lane| !lane.is_empty()) {
@@ -229,7 +258,7 @@ impl Owner {
             let is_due = lane.due_at(self.options.linger, self.options.batch_bytes).is_some_and(|due| due <= now);
             let (Some(leader), true) = (self.routes.leader(&place.0, place.1), is_due) else { continue };
             let taken = bytes.entry(leader.to_owned()).or_default();
-            if *taken >= REQUEST_BYTES {
+            if *taken > 0 && *taken + lane.first_bytes() > REQUEST_BYTES_MAX {
                 continue;
             }
             let Some(batch) = lane.take_off(self.producer) else { continue };
@@ -239,12 +268,12 @@ impl Owner {
             by_leader.entry(leader.to_owned()).or_default().push((place.clone(), produced));
         }
         for (endpoint, batches) in by_leader {
-            let (places, batches) = batches.into_iter().unzip();
+            let (places, batches) = batches.into_iter().map(|(place, batch)| (Some(place), batch)).unzip();
             self.take_off(endpoint, places, batches);
         }
     }
 
-    fn take_off(&mut self, endpoint: String, places: Vec<Place>, batches: Vec<ProducedBatch>) {
+    fn take_off(&mut self, endpoint: String, places: Vec<Option<Place>>, batches: Vec<ProducedBatch>) {
         let acks = match self.options.acks {
             Acks::None => 0,
             Acks::Leader => 1,
@@ -255,25 +284,9 @@ impl Owner {
         let request = ProduceRequest { acks, timeout_ms, batches };
         self.last_flight += 1;
         let flight = self.last_flight;
-        let channel = self.channel(&endpoint);
+        let channel = self.channels.open(&endpoint);
         let handle = self.work.spawn(async move { Done::Produced(flight, produce(channel, request, timeout).await) });
         self.flights.insert(flight, Flight { places, endpoint, since: Instant::now(), handle });
-    }
-
-    fn channel(&mut self, endpoint: &str) -> Result<Channel, Status> {
-        if let Some(open) = self.channels.get(endpoint) {
-            return Ok(open.clone());
-        }
-        let channel = Endpoint::from_shared(format!("http://{endpoint}"))
-            .map_err(|error| Status::unavailable(error.to_string()))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .initial_stream_window_size(4 << 20)
-            .connect_lazy();
-        self.channels.insert(endpoint.to_owned(), channel.clone());
-        Ok(channel)
     }
 
     fn ask_for_id(&mut self) {
@@ -288,17 +301,13 @@ impl Owner {
             self.ask_id_at = Some(Instant::now() + LOOK_AGAIN);
             return;
         };
-        let channel = self.channel(&endpoint);
+        let channel = self.channels.open(&endpoint);
         self.work.spawn(async move { Done::Identified(identify(channel).await) });
     }
 
     fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
         match done {
-            Ok(Done::Produced(flight, outcome)) => {
-                if let Some(flight) = self.flights.remove(&flight) {
-                    self.on_produced(flight, outcome);
-                }
-            }
+            Ok(Done::Produced(flight, outcome)) => self.on_reply(flight, outcome),
             Ok(Done::Looked(found)) => self.on_looked(found),
             Ok(Done::Identified(id)) => {
                 self.asking_id = false;
@@ -317,25 +326,42 @@ impl Owner {
         }
     }
 
+    pub(super) fn on_reply(&mut self, flight: u64, outcome: Result<ProduceReply, Status>) {
+        if let Some(flight) = self.flights.remove(&flight) {
+            self.on_produced(flight, outcome);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn identified(&mut self, producer: i64) {
+        self.producer.get_or_insert(producer);
+    }
+
+    #[cfg(test)]
+    pub(super) fn last_flight(&self) -> u64 {
+        self.last_flight
+    }
+
     fn on_produced(&mut self, flight: Flight, outcome: Result<ProduceReply, Status>) {
         let now = Instant::now();
         match outcome {
             Ok(reply) => {
                 let mut answers = reply.partitions.iter();
                 for place in flight.places {
-                    match answers.next() {
-                        Some(answer) => self.on_answer(&place, answer, now),
+                    match (place, answers.next()) {
+                        (Some(place), Some(answer)) => self.on_answer(&place, answer, now),
                         // The broker owes an answer: nobody knows what became of the batch.
-                        None => self.lanes.entry(place).or_default().again(false, true, now),
+                        (Some(place), None) => self.lanes.entry(place).or_default().again(false, true, now),
+                        (None, _) => {}
                     }
                 }
             }
             Err(status) => {
                 // Nothing of ours was said: the broker is gone, or its outcome is.
                 if !quorate_proto::error::is_ours(&status) {
-                    self.channels.remove(&flight.endpoint);
+                    self.channels.forget(&flight.endpoint);
                 }
-                for place in &flight.places {
+                for place in flight.places.iter().flatten() {
                     if let Some(lane) = self.lanes.get_mut(place) {
                         lane.again(false, true, now);
                     }
@@ -352,6 +378,10 @@ impl Owner {
             return lane.landed(*partition, offset, answer.leader_epoch);
         };
         match error.name {
+            ErrorName::UnknownProducerId if lane.first().is_some_and(|first| !first.maybe_appended) => {
+                lane.begin_anew();
+                self.producer = None;
+            }
             ErrorName::DuplicateSequenceNumber => lane.landed(*partition, None, answer.leader_epoch),
             name if error.is_retryable() || name == ErrorName::FencedLeaderEpoch => {
                 let hint = answer.current_leader.as_ref();
@@ -372,7 +402,7 @@ impl Owner {
         }
     }
 
-    fn on_looked(&mut self, found: Result<Found, ClientError>) {
+    pub(super) fn on_looked(&mut self, found: Result<Found, ClientError>) {
         let now = Instant::now();
         self.looking = false;
         self.looked_at = Some(now);
@@ -395,22 +425,22 @@ impl Owner {
         self.leave_former_leaders(now);
     }
 
-    /// A request to a broker that has stopped answering, and that leads no more, is sent to who does.
+    /// What waits for a broker that is slow to answer, and that leads the partition no more, is sent to who does.
     fn leave_former_leaders(&mut self, now: Instant) {
-        let routes = &self.routes;
-        let has_moved = |_: &u64, flight: &mut Flight| {
-            let is_elsewhere = |(topic, partition): &Place| {
-                routes.leader(topic, *partition).is_some_and(|leader| leader != flight.endpoint)
+        let (routes, lanes) = (&self.routes, &mut self.lanes);
+        for flight in self.flights.values_mut().filter(|flight| now >= flight.since + SUSPICIOUS) {
+            let Flight { places, endpoint, .. } = flight;
+            let has_moved = |(topic, partition): &mut Place| {
+                routes.leader(topic, *partition).is_some_and(|leader| leader != endpoint.as_str())
             };
-            now >= flight.since + SUSPICIOUS && flight.places.iter().all(is_elsewhere)
-        };
-        for (_, flight) in self.flights.extract_if(has_moved) {
-            flight.handle.abort();
-            for place in &flight.places {
-                if let Some(lane) = self.lanes.get_mut(place) {
+            for place in places.iter_mut().filter_map(|place| place.take_if(has_moved)) {
+                if let Some(lane) = lanes.get_mut(&place) {
                     lane.again(true, true, now);
                 }
             }
+        }
+        for (_, flight) in self.flights.extract_if(|_, flight| flight.places.iter().all(Option::is_none)) {
+            flight.handle.abort();
         }
     }
 
@@ -426,28 +456,6 @@ impl Owner {
         let ask = self.ask_id_at.filter(|_| !can_send && !self.asking_id && !self.lanes.is_empty());
         lanes.chain(look).chain(ask).min()
     }
-}
-
-async fn produce(
-    channel: Result<Channel, Status>,
-    request: ProduceRequest,
-    limit: Duration,
-) -> Result<ProduceReply, Status> {
-    let mut client = LogClient::new(channel?);
-    // A broker that keeps to the time of the request answers before.
-    let limit = limit + Duration::from_secs(1);
-    match timeout(limit, client.produce(Request::new(request))).await {
-        Ok(reply) => reply.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded("the broker does not answer")),
-    }
-}
-
-async fn identify(channel: Result<Channel, Status>) -> Result<i64, ApiError> {
-    let failed = |status: Status| from_status(&status);
-    let mut client = LogClient::new(channel.map_err(failed)?);
-    let reply = timeout(Duration::from_secs(5), client.init_producer(InitProducerRequest { timeout_ms: 4_000 })).await;
-    let late = |_| ApiError::new(ErrorName::RequestTimedOut, "no producer id in time");
-    Ok(reply.map_err(late)?.map_err(failed)?.into_inner().producer_id)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -71,6 +71,12 @@ impl Routes {
 }
 
 impl Route {
+    #[cfg(test)]
+    pub fn led_by(leaders: &[&str]) -> Self {
+        let leader = |endpoint: &&str| Leader { epoch: 0, endpoint: Some((*endpoint).to_owned()) };
+        Self { id: String::new(), partitions: leaders.iter().map(leader).collect() }
+    }
+
     pub fn partitions(&self) -> usize {
         self.partitions.len()
     }
