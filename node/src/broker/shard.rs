@@ -1,16 +1,17 @@
 //! The owner of a log directory: one thread, so that a replica's state has one writer, and one write to the disk
 //! covers whatever has come in for any of its replicas meanwhile.
 
+mod handle;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_client::agent::Standing;
-use quorate_log::leadership::{Outcome, Proposal};
+use quorate_log::leadership::Proposal;
 use quorate_log::{LogDirectory, LogError, Writes};
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
+use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -18,12 +19,11 @@ use tracing::{error, info};
 
 use super::fetchers::Fetchers;
 use super::pacing::Pacing;
-use super::replica::{Description, Effects, NewRecords, Position, Replica, Sink, Source, Supplied, not_leader};
+use super::replica::{Effects, Replica, Sink, not_leader};
 use super::replicas::{ReplicaHandle, Replicas};
 use super::situation::Situation;
-
-/// Commands waiting; the senders wait beyond it.
-const COMMANDS_MAX: usize = 1_024;
+use handle::Inbox;
+pub use handle::{Command, ShardHandle};
 
 /// One commit takes what is waiting, up to so much.
 const ROUND_COMMANDS_MAX: usize = 256;
@@ -38,102 +38,6 @@ const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// A follower that is in step hears of a new high watermark with the next records, or after so long: told at once, it
 /// would have to come again before it could be sent records.
 const BOUNDS_LINGER: Duration = Duration::from_millis(5);
-
-/// With the time by the owner's clock.
-type Question = Box<dyn FnOnce(Option<&Replica>, i64) + Send>;
-
-pub enum Command {
-    Lead {
-        id: TopicPartition,
-        leader_epoch: LeaderEpoch,
-    },
-    Follow {
-        id: TopicPartition,
-        source: Source,
-    },
-    Suspend {
-        id: TopicPartition,
-        leader_epoch: LeaderEpoch,
-    },
-    Delete {
-        id: TopicPartition,
-        done: oneshot::Sender<()>,
-    },
-    Produce(TopicPartition, NewRecords),
-    Positions {
-        follower: (BrokerId, BrokerEpoch),
-        positions: Vec<Position>,
-        sink: Sink,
-    },
-    Supplied(Vec<Supplied>),
-    Outcome {
-        id: TopicPartition,
-        proposal: Proposal,
-        outcome: Outcome,
-    },
-    Ask(TopicPartition, Question),
-    /// Writes what a restart should know, and ends. Says whether everything is on stable storage.
-    Stop(oneshot::Sender<bool>),
-}
-
-/// A handle to the owner of a directory.
-#[derive(Clone)]
-pub struct ShardHandle {
-    commands: mpsc::Sender<Command>,
-    /// Closed when the owner has ended and has let go of its directory.
-    running: watch::Receiver<()>,
-    directory: DirectoryId,
-    path: Arc<PathBuf>,
-}
-
-impl ShardHandle {
-    pub fn directory(&self) -> DirectoryId {
-        self.directory
-    }
-
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-
-    /// Waits while the owner has enough to do. Err: the node is stopping.
-    pub async fn send(&self, command: Command) -> Result<(), ApiError> {
-        self.commands.send(command).await.map_err(|_| stopping())
-    }
-
-    /// Looks at a replica between two rounds.
-    pub async fn ask<T: Send + 'static>(
-        &self,
-        id: TopicPartition,
-        question: impl FnOnce(&Replica, i64) -> T + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let (reply, answer) = oneshot::channel();
-        let question = Box::new(move |replica: Option<&Replica>, now_ms: i64| {
-            let said = replica.map(|replica| question(replica, now_ms)).ok_or_else(|| not_available(id));
-            // Who asked may have gone.
-            let _ = reply.send(said);
-        });
-        self.send(Command::Ask(id, question)).await?;
-        answer.await.map_err(|_| stopping())?
-    }
-
-    /// When its owner has ended: told to, or by a broken invariant.
-    pub async fn ended(&self) {
-        let mut running = self.running.clone();
-        while running.changed().await.is_ok() {}
-    }
-
-    pub async fn describe(&self, id: TopicPartition) -> Result<Description, ApiError> {
-        self.ask(id, Replica::describe).await
-    }
-}
-
-fn not_available(id: TopicPartition) -> ApiError {
-    ApiError::new(ErrorName::ReplicaNotAvailable, format!("this broker has no replica of {id} online"))
-}
-
-fn stopping() -> ApiError {
-    ApiError::new(ErrorName::NotLeaderOrFollower, "this broker is stopping")
-}
 
 /// What all owners on a broker share.
 #[derive(Clone)]
@@ -152,10 +56,7 @@ pub struct Surroundings {
 
 /// Opens the logs of a directory, and starts its owner. Where that fails, the directory is offline.
 pub fn start(directory: LogDirectory, around: Surroundings) -> (ShardHandle, JoinHandle<()>) {
-    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
-    let path = Arc::new(directory.path().to_owned());
-    let (owner, running) = watch::channel(());
-    let handle = ShardHandle { commands: sender, running, directory: directory.id(), path };
+    let (handle, inbox) = ShardHandle::new(&directory);
     let mut shard = Shard {
         around,
         directory,
@@ -171,18 +72,19 @@ pub fn start(directory: LogDirectory, around: Surroundings) -> (ShardHandle, Joi
     };
     match shard.open_all() {
         Ok(()) => {
-            let path = handle.path.display();
-            info!(directory = %handle.directory, %path, replicas = shard.owned.len(), "log directory opened");
+            let path = handle.path().display();
+            info!(directory = %handle.directory(), %path, replicas = shard.owned.len(), "log directory opened");
         }
         Err(error) => shard.fail(&error),
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
     let thread = std::thread::Builder::new()
-        .name(format!("log-{}", handle.directory))
+        .name(format!("log-{}", handle.directory()))
         .spawn(move || {
-            let _running = owner;
+            let Inbox { commands, running } = inbox;
             runtime.block_on(shard.run(commands));
+            drop(running);
         })
         .expect("the process may start a thread for each log directory");
     (handle, thread)
@@ -245,7 +147,7 @@ impl Shard {
                 // The proof of a clean stop is worth what is on stable storage then.
                 let synced = self.directory.sync();
                 if let Err(error) = &synced {
-                    error!(directory = %self.handle.directory, %error, "cannot sync, so that the stop is not clean");
+                    error!(directory = %self.handle.directory(), %error, "cannot sync, so that the stop is not clean");
                 }
                 // Nobody waits when the broker was dropped.
                 let _ = done.send(synced.is_ok() && self.failure.is_none());
@@ -394,7 +296,7 @@ impl Shard {
         let reason = self.failure.as_deref().unwrap_or_default();
         ApiError::new(
             ErrorName::KafkaStorageError,
-            format!("log directory {} is offline: {reason}", self.handle.directory),
+            format!("log directory {} is offline: {reason}", self.handle.directory()),
         )
     }
 
@@ -403,14 +305,14 @@ impl Shard {
         if self.failure.is_some() {
             return;
         }
-        error!(directory = %self.handle.directory, %error, replicas = self.owned.len(), "log directory failed; its replicas are offline");
+        error!(directory = %self.handle.directory(), %error, replicas = self.owned.len(), "log directory failed; its replicas are offline");
         self.failure = Some(error.to_string());
         for (id, replica) in std::mem::take(&mut self.owned) {
             self.around.fetchers.forget(id);
             replica.abandon(ErrorName::KafkaStorageError);
         }
         // Nobody listens when the broker is stopping.
-        let _ = self.around.failures.send((self.handle.directory, error.to_string()));
+        let _ = self.around.failures.send((self.handle.directory(), error.to_string()));
     }
 
     fn lead(&mut self, round: &mut Round, id: TopicPartition, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
