@@ -208,6 +208,16 @@ impl AdminClient {
             .await
     }
 
+    /// Moves a replica to another log directory of its broker. The request's options are filled in.
+    pub async fn move_replica(
+        &self,
+        what: wire::MoveReplicaRequest,
+        mode: Mode,
+    ) -> Result<wire::MoveReplicaReply, ClientError> {
+        let request = wire::MoveReplicaRequest { options: self.mutation(mode), ..what };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.move_replica(request).await }).await
+    }
+
     pub async fn list_reassignments(&self, freshness: Freshness) -> Result<wire::ListReassignmentsReply, ClientError> {
         let request = wire::ListReassignmentsRequest { options: read(freshness) };
         self.call(Effect::None, request, |mut wire, request| async move { wire.list_reassignments(request).await })

@@ -55,7 +55,8 @@ timed! {
     CreateTopicsRequest DeleteTopicsRequest CreatePartitionsRequest ListTopicsRequest DescribeTopicsRequest
     ListPartitionsRequest ElectLeadersRequest AlterConfigsRequest DescribeConfigsRequest ListBrokersRequest
     UnregisterBrokerRequest DescribeQuorumRequest ClusterStatusRequest
-    StartReassignmentRequest CancelReassignmentRequest ChangeReassignmentRequest ListReassignmentsRequest
+    StartReassignmentRequest CancelReassignmentRequest ChangeReassignmentRequest MoveReplicaRequest
+    ListReassignmentsRequest
 }
 
 // These are bounded by the deadline of the call alone.

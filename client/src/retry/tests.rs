@@ -160,6 +160,10 @@ impl Admin for Fake {
         unused()
     }
 
+    async fn move_replica(&self, _: Request<MoveReplicaRequest>) -> Result<Response<MoveReplicaReply>, Status> {
+        unused()
+    }
+
     async fn list_reassignments(
         &self,
         _: Request<ListReassignmentsRequest>,

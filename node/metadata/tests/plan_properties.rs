@@ -378,7 +378,8 @@ fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: boo
         previous_epoch: image.broker(broker).map(|before| before.epoch).filter(|_| clean),
     };
     let epoch_expected = image.next_offset;
-    let plan = brokers::register(image, request, false).unwrap();
+    // A running broker gains no directory.
+    let Ok(plan) = brokers::register(image, request, false) else { return Vec::new() };
     if let Some(Record::RegisterBroker(registration)) = plan.records.last()
         && image.broker(broker).is_none_or(|before| before.incarnation != registration.incarnation)
     {

@@ -398,6 +398,10 @@ impl Admin for AdminService {
         reassignment::change(&self.gateway, request).await
     }
 
+    async fn move_replica(&self, request: Request<MoveReplicaRequest>) -> Result<Response<MoveReplicaReply>, Status> {
+        reassignment::move_replica(&self.gateway, request).await
+    }
+
     async fn list_reassignments(
         &self,
         request: Request<ListReassignmentsRequest>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quorate_metadata::ids::{BrokerId, PartitionId, ReassignmentId, TopicPartition};
 use quorate_metadata::image::Reassignment;
 use quorate_metadata::plan::reassignment::{
-    self, Cancelled, ChangeReassignment, PartitionRef, Progress, StartReassignment,
+    self, Cancelled, ChangeReassignment, MoveReplica, PartitionRef, Progress, StartReassignment,
 };
 use quorate_metadata::{ApiError, MetadataImage};
 use quorate_proto::admin::*;
@@ -113,6 +113,36 @@ pub async fn change(
     };
     let remote = |channel, request| async move { remote(channel).change_reassignment(request).await };
     gateway.route(passage(forwarded, &terms), body, local, remote).await
+}
+
+pub async fn move_replica(
+    gateway: &Gateway,
+    request: Request<MoveReplicaRequest>,
+) -> Result<Response<MoveReplicaReply>, Status> {
+    let forwarded = Gateway::was_forwarded(&request);
+    let body = request.into_inner();
+    let terms = terms(body.options.as_ref()).map_err(|error| gateway.status(&error))?;
+    let local = |body: MoveReplicaRequest, left: Duration| async move {
+        let wanted = relocation(&body)?;
+        gateway
+            .controller
+            .mutate(
+                "move-replica",
+                terms.within(left),
+                move |image, _| reassignment::move_replica(image, &wanted),
+                |(), position, planned| MoveReplicaReply { result: result(position, planned) },
+            )
+            .await
+    };
+    let remote = |channel, request| async move { remote(channel).move_replica(request).await };
+    gateway.route(passage(forwarded, &terms), body, local, remote).await
+}
+
+fn relocation(body: &MoveReplicaRequest) -> Result<MoveReplica, ApiError> {
+    let partition = body.partition.as_ref().ok_or_else(|| invalid("the partition is missing"))?;
+    let directory = &body.directory;
+    let directory = directory.parse().map_err(|error| invalid(format!("directory {directory:?}: {error}")))?;
+    Ok(MoveReplica { partition: partition_ref(partition), broker: BrokerId::new(body.broker), directory })
 }
 
 pub fn list(image: &MetadataImage) -> ListReassignmentsReply {

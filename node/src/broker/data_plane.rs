@@ -1,6 +1,6 @@
 //! The replicas of this broker, driven by the agent: the reference implementation of [`PartitionHost`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -73,7 +73,18 @@ pub struct Directories(Vec<LogDirectory>);
 impl Directories {
     /// All of them: without one, this broker would claim to have what it has not.
     pub fn open(paths: &[PathBuf], flush: Flush) -> Result<Self, LogError> {
-        paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>().map(Self)
+        let opened: Vec<LogDirectory> =
+            paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>()?;
+        let mut owners: BTreeMap<TopicPartition, &LogDirectory> = BTreeMap::new();
+        for directory in &opened {
+            for id in directory.partitions()? {
+                if let Some(other) = owners.insert(id, directory) {
+                    let reason = format!("it has a replica of {id}, which {:?} has as well", other.path());
+                    return Err(LogError::Io { path: directory.path().to_owned(), reason });
+                }
+            }
+        }
+        Ok(Self(opened))
     }
 
     pub fn ids(&self) -> Vec<DirectoryId> {
@@ -182,22 +193,34 @@ impl DataPlane {
         is_clean
     }
 
-    /// Whose directory has the replica, or shall have it: the one that the metadata names, else the emptiest.
-    fn shard_for(&self, assignment: &Assignment) -> Option<ShardHandle> {
-        if let Some(replica) = self.replica(assignment.id) {
-            return Some(replica.shard);
-        }
+    /// Whose directory has the replica, or shall have it: the one that the metadata names, else where it is, else the
+    /// emptiest.
+    async fn shard_for(&self, assignment: &Assignment) -> Option<ShardHandle> {
         let shards = || self.inner.shards.iter();
-        let seat = assignment.state.replicas.iter().position(|replica| *replica == self.inner.broker);
-        let named = seat.and_then(|seat| assignment.state.directories.get(seat));
-        let assigned = shards().find(|shard| Some(&shard.directory()) == named);
-        assigned.or_else(|| shards().min_by_key(|shard| self.inner.replicas.count_in(shard))).cloned()
+        let named = assignment.state.directory_of(self.inner.broker);
+        let named = shards().find(|shard| shard.directory() == named);
+        match (self.replica(assignment.id), named) {
+            (Some(replica), Some(named)) if replica.shard.directory() != named.directory() => {
+                // What names another directory has taken the replica out of ISR and ELR by the same change.
+                info!(partition = %assignment.id, from = %replica.shard.directory(), to = %named.directory(), "moves");
+                self.delete(&replica, assignment.id).await.then(|| named.clone())
+            }
+            (Some(replica), _) => Some(replica.shard),
+            (None, Some(named)) => Some(named.clone()),
+            (None, None) => shards().min_by_key(|shard| self.inner.replicas.count_in(shard)).cloned(),
+        }
+    }
+
+    /// False: the broker is stopping.
+    async fn delete(&self, replica: &ReplicaHandle, id: TopicPartition) -> bool {
+        let (done, deleted) = oneshot::channel();
+        replica.shard.send(Command::Delete { id, done }).await.is_ok() && deleted.await.is_ok()
     }
 
     async fn tell(&self, assignment: &Assignment, command: Command) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&assignment.id);
-        let Some(shard) = self.shard_for(assignment) else {
-            warn!(partition = %assignment.id, "no log directory is online for the replica");
+        let Some(shard) = self.shard_for(assignment).await else {
+            warn!(partition = %assignment.id, "no log directory for the replica");
             return;
         };
         if let Err(error) = shard.send(command).await {
@@ -233,8 +256,7 @@ impl PartitionHost for DataPlane {
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         let Some(replica) = self.replica(id) else { return };
-        let (done, deleted) = oneshot::channel();
-        if replica.shard.send(Command::Delete { id, done }).await.is_ok() && deleted.await.is_ok() {
+        if self.delete(&replica, id).await {
             info!(partition = %id, ?reason, "replica deleted");
         }
     }

@@ -335,7 +335,9 @@ impl Shard {
         drop(replica.abandon(ErrorName::UnknownTopicOrPartition));
         // What is staged of the log must not come after its removal.
         self.directory.commit(std::mem::take(&mut round.writes))?;
-        self.directory.remove(id)
+        self.directory.remove(id)?;
+        // It may come to another directory now, and must not be in both after a loss of power.
+        self.directory.sync()
     }
 
     fn replica(&mut self, id: TopicPartition) -> Result<&mut Replica, LogError> {

@@ -1,7 +1,8 @@
 //! A broker with several log directories: one that fails takes its replicas with it, and nothing else.
 
+use quorate_client::Mode;
 use quorate_client::log::{ProducedRecord, Producer, ProducerOptions};
-use quorate_proto::admin::{NewTopic, PartitionDescription};
+use quorate_proto::admin::{MoveReplicaRequest, NewTopic, PartitionDescription, TopicPartition};
 use quorate_tests::{Cluster, Load, new_topic, wait};
 
 const PARTITIONS: i32 = 8;
@@ -90,4 +91,32 @@ async fn a_failed_directory_takes_only_its_replicas_away() {
         let found = offset.and_then(|offset| logs[at].values().remove(&offset));
         assert_eq!(found.as_deref(), Some(value.as_bytes()), "{value:?} is lost");
     }
+}
+
+#[tokio::test]
+async fn a_replica_moves_to_another_directory_and_has_everything_there() {
+    let cluster = cluster().await;
+    let load = Load::start(&cluster, "orders");
+    let before = places(&cluster).await;
+    let directories = cluster.replicas_on(1).await.expect("it runs").directories;
+    for (partition, from) in (0..PARTITIONS).zip(&before) {
+        let to = directories.iter().find(|directory| directory.id != *from).expect("there are two");
+        let request = MoveReplicaRequest {
+            partition: Some(TopicPartition { topic: "orders".to_owned(), partition }),
+            broker: 1,
+            directory: to.id.clone(),
+            ..MoveReplicaRequest::default()
+        };
+        cluster.client().move_replica(request, Mode::Apply).await.expect("two others are in sync");
+    }
+    wait("every replica in the other directory, and in sync", async || {
+        let partitions = cluster.topic("orders").await.partitions;
+        let now = places(&cluster).await;
+        let moved = now.iter().zip(&before).all(|(now, before)| now != before);
+        (moved && partitions.iter().all(|at| at.isr.contains(&1))).then_some(())
+    })
+    .await;
+    let account = load.stop().await;
+    assert!(account.failed.is_empty(), "{:?}", account.failed);
+    account.check(&cluster.identical_logs("orders").await);
 }

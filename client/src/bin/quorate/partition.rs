@@ -29,6 +29,21 @@ pub enum Partition {
     Elect(Elect),
     /// Move replicas to other brokers
     Reassign(Reassign),
+    /// Move a replica to another log directory of its broker, where it starts afresh
+    Move(Move),
+}
+
+#[derive(Debug, Args)]
+pub struct Move {
+    #[arg(value_name = "TOPIC-PARTITION", value_parser = topic_partition)]
+    partition: TopicPartition,
+    #[arg(long, value_name = "ID")]
+    broker: i32,
+    /// As `quorate broker describe` names it
+    #[arg(long, value_name = "DIRECTORY", allow_hyphen_values = true)]
+    to: String,
+    #[command(flatten)]
+    planning: Planning,
 }
 
 #[derive(Debug, Args)]
@@ -77,6 +92,7 @@ pub async fn run(session: &Session, command: Partition) -> Outcome {
         Partition::Explain { partition } => explain(session, partition).await,
         Partition::Elect(arguments) => elect(session, arguments).await,
         Partition::Reassign(arguments) => reassign::run(session, arguments).await,
+        Partition::Move(arguments) => move_replica(session, arguments).await,
     }
 }
 
@@ -236,6 +252,33 @@ async fn elect(session: &Session, arguments: Elect) -> Outcome {
         session.show(&Elected { offset, partitions: results }, elected_text)?;
     }
     if refused > 0 { Err(Failure::Told) } else { Ok(()) }
+}
+
+#[derive(Debug, Serialize)]
+struct Moved {
+    topic: String,
+    partition: i32,
+    broker: i32,
+    directory: String,
+    offset: i64,
+}
+
+async fn move_replica(session: &Session, arguments: Move) -> Outcome {
+    let Move { partition: TopicPartition { topic, partition }, broker, to: directory, planning } = arguments;
+    let request = admin::MoveReplicaRequest {
+        options: None,
+        partition: Some(admin::TopicPartition { topic: topic.clone(), partition }),
+        broker,
+        directory: directory.clone(),
+    };
+    let reply = session.client.move_replica(request, planning.mode()).await?;
+    if planning.plan {
+        return plan::show(session, [reply.result]).await;
+    }
+    let offset = reply.result.map_or(0, |result| result.offset);
+    let moved = Moved { topic, partition, broker, directory, offset };
+    session
+        .show(&moved, |at| format!("{}-{} of broker {} moves to {}", at.topic, at.partition, at.broker, at.directory))
 }
 
 fn refusals(results: &[ElectionResult]) {

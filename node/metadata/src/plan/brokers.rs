@@ -106,6 +106,11 @@ fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<
         if !seen.insert(directory) {
             return Err(invalid_registration(request, &format!("names directory {directory} twice")));
         }
+        let running = image.broker(request.broker).filter(|before| before.incarnation == request.incarnation);
+        if running.is_some_and(|running| !running.directories.contains(&directory)) {
+            // One that has failed stays out of use until the process is another: what it had was given up.
+            return Err(invalid_registration(request, &format!("gains directory {directory} while it runs")));
+        }
         let others = image.brokers.values().filter(|other| other.broker != request.broker);
         if let Some(owner) = others.into_iter().find(|other| other.directories.contains(&directory)) {
             let why = format!("names directory {directory}, which broker {} has", owner.broker);

@@ -227,6 +227,15 @@ impl<'a> PartitionChangeBuilder<'a> {
         self.distrust(broker)
     }
 
+    /// The copy of `broker` starts afresh in another directory.
+    #[must_use]
+    pub fn relocate(mut self, broker: BrokerId, directory: DirectoryId) -> Self {
+        if let Some(at) = self.replicas.iter().position(|&replica| replica == broker) {
+            self.directories[at] = directory;
+        }
+        self.distrust(broker)
+    }
+
     /// Other replicas, some of them on their way in or out. One that is not among them
     /// is out of the ISR and the ELR at once.
     #[must_use]

@@ -13,11 +13,11 @@
 use std::collections::BTreeMap;
 
 use crate::error::{ApiError, ErrorName};
-use crate::ids::{BrokerId, PartitionId, ReassignmentId, TopicPartition};
+use crate::ids::{BrokerId, DirectoryId, PartitionId, ReassignmentId, TopicPartition};
 use crate::image::{MetadataImage, Reassignment, Topic};
 use crate::limits;
 use crate::plan::Plan;
-use crate::plan::brokers::is_cordoned;
+use crate::plan::brokers::{is_cordoned, not_registered};
 use crate::plan::partition_change::{Election, ElectionRules, PartitionChangeBuilder};
 use crate::record::{Cause, Partition, PartitionChange, ReassignedPartition, ReassignmentStart, Record};
 
@@ -146,6 +146,46 @@ pub fn change(image: &MetadataImage, id: ReassignmentId, wanted: ChangeReassignm
         return Ok(Plan::new(Vec::new(), ()));
     }
     Ok(Plan::new(vec![Record::ChangeReassignment { reassignment: id, paused, throttle_bytes_per_second }], ()))
+}
+
+/// One replica to another log directory of its broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveReplica {
+    pub partition: PartitionRef,
+    pub broker: BrokerId,
+    pub directory: DirectoryId,
+}
+
+/// Moves a replica within its broker: it starts afresh, and is out of the ISR until it has caught up. So it is refused
+/// where the others are too few without it.
+pub fn move_replica(image: &MetadataImage, wanted: &MoveReplica) -> Result<Plan<()>, ApiError> {
+    let MoveReplica { partition, broker, directory } = wanted;
+    let found = find(image, partition)?;
+    let registered = image.broker(*broker).ok_or_else(|| not_registered(*broker))?;
+    if !found.state.replicas.contains(broker) {
+        let message = format!("broker {broker} has no replica of {found}");
+        return Err(ApiError::new(ErrorName::InvalidReplicaAssignment, message));
+    }
+    if directory.is_reserved() || !registered.has_online(*directory) {
+        let message = format!("broker {broker} has no log directory {directory} online");
+        return Err(ApiError::new(ErrorName::LogDirNotFound, message));
+    }
+    if found.state.directory_of(*broker) == *directory {
+        return Ok(Plan::new(Vec::new(), ()));
+    }
+    let left = found.state.isr.iter().filter(|member| *member != broker).count();
+    let needed = ElectionRules::of(image, found.topic).needed_in_sync(found.state.replicas.len()).max(1);
+    if found.state.isr.contains(broker) && left < needed {
+        let message =
+            format!("without broker {broker}, {left} replicas of {found} are in sync, and {needed} are needed");
+        return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
+    }
+    if found.state.elr.contains(broker) || found.state.last_known_elr.contains(broker) {
+        let message = format!("broker {broker} may be the last to have all records of {found}");
+        return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
+    }
+    let change = found.builder(image).relocate(*broker, *directory).build();
+    Ok(Plan::new(change.into_iter().map(Record::PartitionChange).collect(), ()))
 }
 
 /// A partition that was found.
@@ -323,7 +363,6 @@ fn check_size(records: &[Record]) -> Result<(), ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::DirectoryId;
     use crate::image::fixture::{batch, broker, create_partition, image, registration, topic};
     use crate::plan::checkpoint::into_batches;
     use crate::record::BrokerRegistration;

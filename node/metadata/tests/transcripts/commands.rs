@@ -65,6 +65,7 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         "effective" => effective(world.image(), &mut args),
         "reassign" => world.propose(|world, _| reassignment::start(world.image(), command)),
         "cancel" => world.propose(|world, _| reassignment::cancel(world.image(), command)),
+        "move" => world.propose(|world, _| reassignment::move_replica(world.image(), command)),
         "pace" => world.propose(|world, _| reassignment::change(world.image(), command)),
         "producer-ids" => world.propose(|world, _| producer_ids(world.image(), command)),
         "dump" => Ok(dump(world.image())),

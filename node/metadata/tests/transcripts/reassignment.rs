@@ -3,9 +3,11 @@
 use goldenscript::Command;
 use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::ReassignmentId;
-use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, PartitionRef, StartReassignment};
+use quorate_metadata::plan::reassignment::{
+    self, Cancelled, ChangeReassignment, MoveReplica, PartitionRef, StartReassignment,
+};
 
-use crate::arguments::{Arguments, Result, brokers};
+use crate::arguments::{Arguments, Result, brokers, directory};
 use crate::commands::{refusal, step};
 use crate::world::Step;
 
@@ -43,6 +45,15 @@ pub fn change(image: &MetadataImage, command: &Command) -> Result<Step> {
     let wanted = ChangeReassignment { paused: args.value("paused")?, throttle_bytes_per_second: throttle.transpose()? };
     args.end()?;
     step(reassignment::change(image, id, wanted), |()| Vec::new())
+}
+
+/// `move PARTITION BROKER DIRECTORY`
+pub fn move_replica(image: &MetadataImage, command: &Command) -> Result<Step> {
+    let mut args = Arguments::of(command);
+    let partition = named(args.word("partition")?)?;
+    let wanted = MoveReplica { partition, broker: args.broker()?, directory: directory(args.word("directory")?) };
+    args.end()?;
+    step(reassignment::move_replica(image, &wanted), |()| Vec::new())
 }
 
 fn named(text: &str) -> Result<PartitionRef> {

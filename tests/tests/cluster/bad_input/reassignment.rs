@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use quorate_proto::admin::{
-    CancelReassignmentRequest, ChangeReassignmentRequest, PartitionTarget, StartReassignmentRequest, TopicPartition,
+    CancelReassignmentRequest, ChangeReassignmentRequest, MoveReplicaRequest, PartitionTarget,
+    StartReassignmentRequest, TopicPartition,
 };
 use quorate_tests::{Cluster, mutation, outcome, refusal};
 
@@ -18,6 +19,9 @@ fn partition(topic: &str, partition: i32) -> TopicPartition {
 fn target(topic: &str, at: i32, replicas: &[i32]) -> PartitionTarget {
     PartitionTarget { partition: Some(partition(topic, at)), replicas: replicas.to_vec() }
 }
+
+/// Well formed, and nobody's.
+const NO_DIRECTORY: &str = "QQQQQQQQQQQQQQQQQQQQQQ";
 
 async fn start(cluster: &Cluster, partitions: Vec<PartitionTarget>) -> String {
     let request = StartReassignmentRequest { options: mutation(PATIENT), partitions, throttle_bytes_per_second: None };
@@ -66,6 +70,21 @@ async fn replicas_that_cannot_be_moved() {
     let change =
         ChangeReassignmentRequest { options: mutation(PATIENT), id: 1, ..ChangeReassignmentRequest::default() };
     assert_eq!(refusal(cluster.admin(1).change_reassignment(change)).await, "NO_REASSIGNMENT_IN_PROGRESS");
+    let orders = Some(partition("orders", 0));
+    let moves = [
+        (None, 1, NO_DIRECTORY, "INVALID_REQUEST"),
+        (orders.clone(), 1, "not a directory", "INVALID_REQUEST"),
+        (orders.clone(), 1, NO_DIRECTORY, "LOG_DIR_NOT_FOUND"),
+        (orders.clone(), 3, NO_DIRECTORY, "INVALID_REPLICA_ASSIGNMENT"),
+        (orders, STRANGER, NO_DIRECTORY, "BROKER_ID_NOT_REGISTERED"),
+        (Some(partition("nothing", 0)), 1, NO_DIRECTORY, "UNKNOWN_TOPIC_OR_PARTITION"),
+    ];
+    for (partition, broker, directory, expected) in moves {
+        let options = mutation(PATIENT);
+        let request = MoveReplicaRequest { options, partition, broker, directory: directory.to_owned() };
+        let description = format!("{request:?}");
+        assert_eq!(refusal(cluster.admin(2).move_replica(request)).await, expected, "{description}");
+    }
     untouched.check(&cluster).await;
 
     // A broker that is fenced may be named: it will be back.
