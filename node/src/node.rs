@@ -118,7 +118,7 @@ impl BrokerRole {
         role
     }
 
-    /// Waits until the broker ends, which it does unasked only when it cannot register.
+    /// Waits until the broker ends, which it does unasked only when it cannot go on.
     async fn ended(&mut self) -> NodeError {
         match self.task.join_next().await {
             Some(ended) => flatten(ended).err().unwrap_or_else(|| NodeError::Stopped("the broker ended".to_owned())),

@@ -291,9 +291,8 @@ impl Leadership {
         if self.durability() == Durability::NotEnough {
             return;
         }
-        let members = self.isr.iter().chain(self.asked.iter().flatten());
-        let is_unknown = |broker: &BrokerId| *broker != self.leader && !self.followers.contains_key(broker);
-        if members.copied().any(|broker| is_unknown(&broker)) {
+        let mut members = self.isr.iter().chain(self.asked.iter().flatten());
+        if members.any(|broker| *broker != self.leader && !self.followers.contains_key(broker)) {
             return;
         }
         let mut lowest = self.log_end;

@@ -14,16 +14,6 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// Whether the replica has to stand still.
-    pub fn is_paused(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> bool {
-        adding(image, broker, id).is_some_and(|operation| operation.paused)
-    }
-
-    /// Whether the replica has to wait for what has been fetched before.
-    pub fn is_throttled(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> bool {
-        adding(image, broker, id).is_some_and(|operation| operation.throttle_bytes_per_second.is_some())
-    }
-
     /// The operations have changed: what was spent under another throttle is forgiven.
     pub fn forgive(&mut self) {
         self.free_at_ms.clear();
@@ -49,7 +39,7 @@ impl Pacing {
 }
 
 /// The operation that adds this broker's replica. One that is in sync is needed by producers, and not slowed down.
-fn adding(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> Option<&Reassignment> {
+pub fn adding(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> Option<&Reassignment> {
     let partition = image.partition(id)?;
     let is_added = partition.adding.contains(&broker) && !partition.isr.contains(&broker);
     if is_added { image.reassignment_of(id) } else { None }

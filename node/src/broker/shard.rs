@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info};
 
 use super::fetchers::Fetchers;
-use super::pacing::Pacing;
+use super::pacing::{Pacing, adding};
 use super::replica::{Effects, Replica, Sink, not_leader};
 use super::replicas::{ReplicaHandle, Replicas};
 use super::situation::Situation;
@@ -216,7 +216,7 @@ impl Shard {
             Command::Follow { id, source } => {
                 round.touched.insert(id);
                 self.replica(id)?.follow(&mut round.writes, source)?;
-                self.set_pace(id);
+                self.set_pace(id, false);
                 self.around.fetchers.only(id, source.leader);
             }
             Command::Suspend { id, leader_epoch } => {
@@ -399,16 +399,17 @@ impl Shard {
     }
 
     /// How the replica may fetch by what the metadata says now. Its wait ends with the throttle that it was for.
-    fn set_pace(&mut self, id: TopicPartition) {
-        let (paused, throttled) = {
-            let image = self.around.metadata.borrow();
-            let broker = self.around.broker;
-            (Pacing::is_paused(&image, broker, id), Pacing::is_throttled(&image, broker, id))
-        };
+    fn set_pace(&mut self, id: TopicPartition, is_forgiven: bool) {
+        let image = self.around.metadata.borrow();
+        let operation = adding(&image, self.around.broker, id);
+        let paused = operation.is_some_and(|operation| operation.paused);
+        let throttled = operation.is_some_and(|operation| operation.throttle_bytes_per_second.is_some());
         if let Some(replica) = self.owned.get_mut(&id) {
             replica.set_pace(|pace| {
                 pace.paused = paused;
-                pace.not_before_ms = if throttled { pace.not_before_ms } else { 0 };
+                if is_forgiven || !throttled {
+                    pace.not_before_ms = 0;
+                }
             });
         }
     }
@@ -453,12 +454,9 @@ impl Shard {
         let paced: Vec<TopicPartition> = paced.map(|(id, _)| *id).collect();
         if reassignments_changed {
             self.pacing.forgive();
-            for id in &paced {
-                self.slow_down(*id, 0);
-            }
         }
         for id in paced {
-            self.set_pace(id);
+            self.set_pace(id, reassignments_changed);
             round.touched.insert(id);
         }
     }

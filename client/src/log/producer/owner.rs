@@ -179,12 +179,12 @@ impl Owner {
         }
         if is_new && is_keyless {
             // The batch after this one goes elsewhere.
-            let next = (usize::try_from(partition).unwrap_or(0) + 1) % partitions.max(1);
-            self.sticky.insert(place.0, i32::try_from(next).unwrap_or(0));
+            self.sticky.insert(place.0, partition + 1);
         }
     }
 
-    /// Where records without a key go at the moment. A topic may have fewer partitions when it is created again.
+    /// Where records without a key go at the moment. Beyond the last partition, also of a topic that was created again
+    /// with fewer, it begins anew.
     fn sticky(&mut self, topic: &str, partitions: usize) -> i32 {
         let at = self.sticky.entry(topic.to_owned()).or_insert(0);
         if usize::try_from(*at).map_or(true, |at| at >= partitions) {

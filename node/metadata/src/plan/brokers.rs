@@ -10,7 +10,7 @@ use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, TopicPartition};
 use crate::image::MetadataImage;
 use crate::plan::partition_change::change_all;
-use crate::plan::{Plan, features};
+use crate::plan::{Plan, directories, features};
 use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Record, VersionRange};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +98,7 @@ fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<
     if request.directories.is_empty() {
         return Err(invalid_registration(request, "has no log directory"));
     }
+    let running = image.broker(request.broker).filter(|before| before.incarnation == request.incarnation);
     let mut seen = BTreeSet::new();
     for &directory in &request.directories {
         if directory.is_reserved() {
@@ -106,7 +107,6 @@ fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<
         if !seen.insert(directory) {
             return Err(invalid_registration(request, &format!("names directory {directory} twice")));
         }
-        let running = image.broker(request.broker).filter(|before| before.incarnation == request.incarnation);
         if running.is_some_and(|running| !running.directories.contains(&directory)) {
             // One that has failed stays out of use until the process is another: what it had was given up.
             return Err(invalid_registration(request, &format!("gains directory {directory} while it runs")));
@@ -188,8 +188,8 @@ fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, req
 fn hosted_elsewhere(image: &MetadataImage, broker: BrokerId, directories: &[DirectoryId]) -> BTreeSet<TopicPartition> {
     let is_elsewhere = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
-        let mut replicas = partition.replicas.iter().zip(&partition.directories);
-        replicas.any(|(&replica, at)| replica == broker && *at != DirectoryId::UNASSIGNED && !directories.contains(at))
+        let at = partition.directory_of(broker);
+        at != DirectoryId::UNASSIGNED && !directories.contains(&at)
     };
     image.index.hosted_by(broker).filter(is_elsewhere).collect()
 }
@@ -258,9 +258,9 @@ pub(super) fn newly_failed(broker: &BrokerRegistration, reported: &[DirectoryId]
     broker.directories.iter().filter(|directory| reported.contains(directory)).copied().collect()
 }
 
-/// Some directories of a broker have failed, and others have not (KIP-858): what it had there leaves the ISR, and is led by
-/// others. It stays where it is: a disk that comes back has what it had. The registration is the last record, so that
-/// what is cut short is begun anew by the next report.
+/// Some directories of a broker have failed, and others have not (KIP-858): what it had there leaves the ISR, and is
+/// led by others. It stays where it is: a disk that comes back has what it had. The registration is the last record,
+/// so that what is cut short is begun anew by the next report.
 pub(super) fn fail_directories(
     image: &MetadataImage,
     broker: &BrokerRegistration,
@@ -268,8 +268,7 @@ pub(super) fn fail_directories(
 ) -> Vec<Record> {
     let is_there = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
-        let mut replicas = partition.replicas.iter().zip(&partition.directories);
-        replicas.any(|(replica, at)| *replica == broker.broker && failed.contains(at))
+        failed.contains(&partition.directory_of(broker.broker))
     };
     let lost = image.index.in_isr(broker.broker).filter(is_there);
     let cause = Cause::DirectoryFailed(broker.broker);
@@ -311,6 +310,5 @@ pub(super) fn takes_replicas(broker: &BrokerRegistration) -> bool {
 
 /// Whether all its directories are.
 pub(super) fn is_cordoned(broker: &BrokerRegistration) -> bool {
-    let is_cordoned = |directory| broker.cordoned_directories.iter().flatten().any(|cordoned| cordoned == directory);
-    broker.directories.iter().all(is_cordoned)
+    directories::open(broker).next().is_none()
 }

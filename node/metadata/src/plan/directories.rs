@@ -1,17 +1,23 @@
 //! Which of a broker's log directories gets a replica.
 
-use crate::ids::{DirectoryId, TopicPartition};
+use crate::ids::{BrokerId, DirectoryId, TopicPartition};
+use crate::image::MetadataImage;
 use crate::record::BrokerRegistration;
 use crate::rng::Rng;
 
-/// The directory for a new replica on `broker`. Rendezvous hashing: many replicas spread evenly, and none moves when
+/// The directory for a new replica on `broker`; unassigned where that is not registered. Rendezvous hashing: many replicas spread evenly, and none moves when
 /// a directory comes or goes beside its own.
-pub fn choose(broker: &BrokerRegistration, id: TopicPartition) -> DirectoryId {
-    let is_cordoned =
-        |directory: &DirectoryId| broker.cordoned_directories.iter().flatten().any(|cordoned| cordoned == directory);
-    let open: Vec<DirectoryId> = broker.directories.iter().filter(|at| !is_cordoned(at)).copied().collect();
+pub fn choose(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> DirectoryId {
+    let Some(broker) = image.broker(broker) else { return DirectoryId::UNASSIGNED };
+    let open: Vec<DirectoryId> = open(broker).collect();
     // Whoever asks for a replica on a cordoned broker was let through, or refused, before.
     choose_among(if open.is_empty() { &broker.directories } else { &open }, id)
+}
+
+/// Those of the broker that take new replicas: online, and not cordoned.
+pub fn open(broker: &BrokerRegistration) -> impl Iterator<Item = DirectoryId> {
+    let is_cordoned = |directory: &DirectoryId| broker.cordoned_directories.iter().flatten().any(|at| at == directory);
+    broker.directories.iter().copied().filter(move |directory| !is_cordoned(directory))
 }
 
 /// As `choose`, of these.

@@ -236,8 +236,8 @@ impl<'a> PartitionChangeBuilder<'a> {
         self.distrust(broker)
     }
 
-    /// Other replicas, some of them on their way in or out. One that is not among them
-    /// is out of the ISR and the ELR at once.
+    /// Other replicas, some of them on their way in or out. One that is not among them is out of the ISR and the ELR at
+    /// once.
     #[must_use]
     pub fn replicas(mut self, replicas: Vec<BrokerId>, adding: Vec<BrokerId>, removing: Vec<BrokerId>) -> Self {
         self.directories = replicas.iter().map(|&replica| self.directory_for(replica)).collect();
@@ -358,8 +358,7 @@ impl<'a> PartitionChangeBuilder<'a> {
         if self.replicas.contains(&replica) {
             return self.directory_of(replica);
         }
-        let broker = self.image.broker(replica);
-        broker.map_or(DirectoryId::UNASSIGNED, |broker| directories::choose(broker, self.id))
+        directories::choose(self.image, replica, self.id)
     }
 
     fn directory_of(&self, replica: BrokerId) -> DirectoryId {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{ApiError, ErrorName};
-use crate::ids::{BrokerId, DirectoryId, LeaderEpoch, PartitionEpoch, TopicPartition};
+use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicPartition};
 use crate::image::{MetadataImage, Topic};
 use crate::limits;
 use crate::placement::{Candidate, Load, place};
@@ -108,7 +108,7 @@ impl<'a> Assigner<'a> {
     pub fn registration(&self, id: TopicPartition, replicas: Vec<BrokerId>) -> Record {
         let isr: Vec<BrokerId> = replicas.iter().copied().filter(|&replica| self.image.is_active(replica)).collect();
         let state = Partition {
-            directories: replicas.iter().map(|&replica| self.directory(replica, id)).collect(),
+            directories: replicas.iter().map(|&replica| directories::choose(self.image, replica, id)).collect(),
             leader: isr.first().copied(),
             replicas,
             isr,
@@ -122,11 +122,6 @@ impl<'a> Assigner<'a> {
             history: Vec::new(),
         };
         Record::CreatePartition(PartitionRegistration { id, state })
-    }
-
-    fn directory(&self, replica: BrokerId, id: TopicPartition) -> DirectoryId {
-        let broker = self.image.broker(replica);
-        broker.map_or(DirectoryId::UNASSIGNED, |broker| directories::choose(broker, id))
     }
 }
 
