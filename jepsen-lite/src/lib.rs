@@ -1,8 +1,18 @@
 //! Breaks a Quorate cluster on purpose, and checks every answer that it gave.
 
 pub mod checker;
+pub mod conductor;
+pub mod coverage;
+pub mod db;
+pub mod generator;
 pub mod history;
+pub mod link;
+pub mod nemesis;
 pub mod op;
+pub mod ports;
 pub mod random;
+pub mod recorder;
+pub mod run;
+pub mod schedule;
 pub mod synthetic;
 pub mod workload;

@@ -50,8 +50,8 @@ pub struct Sample {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartitionState {
-    /// Of its topic: a topic that is created again is another one.
-    pub topic_id: String,
+    /// No name is given to two topics in a run.
+    pub topic: String,
     pub partition: i32,
     pub leader: Option<i32>,
     pub leader_epoch: i32,

@@ -23,7 +23,6 @@ mod log;
 mod node;
 mod observe;
 mod phantom;
-mod ports;
 
 use std::time::Duration;
 
@@ -32,12 +31,13 @@ use tokio::time::{sleep, timeout};
 pub use call::{Admin, Broker, mutation, new_topic, outcome, refusal, topic_named};
 pub use cluster::Cluster;
 pub use feed::{Follower, next, records_between};
-pub use links::{Link, Links};
+pub use jepsen_lite::link::Condition as Link;
+pub use jepsen_lite::ports::free_port;
+pub use links::Links;
 pub use load::{Account, Load};
 pub use log::{Committed, Log};
 pub use node::{Run, binary};
 pub use phantom::{Heartbeats, registration};
-pub use ports::free_port;
 
 /// How long anything may take before the test gives up. Nothing takes so long on a healthy machine: it is no claim
 /// about speed.

@@ -7,8 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ports::free_port;
 use crate::wait;
+use jepsen_lite::ports::free_port;
 
 /// The folder with the binaries, where it is not the one above the test's own.
 const BIN_VARIABLE: &str = "QUORATE_BIN";

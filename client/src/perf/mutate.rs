@@ -72,8 +72,12 @@ async fn mutate(client: AdminClient, topic: String, count: u32, bar: ProgressBar
 
 /// Every value differs from the one before, so each call writes a record.
 async fn set(client: &AdminClient, topic: &str, number: u32) -> Result<(), ClientError> {
-    let change =
-        ConfigChange { key: "retention.ms".to_owned(), op: ConfigOp::Set.into(), value: (1000 + number).to_string() };
+    let change = ConfigChange {
+        key: "retention.ms".to_owned(),
+        op: ConfigOp::Set.into(),
+        value: (1000 + number).to_string(),
+        ..ConfigChange::default()
+    };
     let resource = Some(ConfigResource { resource: Some(Resource::Topic(topic.to_owned())) });
     let reply = client.alter_configs(vec![ConfigAlteration { resource, changes: vec![change] }], Mode::Apply).await?;
     check_item(reply.resources.first().and_then(|resource| resource.error.as_ref()))

@@ -79,7 +79,9 @@ pub fn check(history: &[Placed<'_>]) -> Report {
                 let places: Vec<usize> = operations.iter().map(|(place, _)| *place).collect();
                 report.object("linearizable", format!("key {key}: no order explains its operations"), &places);
             }
-            Answer::Unknown => report.doubt("search-cut-off", format!("key {key}: more than {CONFIGURATIONS_MAX} states")),
+            Answer::Unknown => {
+                report.doubt("search-cut-off", format!("key {key}: more than {CONFIGURATIONS_MAX} states"))
+            }
         }
     }
     report

@@ -89,7 +89,8 @@ fn replay(
                     && expected != found
                     && !admit(key, expected, *offset, open, placed)
                 {
-                    let message = format!("key {key}: {expected} was replaced at offset {offset}, where it was {found}");
+                    let message =
+                        format!("key {key}: {expected} was replaced at offset {offset}, where it was {found}");
                     report.object("compare-and-set", message, &[by, *place]);
                 }
                 last_write = Some(*offset);
@@ -112,13 +113,7 @@ fn replay(
 }
 
 /// Whether an open write explains that the key has this value from this offset on. It explains it once.
-fn admit(
-    key: u32,
-    value: i64,
-    offset: i64,
-    open: &mut HashMap<(u32, i64), Placed<'_>>,
-    placed: &mut Stands,
-) -> bool {
+fn admit(key: u32, value: i64, offset: i64, open: &mut HashMap<(u32, i64), Placed<'_>>, placed: &mut Stands) -> bool {
     let Some((place, _)) = open.remove(&(key, value)) else { return false };
     placed.insert(place, Stand { offset, is_write: true });
     true

@@ -76,9 +76,10 @@ fn gather<'a>(placed: &Placed<'a>, partitions: &mut BTreeMap<i32, Partition<'a>>
 
 /// Acknowledgements, reads and dumps agree on what a position holds.
 fn one_record_per_position(number: i32, partition: &mut Partition<'_>, report: &mut Report) {
-    let acknowledged = partition.acknowledged.iter().filter_map(|((place, _), value, position, epoch)| {
-        Some((*place, ((*position)?, *epoch, *value)))
-    });
+    let acknowledged = partition
+        .acknowledged
+        .iter()
+        .filter_map(|((place, _), value, position, epoch)| Some((*place, ((*position)?, *epoch, *value))));
     let read = partition.read.iter().flat_map(|(place, records)| records.iter().map(|record| (*place, *record)));
     let dumped = partition.dumps.iter().flat_map(|dump| dump.records.iter().map(|record| (dump.place, *record)));
     for (place, (position, epoch, value)) in acknowledged.chain(read).chain(dumped) {

@@ -5,16 +5,19 @@ use std::collections::{BTreeMap, HashMap};
 use super::{Placed, Report};
 use crate::op::{Op, PartitionState, Sample};
 
+/// A partition's states, each with its offset and where the history tells of it.
+type Story<'a> = Vec<(i64, &'a PartitionState, usize)>;
+
 pub fn check(history: &[Placed<'_>]) -> Report {
     let mut report = Report::new("leader-epoch");
     let mut digests: HashMap<i64, (&str, usize)> = HashMap::new();
-    let mut stories: BTreeMap<(&str, i32), Vec<(i64, &PartitionState, usize)>> = BTreeMap::new();
+    let mut stories: BTreeMap<(&str, i32), Story<'_>> = BTreeMap::new();
     for (place, operation) in history {
         let Op::Sample { seen: Some(sample), .. } = &operation.op else { continue };
         report.count("samples", 1);
         same_digest(sample, *place, &mut digests, &mut report);
         for state in &sample.partitions {
-            let story = stories.entry((&state.topic_id, state.partition)).or_default();
+            let story = stories.entry((&state.topic, state.partition)).or_default();
             story.push((sample.offset, state, *place));
         }
     }
@@ -61,7 +64,8 @@ fn one_story(name: &str, story: &[(i64, &PartitionState, usize)], report: &mut R
             report.object("epochs-never-fall", message, &[by, place]);
         }
         if before.partition_epoch == after.partition_epoch && before != after {
-            let message = format!("{name}: changed at offset {offset} within partition epoch {}", after.partition_epoch);
+            let message =
+                format!("{name}: changed at offset {offset} within partition epoch {}", after.partition_epoch);
             report.object("one-state-per-partition-epoch", message, &[by, place]);
         }
     }

@@ -108,8 +108,9 @@ fn by_clock(list: &List<'_>, name: &str, life: &Life<'_>, report: &mut Report) {
     let is_there = list.names.contains(name);
     let (from_us, until_us) = (list.operation.invoked_us, list.operation.ended_us);
     if let Some((place, creation)) = life.created {
-        let nobody_deletes =
-            life.deleted.is_none_or(|(_, deletion)| deletion.outcome == Outcome::Fail || deletion.invoked_us > until_us);
+        let nobody_deletes = life
+            .deleted
+            .is_none_or(|(_, deletion)| deletion.outcome == Outcome::Fail || deletion.invoked_us > until_us);
         if !is_there && creation.is_ok() && creation.ended_us < from_us && nobody_deletes {
             report.object("lost", format!("{name} was created, and is not in a later list"), &[place, list.place]);
         }

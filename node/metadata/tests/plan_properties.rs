@@ -15,7 +15,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
-use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
+use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
 use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, PartitionRef, StartReassignment};
@@ -454,7 +454,11 @@ fn named(image: &MetadataImage, id: TopicPartition) -> PartitionRef {
 
 fn configure(image: &MetadataImage, resource: ConfigResource, key: &str, value: Option<String>) -> Vec<Record> {
     let op = value.map_or(ConfigOp::Delete, ConfigOp::Set);
-    alter_configs(image, &[AlterConfigs { resource, ops: vec![(key.to_owned(), op)] }]).records
+    alter_configs(
+        image,
+        &[AlterConfigs { resource, changes: vec![ConfigChange { key: key.to_owned(), op, expected: None }] }],
+    )
+    .records
 }
 
 proptest! {

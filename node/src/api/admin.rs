@@ -458,7 +458,7 @@ fn more_partitions(asked: &MorePartitions) -> CreatePartitions {
 }
 
 fn config_alteration(asked: &ConfigAlteration) -> Result<configs::AlterConfigs, ApiError> {
-    let op = |change: &ConfigChange| {
+    let change = |change: &ConfigChange| {
         let op = match change.op() {
             ConfigOp::Set => configs::ConfigOp::Set(change.value.clone()),
             ConfigOp::Delete => configs::ConfigOp::Delete,
@@ -466,11 +466,11 @@ fn config_alteration(asked: &ConfigAlteration) -> Result<configs::AlterConfigs, 
             ConfigOp::Subtract => configs::ConfigOp::Subtract(change.value.clone()),
             ConfigOp::Unspecified => return Err(invalid(format!("config {}: unknown operation", change.key))),
         };
-        Ok((change.key.clone(), op))
+        Ok(configs::ConfigChange { key: change.key.clone(), op, expected: change.expected.clone() })
     };
     Ok(configs::AlterConfigs {
         resource: config_resource(asked.resource.as_ref())?,
-        ops: asked.changes.iter().map(op).collect::<Result<_, _>>()?,
+        changes: asked.changes.iter().map(change).collect::<Result<_, _>>()?,
     })
 }
 

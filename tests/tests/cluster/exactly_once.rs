@@ -102,8 +102,12 @@ async fn a_retried_append_appends_once() {
     let mut cluster = Cluster::start(3).await;
     cluster.create(new_topic("compacted", 1, 3)).await;
     let resource = ConfigResource { resource: Some(config_resource::Resource::Topic("compacted".to_owned())) };
-    let change =
-        ConfigChange { key: "cleanup.policy".to_owned(), op: ConfigOp::Append.into(), value: "compact".to_owned() };
+    let change = ConfigChange {
+        key: "cleanup.policy".to_owned(),
+        op: ConfigOp::Append.into(),
+        value: "compact".to_owned(),
+        ..ConfigChange::default()
+    };
     let request = AlterConfigsRequest {
         options: mutation(Duration::from_secs(30)),
         resources: vec![ConfigAlteration { resource: Some(resource), changes: vec![change] }],

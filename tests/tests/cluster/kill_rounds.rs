@@ -169,8 +169,12 @@ impl Pen {
         }
         let value = i64::try_from(value).expect("a test is short") + 1_000;
         let resource = ConfigResource { resource: Some(config_resource::Resource::Topic(name.clone())) };
-        let change =
-            ConfigChange { key: "retention.ms".to_owned(), op: ConfigOp::Set.into(), value: value.to_string() };
+        let change = ConfigChange {
+            key: "retention.ms".to_owned(),
+            op: ConfigOp::Set.into(),
+            value: value.to_string(),
+            ..ConfigChange::default()
+        };
         let alteration = ConfigAlteration { resource: Some(resource), changes: vec![change] };
         let reply = self.client.alter_configs(vec![alteration], Mode::Apply).await;
         match reply.and_then(|reply| check_item(reply.resources[0].error.as_ref())) {

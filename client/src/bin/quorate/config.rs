@@ -51,6 +51,9 @@ pub struct Set {
     /// Take from a config that is a list
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     subtract: Vec<(String, String)>,
+    /// Only if the resource itself has this value now
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    expect: Vec<(String, String)>,
     #[command(flatten)]
     planning: Planning,
 }
@@ -59,11 +62,14 @@ pub async fn run(session: &Session, command: Config) -> Outcome {
     match command {
         Config::Get { resource, keys } => get(session, resource, keys).await,
         Config::Set(set) => {
-            let changes =
+            let mut changes: Vec<ConfigChange> =
                 [(ConfigOp::Set, set.values), (ConfigOp::Append, set.append), (ConfigOp::Subtract, set.subtract)]
                     .into_iter()
                     .flat_map(|(op, values)| values.into_iter().map(move |(key, value)| change(op, key, value)))
                     .collect();
+            for (key, value) in set.expect {
+                expect(&mut changes, &key, value)?;
+            }
             alter(session, set.resource, changes, set.planning).await
         }
         Config::Unset { resource, keys, planning } => {
@@ -74,7 +80,16 @@ pub async fn run(session: &Session, command: Config) -> Outcome {
 }
 
 fn change(op: ConfigOp, key: String, value: String) -> ConfigChange {
-    ConfigChange { key, op: op.into(), value }
+    ConfigChange { key, op: op.into(), value, expected: None }
+}
+
+fn expect(changes: &mut [ConfigChange], key: &str, value: String) -> Outcome {
+    let Some(change) = changes.iter_mut().find(|change| change.key == key) else {
+        let message = format!("--expect {key}: this config is not being changed");
+        return Err(ClientError::failed(ErrorName::InvalidRequest, message).into());
+    };
+    change.expected = Some(value);
+    Ok(())
 }
 
 #[derive(Debug, Serialize)]

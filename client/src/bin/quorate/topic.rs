@@ -262,6 +262,7 @@ fn config_changes(set: &[(String, String)], delete: &[String]) -> Vec<ConfigChan
         key: key.clone(),
         op: op.into(),
         value: value.to_owned(),
+        expected: None,
     };
     let set = set.iter().map(|(key, value)| change(key, ConfigOp::Set, value));
     set.chain(delete.iter().map(|key| change(key, ConfigOp::Delete, ""))).collect()

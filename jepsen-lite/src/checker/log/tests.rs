@@ -64,7 +64,8 @@ fn what_was_read_stays() {
 fn a_position_holds_one_record() {
     assert_breaks("one-record-per-position", &[produce(0, 5, 0), dump(1, &LOG)]);
     assert_breaks("one-record-per-position", &[dump(1, &LOG), dump(2, &[(0, 7), (1, 9)])]);
-    let other_epoch = operation(0, Outcome::Ok, Op::Produce { partition: 0, value: 7, position: Some(0), epoch: Some(1) });
+    let other_epoch =
+        operation(0, Outcome::Ok, Op::Produce { partition: 0, value: 7, position: Some(0), epoch: Some(1) });
     assert_breaks("one-epoch-per-position", &[other_epoch, dump(1, &LOG)]);
 }
 

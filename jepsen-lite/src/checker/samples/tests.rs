@@ -4,9 +4,9 @@ use crate::history::{Operation, Outcome};
 use crate::workload::WorkloadName;
 
 fn state(leader: i32, leader_epoch: i32, partition_epoch: i32) -> PartitionState {
-    let topic_id = "t".to_owned();
+    let topic = "t".to_owned();
     let leader = Some(leader);
-    PartitionState { topic_id, partition: 0, leader, leader_epoch, partition_epoch, isr: vec![1, 2], elr: vec![] }
+    PartitionState { topic, partition: 0, leader, leader_epoch, partition_epoch, isr: vec![1, 2], elr: vec![] }
 }
 
 fn sample(node: i32, offset: i64, digest: &str, state: PartitionState) -> Operation {

@@ -21,9 +21,17 @@ pub enum ConfigOp {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigChange {
+    pub key: String,
+    pub op: ConfigOp,
+    /// The resource's own value must be this one.
+    pub expected: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AlterConfigs {
     pub resource: ConfigResource,
-    pub ops: Vec<(String, ConfigOp)>,
+    pub changes: Vec<ConfigChange>,
 }
 
 pub fn alter_configs(image: &MetadataImage, requests: &[AlterConfigs]) -> Plan<Vec<Result<(), ApiError>>> {
@@ -52,7 +60,7 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
     check_exists(image, resource)?;
     let mut seen = BTreeSet::new();
     let mut records = Vec::new();
-    for (name, op) in &request.ops {
+    for ConfigChange { key: name, op, expected } in &request.changes {
         if !seen.insert(name) {
             let message = format!("config {name:?} of {resource} is named twice in the request");
             return Err(ApiError::new(ErrorName::InvalidRequest, message));
@@ -60,6 +68,7 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
         let key = known_key(resource, name)?;
         let value = new_value(image, resource, key, name, op)?;
         let before = config::own_value(image, resource, name);
+        check_expected(resource, name, expected.as_deref(), before)?;
         // A topic's config that stays as it is needs no record. A broker's is written again: brokers take that as
         // the order to reload what it names, such as a certificate.
         let is_reload = value.is_some() && !matches!(resource, ConfigResource::Topic(_));
@@ -68,6 +77,20 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
         }
     }
     Ok(records)
+}
+
+fn check_expected(
+    resource: &ConfigResource,
+    name: &str,
+    expected: Option<&str>,
+    found: Option<&str>,
+) -> Result<(), ApiError> {
+    if expected.is_none() || expected == found {
+        return Ok(());
+    }
+    let found = found.map_or_else(|| "has no value of its own".to_owned(), |found| format!("is {found:?}"));
+    let message = format!("config {name:?} of {resource} {found}, not {:?}", expected.unwrap_or_default());
+    Err(ApiError::new(ErrorName::InvalidUpdateVersion, message))
 }
 
 fn check_exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), ApiError> {

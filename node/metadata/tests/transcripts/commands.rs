@@ -4,7 +4,7 @@ use goldenscript::{Argument, Command};
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, Offset, PartitionEpoch, PartitionId};
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
 use quorate_metadata::plan::brokers::{self as broker_plans, RegisterBroker};
-use quorate_metadata::plan::configs::{AlterConfigs, ConfigOp, alter_configs};
+use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::features;
 use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
@@ -339,20 +339,29 @@ fn configure(image: &MetadataImage, command: &Command) -> Result<Step> {
     let mut arguments = command.args.iter();
     let Some(Argument::Positional(resources)) = arguments.next() else { return Err("resource is missing".into()) };
     let mut verb = "set";
-    let mut ops = Vec::new();
+    let mut changes: Vec<ConfigChange> = Vec::new();
+    let change = |key: &String, op: ConfigOp| ConfigChange { key: key.clone(), op, expected: None };
     for argument in arguments {
         match (argument, verb) {
-            (Argument::Positional(word), _) if ["set", "append", "subtract", "delete"].contains(&word.as_str()) => {
+            (Argument::Positional(word), _)
+                if ["set", "append", "subtract", "delete", "expect"].contains(&word.as_str()) =>
+            {
                 verb = word;
             }
-            (Argument::Positional(key), "delete") => ops.push((key.clone(), ConfigOp::Delete)),
-            (Argument::KeyValue(key, value), "set") => ops.push((key.clone(), ConfigOp::Set(value.clone()))),
-            (Argument::KeyValue(key, value), "append") => ops.push((key.clone(), ConfigOp::Append(value.clone()))),
-            (Argument::KeyValue(key, value), "subtract") => ops.push((key.clone(), ConfigOp::Subtract(value.clone()))),
+            (Argument::Positional(key), "delete") => changes.push(change(key, ConfigOp::Delete)),
+            (Argument::KeyValue(key, value), "set") => changes.push(change(key, ConfigOp::Set(value.clone()))),
+            (Argument::KeyValue(key, value), "append") => changes.push(change(key, ConfigOp::Append(value.clone()))),
+            (Argument::KeyValue(key, value), "subtract") => {
+                changes.push(change(key, ConfigOp::Subtract(value.clone())))
+            }
+            (Argument::KeyValue(key, value), "expect") => {
+                let named = changes.iter_mut().find(|change| change.key == *key);
+                named.ok_or("what is expected stands behind the change")?.expected = Some(value.clone());
+            }
             (argument, verb) => return Err(format!("cannot {verb} {argument:?}").into()),
         }
     }
-    let request = |text: &str| Ok(AlterConfigs { resource: resource(text)?, ops: ops.clone() });
+    let request = |text: &str| Ok(AlterConfigs { resource: resource(text)?, changes: changes.clone() });
     let requests = items(resources, ',').map(request).collect::<Result<Vec<_>>>()?;
     let plan = alter_configs(image, &requests);
     // A broker's config is written again on purpose.

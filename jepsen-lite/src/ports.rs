@@ -7,7 +7,7 @@ use std::sync::{LazyLock, Mutex};
 /// Shared by all test processes of a machine. Ephemeral ports start above, at 32768 where nobody changed that.
 const RANGE: Range<u16> = 10_000..32_000;
 
-/// Ports per test process: several times what the largest run takes.
+/// Ports per process: several times what the largest run takes.
 const BLOCK: u16 = 1_000;
 
 /// The ports of this process: its first port is held for as long as the process lives, so that no other takes it.

@@ -1,0 +1,235 @@
+//! `jepsen-lite`: breaks a cluster on purpose, and checks every answer that it gave.
+//!
+//! Exit status: 0 valid, 1 invalid, 2 unknown, 3 wrong usage.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use jepsen_lite::checker::{Report, Verdict};
+use jepsen_lite::db::Layout;
+use jepsen_lite::history;
+use jepsen_lite::nemesis::Nemesis;
+use jepsen_lite::run::{self, Plan, Results};
+use jepsen_lite::schedule::Schedule;
+use jepsen_lite::synthetic;
+use jepsen_lite::workload::WorkloadName;
+
+#[derive(Debug, Parser)]
+#[command(name = "jepsen-lite", version, about = "Breaks a Quorate cluster on purpose, and checks every answer")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a cluster, break it while it is asked, heal it, judge what it said
+    Run(RunArgs),
+    /// Carry a recorded schedule out again, several times
+    Replay {
+        /// A folder of an earlier run, or its schedule.json
+        recorded: PathBuf,
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        times: u32,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+    /// Judge a recorded history once more
+    Check {
+        /// history.jsonl, or a folder with one
+        history: PathBuf,
+        /// Of these workloads [default: those in the history]
+        #[arg(long, value_enum, value_delimiter = ',')]
+        workload: Vec<WorkloadName>,
+    },
+    /// Make the history of a register that never existed, to time the checkers with
+    Synthesize {
+        file: PathBuf,
+        #[arg(long, default_value_t = 1_000_000)]
+        operations: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// What there is to break, and to ask meanwhile
+    List,
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// What is asked
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = WorkloadName::ALL)]
+    workload: Vec<WorkloadName>,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    nodes: i32,
+    /// A setting of every node; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// Where history, schedule, results and the nodes' folders go
+    #[arg(long, default_value = "jepsen-lite-run")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// What is done to the cluster [default: everything]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    nemesis: Vec<Nemesis>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How long faults go on
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    time: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+const USAGE: u8 = 3;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let is_wrong = error.use_stderr();
+            // A closed terminal cannot be told either.
+            let _ = error.print();
+            return if is_wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match carry_out(cli.command) {
+        Ok(verdict) => ExitCode::from(match verdict {
+            Verdict::Valid => 0,
+            Verdict::Invalid => 1,
+            Verdict::Unknown => 2,
+        }),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Run(arguments) => {
+            let nemeses = if arguments.nemesis.is_empty() { Nemesis::P0.to_vec() } else { arguments.nemesis.clone() };
+            let faults_ms = u64::try_from(arguments.time.as_millis())?;
+            let schedule = Schedule::draw(arguments.seed, &nemeses, faults_ms);
+            let again = again(&arguments, &nemeses);
+            run_once(&arguments.cluster, arguments.cluster.out.clone(), schedule, again)
+        }
+        Command::Replay { recorded, times, cluster } => replay(&recorded, times, &cluster),
+        Command::Check { history, workload } => check(&history, workload),
+        Command::Synthesize { file, operations, seed } => {
+            let shape = synthetic::Shape { operations, processes: 10, operations_per_key: 180, lost_percent: 0 };
+            history::write(&file, &synthetic::register(shape, seed))?;
+            Ok(Verdict::Valid)
+        }
+        Command::List => {
+            list::<WorkloadName>("workloads");
+            list::<Nemesis>("nemeses");
+            Ok(Verdict::Valid)
+        }
+    }
+}
+
+fn run_once(cluster: &ClusterArgs, folder: PathBuf, schedule: Schedule, again: String) -> anyhow::Result<Verdict> {
+    let folder = absolute(&folder)?;
+    anyhow::ensure!(!folder.exists(), "{} exists already: name another --out", folder.display());
+    let settings = cluster.settings.clone();
+    let layout = Layout { binaries: run::binaries()?, folder, nodes: cluster.nodes, settings };
+    let plan = Plan { layout, workloads: cluster.workload.clone(), schedule };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let done = runtime.block_on(run::run(&plan, again))?;
+    show(&done.results);
+    println!("details: {}", plan.layout.folder.display());
+    Ok(done.results.verdict)
+}
+
+fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<Verdict> {
+    let file = if recorded.is_dir() { recorded.join("schedule.json") } else { recorded.to_owned() };
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let schedule: Schedule =
+        serde_json::from_str(&text).with_context(|| format!("{} is no schedule", file.display()))?;
+    let (mut worst, mut hits) = (Verdict::Valid, 0);
+    for time in 1..=times {
+        let folder = cluster.out.join(time.to_string());
+        let again = format!("jepsen-lite replay {}", file.display());
+        let verdict = run_once(cluster, folder, schedule.clone(), again)?;
+        hits += u32::from(verdict == Verdict::Invalid);
+        worst = worst.max(verdict);
+    }
+    println!("invalid in {hits} of {times} runs");
+    Ok(worst)
+}
+
+fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdict> {
+    let file = if path.is_dir() { path.join("history.jsonl") } else { path.to_owned() };
+    let history = history::read(&file).with_context(|| file.display().to_string())?;
+    if workloads.is_empty() {
+        workloads = history.iter().map(|operation| operation.workload).collect();
+        workloads.sort_unstable();
+        workloads.dedup();
+    }
+    anyhow::ensure!(!workloads.is_empty(), "the history is empty");
+    let reports: Vec<Report> =
+        workloads.iter().flat_map(|workload| jepsen_lite::checker::check(*workload, &history)).collect();
+    reports.iter().for_each(show_report);
+    let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
+    println!("{verdict:?}: {} operations", history.len());
+    Ok(verdict)
+}
+
+fn show(results: &Results) {
+    results.reports.iter().for_each(show_report);
+    println!("{:?}: {} operations, {} faults", results.verdict, results.operations, results.fired.len());
+    println!("again: {}", results.again);
+}
+
+fn show_report(report: &Report) {
+    println!("{:<12} {:?}", report.checker, report.verdict);
+    for (what, count) in &report.counts {
+        println!("  {count:>8}  {what}");
+    }
+    for finding in &report.findings {
+        println!("  {}: {} (lines {:?})", finding.rule, finding.message, finding.lines);
+    }
+}
+
+/// The command line that does the same again.
+fn again(arguments: &RunArgs, nemeses: &[Nemesis]) -> String {
+    let mut line = format!(
+        "jepsen-lite run --seed {} --time {}ms --nodes {} --nemesis {} --workload {}",
+        arguments.seed,
+        arguments.time.as_millis(),
+        arguments.cluster.nodes,
+        names(nemeses),
+        names(&arguments.cluster.workload),
+    );
+    for setting in &arguments.cluster.settings {
+        line.push_str(&format!(" --set '{setting}'"));
+    }
+    line
+}
+
+fn names<T: ValueEnum>(values: &[T]) -> String {
+    let name = |value: &T| value.to_possible_value().map(|value| value.get_name().to_owned());
+    values.iter().filter_map(name).collect::<Vec<_>>().join(",")
+}
+
+fn list<T: ValueEnum>(what: &str) {
+    println!("{what}:");
+    for value in T::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
+        println!("  {:<16} {}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
+    }
+}
+
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    Ok(std::env::current_dir()?.join(path))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,172 @@
+//! What is wrong at a moment: the sum of all faults that last. When one ends, the others stay as they are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Fault, Situation};
+use crate::link::{Condition, Direction};
+use crate::random::Random;
+
+/// What a fault does to certain nodes and links.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Injury {
+    Killed(BTreeSet<i32>),
+    Stopped(BTreeSet<i32>),
+    Paused(BTreeSet<i32>),
+    /// By who sends and who receives.
+    Links(BTreeMap<(i32, i32), Condition>),
+}
+
+/// What a node is to be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whole {
+    Running,
+    Paused,
+    Down,
+}
+
+impl Fault {
+    pub fn resolve(&self, situation: &Situation) -> Injury {
+        let nodes = &situation.nodes;
+        let target = self.target().map(|target| target.resolve(situation)).unwrap_or_default();
+        let is_hit = |node: i32| target.contains(&node);
+        match self {
+            Self::Kill { .. } => Injury::Killed(target),
+            Self::Stop { .. } => Injury::Stopped(target),
+            Self::Pause { .. } => Injury::Paused(target),
+            Self::Cut { condition, .. } => links(nodes, *condition, |from, to| is_hit(from) != is_hit(to)),
+            Self::Deafen { .. } => links(nodes, Condition::Silent, |_, to| is_hit(to)),
+            Self::Mute { .. } => links(nodes, Condition::Silent, |from, _| is_hit(from)),
+            Self::Degrade { condition, .. } => links(nodes, *condition, |from, to| is_hit(from) || is_hit(to)),
+            Self::Bridge { .. } => {
+                let others: Vec<i32> = nodes.iter().copied().filter(|node| !is_hit(*node)).collect();
+                let half: BTreeSet<i32> = others[..others.len() / 2].iter().copied().collect();
+                links(nodes, Condition::Silent, |from, to| {
+                    !is_hit(from) && !is_hit(to) && half.contains(&from) != half.contains(&to)
+                })
+            }
+            Self::MajoritiesRing { seed } => majorities_ring(nodes, *seed),
+        }
+    }
+}
+
+fn links(nodes: &[i32], condition: Condition, concerns: impl Fn(i32, i32) -> bool) -> Injury {
+    let pairs = nodes.iter().flat_map(|from| nodes.iter().map(move |to| (*from, *to)));
+    Injury::Links(pairs.filter(|(from, to)| from != to && concerns(*from, *to)).map(|at| (at, condition)).collect())
+}
+
+/// With five nodes each one hears two on either side of it, so nobody is cut off and no two agree who is there; with
+/// `majority - 1` neighbours that follow it in the ring, hearing is also not mutual.
+fn majorities_ring(nodes: &[i32], seed: u64) -> Injury {
+    let mut ring = nodes.to_vec();
+    Random::new(seed).shuffle(&mut ring);
+    let place = |node: i32| ring.iter().position(|other| *other == node).expect("all are in the ring");
+    let neighbours = nodes.len() / 2;
+    links(nodes, Condition::Silent, |from, to| {
+        let distance = (place(from) + nodes.len() - place(to)) % nodes.len();
+        distance > neighbours
+    })
+}
+
+/// The faults that last, by the number of their event.
+#[derive(Debug, Default)]
+pub struct Injuries {
+    lasting: BTreeMap<usize, Injury>,
+}
+
+impl Injuries {
+    pub fn begin(&mut self, event: usize, injury: Injury) {
+        self.lasting.insert(event, injury);
+    }
+
+    pub fn end(&mut self, event: usize) {
+        self.lasting.remove(&event);
+    }
+
+    pub fn end_all(&mut self) {
+        self.lasting.clear();
+    }
+
+    pub fn node(&self, id: i32) -> Whole {
+        let state = |injury: &Injury| match injury {
+            Injury::Killed(nodes) | Injury::Stopped(nodes) if nodes.contains(&id) => Whole::Down,
+            Injury::Paused(nodes) if nodes.contains(&id) => Whole::Paused,
+            _ => Whole::Running,
+        };
+        self.lasting.values().map(state).max().unwrap_or(Whole::Running)
+    }
+
+    /// Of those that concern a link the last one counts, but what cuts it off counts before what degrades it.
+    pub fn link(&self, (from, to, _): Direction) -> Condition {
+        let conditions = self.lasting.values().filter_map(|injury| match injury {
+            Injury::Links(links) => links.get(&(from, to)).copied(),
+            _ => None,
+        });
+        conditions
+            .max_by_key(|condition| matches!(condition, Condition::Silent | Condition::Refusing))
+            .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Target;
+    use super::*;
+    use crate::link::Port;
+
+    fn situation() -> Situation {
+        Situation { nodes: vec![1, 2, 3, 4, 5], controller: Some(3), ..Situation::default() }
+    }
+
+    fn cut_links(fault: &Fault) -> BTreeSet<(i32, i32)> {
+        match fault.resolve(&situation()) {
+            Injury::Links(links) => links.into_keys().collect(),
+            other => panic!("{other:?} is not about links"),
+        }
+    }
+
+    #[test]
+    fn one_way_faults_leave_the_other_way_open() {
+        let deaf = cut_links(&Fault::Deafen { target: Target::Controller });
+        assert_eq!(deaf, [(1, 3), (2, 3), (4, 3), (5, 3)].into());
+        let mute = cut_links(&Fault::Mute { target: Target::Controller });
+        assert_eq!(mute, [(3, 1), (3, 2), (3, 4), (3, 5)].into());
+    }
+
+    #[test]
+    fn a_bridge_reaches_both_halves_that_do_not_reach_each_other() {
+        let cut = cut_links(&Fault::Bridge { target: Target::Controller });
+        assert!(cut.iter().all(|(from, to)| *from != 3 && *to != 3));
+        assert_eq!(cut.len(), 2 * 2 * 2);
+    }
+
+    #[test]
+    fn in_a_ring_of_majorities_everyone_hears_a_majority_and_no_two_the_same() {
+        for seed in 0..20 {
+            let cut = cut_links(&Fault::MajoritiesRing { seed });
+            let heard_by =
+                |node: i32| -> BTreeSet<i32> { (1..=5).filter(|from| !cut.contains(&(*from, node))).collect() };
+            let views: BTreeSet<BTreeSet<i32>> = (1..=5).map(heard_by).collect();
+            assert!(views.iter().all(|view| view.len() == 3));
+            assert_eq!(views.len(), 5);
+        }
+    }
+
+    #[test]
+    fn what_lasts_longer_stays_when_something_else_ends() {
+        let mut injuries = Injuries::default();
+        let all_of = |fault: Fault| fault.resolve(&situation());
+        injuries.begin(0, all_of(Fault::Kill { target: Target::Controller }));
+        injuries.begin(1, all_of(Fault::Pause { target: Target::All }));
+        assert_eq!((injuries.node(3), injuries.node(4)), (Whole::Down, Whole::Paused));
+        injuries.begin(2, all_of(Fault::Deafen { target: Target::Controller }));
+        let slow = Condition::Slow { delay_ms: 1, jitter_ms: 0 };
+        injuries.begin(3, all_of(Fault::Degrade { target: Target::All, condition: slow }));
+        let conditions = |injuries: &Injuries| [(1, 3), (3, 1)].map(|(from, to)| injuries.link((from, to, Port::Raft)));
+        assert_eq!(conditions(&injuries), [Condition::Silent, slow]);
+        injuries.end(0);
+        injuries.end(2);
+        assert_eq!((injuries.node(3), conditions(&injuries)), (Whole::Paused, [slow, slow]));
+        injuries.end_all();
+        assert_eq!((injuries.node(3), injuries.node(4)), (Whole::Running, Whole::Running));
+    }
+}

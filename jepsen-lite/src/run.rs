@@ -1,0 +1,170 @@
+//! One run: a cluster is started and asked; when it answers at a minimum rate faults begin; when they have ended it must
+//! become whole again within bounded time; then everything is asked once more, and the history is judged.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use quorate_client::Freshness;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::checker::{self, Report, Verdict};
+use crate::conductor::{Conductor, Fired};
+use crate::coverage;
+use crate::db::{Db, Layout};
+use crate::history::{self, Operation};
+use crate::recorder::Recorder;
+use crate::schedule::Schedule;
+use crate::workload::{self, Context, WorkloadName, client};
+
+/// Answered operations of each workload before faults begin.
+const WARM_UP_ANSWERS: u64 = 30;
+
+/// Until the cluster answers, and after the faults until it is whole. Not to become whole is a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub layout: Layout,
+    pub workloads: Vec<WorkloadName>,
+    pub schedule: Schedule,
+}
+
+/// `results.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    pub verdict: Verdict,
+    pub reports: Vec<Report>,
+    pub fired: Vec<Fired>,
+    pub operations: usize,
+    /// How to do it again.
+    pub again: String,
+}
+
+pub struct Done {
+    pub results: Results,
+    pub history: Vec<Operation>,
+}
+
+/// Carries the plan out and leaves history, schedule and results in its folder. An error is a failure of the harness, not
+/// of the cluster.
+pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
+    let folder = plan.layout.folder.clone();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(&plan.schedule)?)?;
+    let recorder = Arc::new(Recorder::new());
+    let mut liveness = Report::new("liveness");
+    let outcome = carry_out(plan, &recorder, &mut liveness).await;
+    let history = recorder.take();
+    history::write(&folder.join("history.jsonl"), &history)?;
+    let fired = outcome?;
+    let results = judge(plan.workloads.as_slice(), &history, fired, liveness, again);
+    fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
+    Ok(Done { results, history })
+}
+
+/// What the checkers say of a history.
+pub fn judge(
+    workloads: &[WorkloadName],
+    history: &[Operation],
+    fired: Vec<Fired>,
+    liveness: Report,
+    again: String,
+) -> Results {
+    let mut reports: Vec<Report> = workloads.iter().flat_map(|workload| checker::check(*workload, history)).collect();
+    reports.push(liveness);
+    reports.push(coverage::check(workloads, history, &fired));
+    let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
+    Results { verdict, reports, fired, operations: history.len(), again }
+}
+
+async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report) -> anyhow::Result<Vec<Fired>> {
+    let mut db = Db::prepare(plan.layout.clone())?;
+    for id in db.ids() {
+        db.start(id)?;
+    }
+    if let Err(why) = whole(&mut db).await {
+        anyhow::bail!("the cluster does not come up: {why}");
+    }
+    let stop = watch::Sender::new(false);
+    let nodes = db.ids().into_iter().map(|id| (id, db.api(id).to_owned())).collect();
+    let context = Context { recorder: recorder.clone(), nodes, seed: plan.schedule.seed, stop: stop.subscribe() };
+    let mut tasks = JoinSet::new();
+    for workload in &plan.workloads {
+        workload::start(*workload, &context, &mut tasks).await?;
+    }
+    warm_up(plan, recorder).await?;
+    let conducted = Conductor::new(&mut db, recorder).run(&plan.schedule).await;
+    let fired = match conducted {
+        Ok(fired) => fired,
+        Err(error) => {
+            liveness.object("node-ended", format!("{error:#}"), &[]);
+            return Ok(Vec::new());
+        }
+    };
+    if let Err(why) = whole(&mut db).await {
+        liveness.object("becomes-whole", format!("not whole {PATIENCE:?} after the last fault: {why}"), &[]);
+        return Ok(fired);
+    }
+    stop.send_replace(true);
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a client panicked")?;
+    }
+    if let Err(why) = whole(&mut db).await {
+        liveness.object("becomes-whole", why, &[]);
+        return Ok(fired);
+    }
+    for workload in &plan.workloads {
+        workload::finish(*workload, &context).await?;
+    }
+    Ok(fired)
+}
+
+async fn warm_up(plan: &Plan, recorder: &Recorder) -> anyhow::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !plan.workloads.iter().all(|workload| recorder.answered(*workload) >= WARM_UP_ANSWERS) {
+        anyhow::ensure!(Instant::now() < deadline, "fewer than {WARM_UP_ANSWERS} answers in {PATIENCE:?} of health");
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// Waits until every node runs, is let in, and has all replicas in sync; why not, where that does not come about.
+async fn whole(db: &mut Db) -> Result<(), String> {
+    let client = client(&db.apis(), Duration::from_secs(5));
+    let deadline = Instant::now() + PATIENCE;
+    let nodes = db.ids().len();
+    let mut why = String::new();
+    while Instant::now() < deadline {
+        if let Some((id, status, log)) = db.ended().map_err(|error| error.to_string())?.first() {
+            return Err(format!("node {id} has ended by itself ({status}):\n{log}"));
+        }
+        match client.cluster_status(Freshness::Linearizable).await {
+            Ok(status) => {
+                let unfenced = status.brokers - status.brokers_fenced;
+                let is_whole = status.leaderless + status.under_replicated + status.voters_unreachable == 0;
+                if is_whole && usize::try_from(unfenced) == Ok(nodes) {
+                    return Ok(());
+                }
+                why = format!("{unfenced} of {nodes} brokers: {}", status.reasons.join("; "));
+            }
+            Err(error) => why = error.to_string(),
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    Err(why)
+}
+
+/// Where the binaries are: beside this one.
+pub fn binaries() -> anyhow::Result<PathBuf> {
+    let this = std::env::current_exe()?;
+    Ok(this.parent().context("a binary lies in a folder")?.to_owned())
+}

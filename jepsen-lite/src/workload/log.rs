@@ -1,0 +1,177 @@
+//! Records: produced with acks=all, every value once; consumed all the time; and read from every replica at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use bytes::Bytes;
+use prost::Message;
+use quorate_client::log::{
+    ConsumedRecord, Consumer, ConsumerOptions, Partition, ProducedRecord, Producer, ProducerOptions, Start,
+};
+use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
+use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
+use quorate_proto::log::log_client::LogClient;
+use quorate_proto::log::{FetchPartition, FetchRequest, RecordBatch, Records};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::transport::Endpoint;
+
+use super::{Context, WorkloadName, client};
+use crate::generator::Asker;
+use crate::history::{Operation, Outcome};
+use crate::op::{Fetched, Op};
+
+const PRODUCERS: u32 = 2;
+/// Between two records of a producer.
+const PACE: Duration = Duration::from_millis(10);
+const TOPIC: &str = "log";
+const PARTITIONS: i32 = 6;
+
+/// Longer than any fault and the way back from it.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// A whole partition of a run comes in one answer, or in a few.
+const REPLY_BYTES_MAX: usize = 64 << 20;
+
+pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    let client = client(&context.addresses(), Duration::from_secs(20));
+    let configs = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
+    let (partitions, replication_factor) = (Some(PARTITIONS), Some(3));
+    let topic = NewTopic { name: TOPIC.to_owned(), partitions, replication_factor, configs, ..NewTopic::default() };
+    let reply = client.create_topics(vec![topic], Mode::Apply).await.context("cannot create the topic of records")?;
+    check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?;
+    let last_value = Arc::new(AtomicU64::new(0));
+    for number in 0..PRODUCERS {
+        let options = ProducerOptions { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerOptions::default() };
+        let producer = Producer::start(&context.addresses(), options)?;
+        let asker = context.asker(WorkloadName::Log, number, PACE);
+        tasks.spawn(produce(context.clone(), producer, asker, last_value.clone()));
+    }
+    let asker = context.asker(WorkloadName::Log, PRODUCERS, PACE);
+    tasks.spawn(consume(context.clone(), context.client(), asker));
+    Ok(())
+}
+
+async fn produce(context: Context, producer: Producer, mut asker: Asker, last_value: Arc<AtomicU64>) {
+    let mut deliveries = JoinSet::new();
+    while asker.turn().await {
+        let value = last_value.fetch_add(1, Ordering::Relaxed) + 1;
+        let partition = i32::try_from(asker.random.below(PARTITIONS as u64)).expect("there are few");
+        let asked = Op::Produce { partition, value, position: None, epoch: None };
+        let (producer, context, process) = (producer.clone(), context.clone(), asker.process);
+        deliveries.spawn(async move {
+            let delivered = async {
+                let value_bytes = Some(Bytes::copy_from_slice(&value.to_be_bytes()));
+                let record = ProducedRecord { value: value_bytes, ..ProducedRecord::default() };
+                let acknowledged = producer.send(TOPIC, Some(partition), record).await?.acknowledged().await?;
+                let (position, epoch) = (acknowledged.offset, Some(acknowledged.leader_epoch));
+                Ok(Op::Produce { partition, value, position, epoch })
+            };
+            context.recorder.record(WorkloadName::Log, process, asked, delivered).await;
+        });
+        while deliveries.try_join_next().is_some() {}
+    }
+    while deliveries.join_next().await.is_some() {}
+}
+
+async fn consume(context: Context, client: AdminClient, mut asker: Asker) {
+    let mut consumer = Consumer::new(client, ConsumerOptions::default());
+    (0..PARTITIONS).for_each(|partition| consumer.assign(TOPIC, partition, Start::Beginning));
+    while asker.turn().await {
+        let invoked_us = context.recorder.now_us();
+        let polled = consumer.poll(Duration::from_millis(500)).await;
+        let (process, ended_us) = (asker.process, context.recorder.now_us());
+        let workload = WorkloadName::Log;
+        let operation = |outcome, error, op| Operation { workload, process, invoked_us, ended_us, outcome, error, op };
+        match polled {
+            Ok(records) => {
+                for (partition, records) in by_partition(records) {
+                    let from = records[0].0;
+                    let op = Op::Fetch { partition, from, records: Some(records) };
+                    context.recorder.add(operation(Outcome::Ok, None, op));
+                }
+            }
+            Err(error) => {
+                let op = Op::Fetch { partition: partition_named(&error), from: 0, records: None };
+                context.recorder.add(operation(Outcome::Fail, Some(error.name().to_string()), op));
+            }
+        }
+    }
+}
+
+/// The consumer says of which partition it speaks, where it speaks of one.
+fn partition_named(error: &ClientError) -> i32 {
+    let said = &error.error().message;
+    let is_said =
+        |partition: &i32| said.starts_with(&Partition { topic: TOPIC.into(), partition: *partition }.to_string());
+    (0..PARTITIONS).find(is_said).unwrap_or(-1)
+}
+
+fn by_partition(records: Vec<ConsumedRecord>) -> Vec<(i32, Vec<Fetched>)> {
+    let mut grouped = std::collections::BTreeMap::<i32, Vec<Fetched>>::new();
+    for record in records {
+        let value = record.value.as_deref().map_or(0, number);
+        grouped.entry(record.partition).or_default().push((record.offset, record.leader_epoch, value));
+    }
+    grouped.into_iter().collect()
+}
+
+/// A value that is not one of ours is 0, which none of ours is.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.try_into().map_or(0, u64::from_be_bytes)
+}
+
+/// Every in-sync replica tells all that it has.
+pub async fn finish(context: &Context) -> anyhow::Result<()> {
+    let client = client(&context.addresses(), Duration::from_secs(20));
+    let topic = TopicRef { name: Some(TOPIC.to_owned()), id: None };
+    let mut reply = client.describe_topics(vec![topic], Freshness::Linearizable).await?;
+    let topic = reply.topics.pop().context("the topic of records is not described")?;
+    check_item(topic.error.as_ref())?;
+    for partition in &topic.partitions {
+        ensure!(!partition.isr.is_empty(), "nobody has partition {}", partition.partition);
+        for broker in &partition.isr {
+            dump(context, &topic, partition.partition, *broker).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broker: i32) -> anyhow::Result<()> {
+    let (_, address) = context.nodes.iter().find(|(node, _)| *node == broker).context("a replica on no node")?;
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
+    let mut log = LogClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+    let invoked_us = context.recorder.now_us();
+    let (mut start, mut records) = (0, Vec::<Fetched>::new());
+    loop {
+        let offset = records.last().map_or(start, |(position, ..)| position + 1);
+        let asked = FetchPartition { topic_id: topic.id.clone(), partition, offset, ..FetchPartition::default() };
+        let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };
+        let reply = timeout(Duration::from_secs(20), log.fetch(request)).await??.into_inner();
+        let fetched = reply.partitions.into_iter().next().context("an answer without the partition")?;
+        check_item(fetched.error.as_ref()).with_context(|| format!("{TOPIC}-{partition} on broker {broker}"))?;
+        start = fetched.log_start_offset;
+        if fetched.batches.is_empty() {
+            break;
+        }
+        for batch in &fetched.batches {
+            records.extend(fetched_of(batch)?);
+        }
+    }
+    let process = context.asker(WorkloadName::Log, PRODUCERS + 1, PACE).process;
+    let op = Op::Dump { partition, broker, start, records: Some(records) };
+    let (workload, ended_us, outcome) = (WorkloadName::Log, context.recorder.now_us(), Outcome::Ok);
+    context.recorder.add(Operation { workload, process, invoked_us, ended_us, outcome, error: None, op });
+    Ok(())
+}
+
+fn fetched_of(batch: &RecordBatch) -> anyhow::Result<Vec<Fetched>> {
+    let records = Records::decode(batch.records.clone()).context("a batch cannot be decoded")?;
+    let value = |record: &quorate_proto::log::Record| record.value.as_deref().map_or(0, number);
+    Ok((batch.base_offset..)
+        .zip(&records.records)
+        .map(|(at, record)| (at, batch.leader_epoch, value(record)))
+        .collect())
+}
