@@ -66,7 +66,7 @@ async fn config_rows(cluster: &Cluster) {
         (None, "retention.ms", 1, "1", "INVALID_REQUEST"),
     ] {
         let description = format!("{resource:?} {key} {op} {value}");
-        let changes = vec![ConfigChange { key: key.to_owned(), op, value: value.to_owned() }];
+        let changes = vec![ConfigChange { key: key.to_owned(), op, value: value.to_owned(), expected: None }];
         let resources = vec![ConfigAlteration { resource: Some(ConfigResource { resource }), changes }];
         let request = AlterConfigsRequest { options: mutation(PATIENT), resources };
         let answer = outcome(cluster.admin(2).alter_configs(request)).await;
