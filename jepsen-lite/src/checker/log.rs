@@ -74,15 +74,12 @@ fn gather<'a>(placed: &Placed<'a>, partitions: &mut BTreeMap<i32, Partition<'a>>
     }
 }
 
-/// Acknowledgements, reads and dumps agree on what a position holds.
+/// Reads and dumps agree on what a position holds, and acknowledgements on the value: a record that was sent again is
+/// acknowledged by a later leader than the one that took it.
 fn one_record_per_position(number: i32, partition: &mut Partition<'_>, report: &mut Report) {
-    let acknowledged = partition
-        .acknowledged
-        .iter()
-        .filter_map(|((place, _), value, position, epoch)| Some((*place, ((*position)?, *epoch, *value))));
     let read = partition.read.iter().flat_map(|(place, records)| records.iter().map(|record| (*place, *record)));
     let dumped = partition.dumps.iter().flat_map(|dump| dump.records.iter().map(|record| (dump.place, *record)));
-    for (place, (position, epoch, value)) in acknowledged.chain(read).chain(dumped) {
+    for (place, (position, epoch, value)) in read.chain(dumped) {
         let (first_epoch, first, by) = *partition.told.entry(position).or_insert((epoch, value, place));
         if first != value {
             let message = format!("partition {number}: position {position} holds {first} and {value}");
@@ -90,6 +87,19 @@ fn one_record_per_position(number: i32, partition: &mut Partition<'_>, report: &
         } else if first_epoch != epoch {
             let message = format!("partition {number}: position {position} is of epoch {first_epoch} and of {epoch}");
             report.object("one-epoch-per-position", message, &[by, place]);
+        }
+    }
+    for ((place, _), value, position, acknowledged_in) in &partition.acknowledged {
+        let told = position.and_then(|position| Some((position, partition.told.get(&position)?)));
+        let Some((position, (epoch, first, by))) = told else { continue };
+        if first != value {
+            let message = format!("partition {number}: position {position} holds {first}, not {value} as acknowledged");
+            report.object("one-record-per-position", message, &[*by, *place]);
+        } else if acknowledged_in < epoch {
+            let message = format!(
+                "partition {number}: position {position} of epoch {epoch} was acknowledged in {acknowledged_in}"
+            );
+            report.object("acknowledged-by-its-leader-or-later", message, &[*by, *place]);
         }
     }
 }

@@ -64,9 +64,19 @@ fn what_was_read_stays() {
 fn a_position_holds_one_record() {
     assert_breaks("one-record-per-position", &[produce(0, 5, 0), dump(1, &LOG)]);
     assert_breaks("one-record-per-position", &[dump(1, &LOG), dump(2, &[(0, 7), (1, 9)])]);
-    let other_epoch =
-        operation(0, Outcome::Ok, Op::Produce { partition: 0, value: 7, position: Some(0), epoch: Some(1) });
-    assert_breaks("one-epoch-per-position", &[other_epoch, dump(1, &LOG)]);
+    let other_epoch = Op::Dump { partition: 0, broker: 2, start: 0, records: Some(vec![(0, 1, 7)]) };
+    assert_breaks("one-epoch-per-position", &[operation(0, Outcome::Ok, other_epoch), dump(1, &LOG[..1])]);
+}
+
+#[test]
+fn a_record_that_was_sent_again_is_acknowledged_by_a_later_leader_but_not_by_an_earlier_one() {
+    let acknowledged = |epoch| {
+        operation(0, Outcome::Ok, Op::Produce { partition: 0, value: 7, position: Some(0), epoch: Some(epoch) })
+    };
+    let in_epoch = |epoch| Op::Dump { partition: 0, broker: 1, start: 0, records: Some(vec![(0, epoch, 7)]) };
+    let history = |acknowledged_in, epoch| [acknowledged(acknowledged_in), operation(9, Outcome::Ok, in_epoch(epoch))];
+    assert_eq!(judge(&history(3, 2)).verdict, Verdict::Valid);
+    assert_breaks("acknowledged-by-its-leader-or-later", &history(1, 2));
 }
 
 #[test]
