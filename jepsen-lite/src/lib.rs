@@ -14,5 +14,6 @@ pub mod random;
 pub mod recorder;
 pub mod run;
 pub mod schedule;
+pub mod soak;
 pub mod synthetic;
 pub mod workload;

@@ -2,18 +2,21 @@
 //!
 //! Exit status: 0 valid, 1 invalid, 2 unknown, 3 wrong usage.
 
+mod show;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use jepsen_lite::checker::{Report, Verdict};
 use jepsen_lite::db::Layout;
 use jepsen_lite::history;
 use jepsen_lite::nemesis::Nemesis;
-use jepsen_lite::run::{self, Plan, Results};
+use jepsen_lite::run::{self, Done, Plan};
 use jepsen_lite::schedule::Schedule;
+use jepsen_lite::soak::{self, Sum};
 use jepsen_lite::synthetic;
 use jepsen_lite::workload::WorkloadName;
 
@@ -53,6 +56,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Run after run, each with the next seed, and what they come to
+    Soak(SoakArgs),
     /// What there is to break, and to ask meanwhile
     List,
 }
@@ -86,6 +91,18 @@ struct RunArgs {
     cluster: ClusterArgs,
 }
 
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// How many runs [default: 1]
+    #[arg(long, conflicts_with = "minutes")]
+    runs: Option<u32>,
+    /// Begin no further run after so many minutes
+    #[arg(long)]
+    minutes: Option<u64>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
 const USAGE: u8 = 3;
 
 fn main() -> ExitCode {
@@ -113,13 +130,8 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<Verdict> {
     match command {
-        Command::Run(arguments) => {
-            let nemeses = if arguments.nemesis.is_empty() { Nemesis::P0.to_vec() } else { arguments.nemesis.clone() };
-            let faults_ms = u64::try_from(arguments.time.as_millis())?;
-            let schedule = Schedule::draw(arguments.seed, &nemeses, faults_ms);
-            let again = again(&arguments, &nemeses);
-            run_once(&arguments.cluster, arguments.cluster.out.clone(), schedule, again)
-        }
+        Command::Run(arguments) => Ok(run_seed(&arguments, arguments.seed, &arguments.cluster.out)?.results.verdict),
+        Command::Soak(arguments) => soak(&arguments),
         Command::Replay { recorded, times, cluster } => replay(&recorded, times, &cluster),
         Command::Check { history, workload } => check(&history, workload),
         Command::Synthesize { file, operations, seed } => {
@@ -128,24 +140,61 @@ fn carry_out(command: Command) -> anyhow::Result<Verdict> {
             Ok(Verdict::Valid)
         }
         Command::List => {
-            list::<WorkloadName>("workloads");
-            list::<Nemesis>("nemeses");
+            show::list::<WorkloadName>("workloads");
+            show::list::<Nemesis>("nemeses");
             Ok(Verdict::Valid)
         }
     }
 }
 
-fn run_once(cluster: &ClusterArgs, folder: PathBuf, schedule: Schedule, again: String) -> anyhow::Result<Verdict> {
-    let folder = absolute(&folder)?;
+fn run_seed(arguments: &RunArgs, seed: u64, folder: &Path) -> anyhow::Result<Done> {
+    let nemeses = if arguments.nemesis.is_empty() { &Nemesis::P0[..] } else { &arguments.nemesis };
+    let faults_ms = u64::try_from(arguments.time.as_millis())?;
+    let schedule = Schedule::draw(seed, nemeses, faults_ms);
+    run_once(&arguments.cluster, folder, schedule, again(arguments, seed, nemeses))
+}
+
+fn run_once(cluster: &ClusterArgs, folder: &Path, schedule: Schedule, again: String) -> anyhow::Result<Done> {
+    let folder = std::env::current_dir()?.join(folder);
     anyhow::ensure!(!folder.exists(), "{} exists already: name another --out", folder.display());
     let settings = cluster.settings.clone();
     let layout = Layout { binaries: run::binaries()?, folder, nodes: cluster.nodes, settings };
     let plan = Plan { layout, workloads: cluster.workload.clone(), schedule };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let done = runtime.block_on(run::run(&plan, again))?;
-    show(&done.results);
+    show::show(&done.results);
     println!("details: {}", plan.layout.folder.display());
-    Ok(done.results.verdict)
+    Ok(done)
+}
+
+/// A run that the harness could not carry out counts as unknown, and the next one follows.
+fn soak(arguments: &SoakArgs) -> anyhow::Result<Verdict> {
+    let began = SystemTime::now();
+    let mut sum = Sum::default();
+    let goes_on = |runs: u32| match arguments.minutes {
+        Some(minutes) => began.elapsed().is_ok_and(|elapsed| elapsed < Duration::from_secs(60 * minutes)),
+        None => runs < arguments.runs.unwrap_or(1),
+    };
+    for turn in 0.. {
+        if !goes_on(turn) {
+            break;
+        }
+        let seed = arguments.run.seed + u64::from(turn);
+        let folder = arguments.run.cluster.out.join(seed.to_string());
+        println!("-- seed {seed}");
+        match run_seed(&arguments.run, seed, &folder) {
+            Ok(done) => {
+                sum.add(&done, folder.clone());
+                soak::clean_up(done.results.verdict, &folder)?;
+            }
+            Err(error) => {
+                println!("the run could not be carried out: {error:#}");
+                sum.fail(format!("seed {seed}: {error:#}"), folder);
+            }
+        }
+    }
+    println!("{}", serde_json::to_string_pretty(&sum)?);
+    Ok(sum.verdict())
 }
 
 fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<Verdict> {
@@ -157,7 +206,7 @@ fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<
     for time in 1..=times {
         let folder = cluster.out.join(time.to_string());
         let again = format!("jepsen-lite replay {}", file.display());
-        let verdict = run_once(cluster, folder, schedule.clone(), again)?;
+        let verdict = run_once(cluster, &folder, schedule.clone(), again)?.results.verdict;
         hits += u32::from(verdict == Verdict::Invalid);
         worst = worst.max(verdict);
     }
@@ -176,58 +225,26 @@ fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdic
     anyhow::ensure!(!workloads.is_empty(), "the history is empty");
     let reports: Vec<Report> =
         workloads.iter().flat_map(|workload| jepsen_lite::checker::check(*workload, &history)).collect();
-    reports.iter().for_each(show_report);
+    reports.iter().for_each(show::show_report);
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
     println!("{verdict:?}: {} operations", history.len());
     Ok(verdict)
 }
 
-fn show(results: &Results) {
-    results.reports.iter().for_each(show_report);
-    println!("{:?}: {} operations, {} faults", results.verdict, results.operations, results.fired.len());
-    println!("again: {}", results.again);
-}
-
-fn show_report(report: &Report) {
-    println!("{:<12} {:?}", report.checker, report.verdict);
-    for (what, count) in &report.counts {
-        println!("  {count:>8}  {what}");
-    }
-    for finding in &report.findings {
-        println!("  {}: {} (lines {:?})", finding.rule, finding.message, finding.lines);
-    }
-}
-
 /// The command line that does the same again.
-fn again(arguments: &RunArgs, nemeses: &[Nemesis]) -> String {
+fn again(arguments: &RunArgs, seed: u64, nemeses: &[Nemesis]) -> String {
     let mut line = format!(
         "jepsen-lite run --seed {} --time {}ms --nodes {} --nemesis {} --workload {}",
-        arguments.seed,
+        seed,
         arguments.time.as_millis(),
         arguments.cluster.nodes,
-        names(nemeses),
-        names(&arguments.cluster.workload),
+        show::names(nemeses),
+        show::names(&arguments.cluster.workload),
     );
     for setting in &arguments.cluster.settings {
         line.push_str(&format!(" --set '{setting}'"));
     }
     line
-}
-
-fn names<T: ValueEnum>(values: &[T]) -> String {
-    let name = |value: &T| value.to_possible_value().map(|value| value.get_name().to_owned());
-    values.iter().filter_map(name).collect::<Vec<_>>().join(",")
-}
-
-fn list<T: ValueEnum>(what: &str) {
-    println!("{what}:");
-    for value in T::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
-        println!("  {:<16} {}", value.get_name(), value.get_help().map(ToString::to_string).unwrap_or_default());
-    }
-}
-
-fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    Ok(std::env::current_dir()?.join(path))
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
