@@ -1,21 +1,33 @@
 //! Carries a schedule out: each fault is given its targets when it begins, and everything is healed at the end, whatever
 //! happened in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quorate_client::Freshness;
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use crate::checker::Report;
 use crate::db::Db;
-use crate::nemesis::{Injuries, Injury, Nemesis, Situation, Whole};
+use crate::disk::Mode;
+use crate::health;
+use crate::nemesis::{Injuries, Injury, Nemesis, Situation, State, Whole};
 use crate::recorder::Recorder;
 use crate::schedule::{Event, Schedule};
 use crate::workload::client;
 
 /// Asking who is in office must not hold up the schedule for long.
 const LOOK_TIMEOUT: Duration = Duration::from_millis(800);
+
+/// How long a fault waits for the state that it needs.
+const STATE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Under load every node syncs something within that.
+const SYNC_SURELY: Duration = Duration::from_millis(900);
+
+/// Until what a full disk has done is seen.
+const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// A fault as it was, with times in microseconds since the run began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,50 +39,82 @@ pub struct Fired {
     pub targets: Vec<String>,
 }
 
+/// What came of a schedule.
+#[derive(Debug, Default)]
+pub struct Conducted {
+    pub fired: Vec<Fired>,
+    /// What could not be done here, and why.
+    pub skipped: Vec<String>,
+}
+
 pub struct Conductor<'a> {
     db: &'a mut Db,
     recorder: &'a Recorder,
+    /// What the cluster did that no fault excuses.
+    report: &'a mut Report,
     injuries: Injuries,
     /// By event.
     fired: BTreeMap<usize, Fired>,
+    skipped: Vec<String>,
+    /// How much has been waited for states: everything that follows is so much later.
+    late: Duration,
 }
 
 impl<'a> Conductor<'a> {
-    pub fn new(db: &'a mut Db, recorder: &'a Recorder) -> Self {
-        Self { db, recorder, injuries: Injuries::default(), fired: BTreeMap::new() }
+    pub fn new(db: &'a mut Db, recorder: &'a Recorder, report: &'a mut Report) -> Self {
+        let (injuries, fired) = (Injuries::default(), BTreeMap::new());
+        Self { db, recorder, report, injuries, fired, skipped: Vec::new(), late: Duration::ZERO }
     }
 
-    /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the run.
-    pub async fn run(mut self, schedule: &Schedule) -> anyhow::Result<Vec<Fired>> {
-        let began = Instant::now();
-        let carried_out = self.carry_out(schedule, began).await;
-        self.injuries.end_all();
-        self.apply().await?;
-        let now_us = self.recorder.now_us();
-        carried_out?;
-        for fired in self.fired.values_mut() {
-            fired.until_us = fired.until_us.min(now_us);
+    /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the faults.
+    pub async fn run(mut self, schedule: &Schedule) -> anyhow::Result<Conducted> {
+        let carried_out = self.carry_out(schedule, Instant::now()).await;
+        for event in self.injuries.lasting() {
+            self.end(event).await?;
         }
-        Ok(self.fired.into_values().collect())
+        carried_out?;
+        Ok(Conducted { fired: self.fired.into_values().collect(), skipped: self.skipped })
     }
 
     async fn carry_out(&mut self, schedule: &Schedule, began: Instant) -> anyhow::Result<()> {
-        for (at_ms, event, begins) in turns(schedule) {
-            sleep_until(began + Duration::from_millis(at_ms)).await;
-            self.assert_alive()?;
-            if begins {
-                self.begin(event, &schedule.events[event]).await?;
+        for (at_ms, number, begins) in turns(schedule) {
+            sleep_until(began + Duration::from_millis(at_ms) + self.late).await;
+            if !self.all_live()? {
+                return Ok(());
+            }
+            let event = &schedule.events[number];
+            if !begins {
+                self.end(number).await?;
+            } else if let Some(why) = self.obstacle(event).await {
+                self.skipped.push(format!("{:?} at {at_ms} ms: {why}", event.nemesis));
             } else {
-                self.end(event).await?;
+                self.begin(number, event).await?;
             }
         }
-        sleep_until(began + Duration::from_millis(schedule.faults_ms)).await;
-        self.assert_alive()
+        sleep_until(began + Duration::from_millis(schedule.faults_ms) + self.late).await;
+        self.all_live().map(drop)
+    }
+
+    /// Why the event cannot begin, after waiting for the state that it needs.
+    async fn obstacle(&mut self, event: &Event) -> Option<String> {
+        if event.fault.needs_shim()
+            && let Some(why) = &self.db.no_shim
+        {
+            return Some(why.clone());
+        }
+        let state = event.until?;
+        let from = Instant::now();
+        let reached = health::reach(self.db, state, STATE_PATIENCE).await;
+        self.late += from.elapsed();
+        let why = reached.err()?;
+        if state == State::Whole {
+            self.report.object("becomes-whole", why.clone(), &[]);
+        }
+        Some(format!("the cluster is not {state:?} {why}"))
     }
 
     async fn begin(&mut self, number: usize, event: &Event) -> anyhow::Result<()> {
         let injury = event.fault.resolve(&self.situation().await);
-        let targets = targets(&injury);
         if let Injury::Stopped(nodes) = &injury {
             for node in nodes {
                 if self.injuries.node(*node) == Whole::Running {
@@ -79,28 +123,61 @@ impl<'a> Conductor<'a> {
                 }
             }
         }
-        let from_us = self.recorder.now_us();
-        self.injuries.begin(number, injury);
-        self.apply().await?;
+        let (from_us, targets) = (self.recorder.now_us(), targets(&injury));
+        self.injuries.begin(number, injury.clone());
+        self.apply()?;
+        if let Injury::Dark(nodes) = &injury {
+            for node in nodes {
+                self.db.cut_power(*node)?;
+            }
+        }
         let fired = Fired { nemesis: event.nemesis, from_us, until_us: u64::MAX, targets };
         self.fired.insert(number, fired);
         Ok(())
     }
 
     async fn end(&mut self, number: usize) -> anyhow::Result<()> {
-        self.injuries.end(number);
-        self.apply().await?;
+        // It was skipped.
+        let Some(fired) = self.fired.get(&number) else { return Ok(()) };
+        let lasted = Duration::from_micros(self.recorder.now_us() - fired.from_us);
+        let injury = self.injuries.end(number);
+        if let Some(Injury::Disk(nodes, mode)) = &injury {
+            self.mend_disks(nodes, *mode, lasted).await?;
+        }
+        self.apply()?;
         if let Some(fired) = self.fired.get_mut(&number) {
             fired.until_us = self.recorder.now_us();
         }
         Ok(())
     }
 
+    /// A disk whose fsync covered nothing shows it when the power is gone.
+    async fn mend_disks(&mut self, nodes: &BTreeSet<i32>, mode: Mode, lasted: Duration) -> anyhow::Result<()> {
+        if mode == Mode::SyncFails {
+            for node in nodes.iter().filter(|node| lasted > SYNC_SURELY && !self.db.is_down(**node)) {
+                let message = format!("node {node} went on for {lasted:?} after its disk had failed");
+                self.report.object("stops-when-fsync-fails", message, &[]);
+            }
+        }
+        if matches!(mode, Mode::SyncFails | Mode::SyncLies) {
+            nodes.iter().try_for_each(|node| self.db.kill(*node))?;
+            nodes.iter().try_for_each(|node| self.db.cut_power(*node).map(drop))?;
+        }
+        nodes.iter().try_for_each(|node| self.db.break_disk(*node, Mode::Sound))?;
+        if mode == Mode::Full {
+            // Whoever cannot go on without room has met that by now.
+            sleep(AFTERMATH).await;
+            self.db.ended()?;
+        }
+        Ok(())
+    }
+
     /// Brings links and nodes into the state that the injuries say.
-    async fn apply(&mut self) -> anyhow::Result<()> {
+    fn apply(&mut self) -> anyhow::Result<()> {
         let injuries = &self.injuries;
         self.db.links.set(|direction| injuries.link(direction));
         for id in self.db.ids() {
+            self.db.break_disk(id, self.injuries.disk(id))?;
             match self.injuries.node(id) {
                 Whole::Running => {
                     self.db.resume(id)?;
@@ -116,11 +193,15 @@ impl<'a> Conductor<'a> {
         Ok(())
     }
 
-    fn assert_alive(&mut self) -> anyhow::Result<()> {
-        match self.db.ended()?.first() {
-            None => Ok(()),
-            Some((id, status, log)) => anyhow::bail!("node {id} has ended by itself ({status}):\n{log}"),
+    /// A node with a broken disk may end. No other may.
+    fn all_live(&mut self) -> anyhow::Result<bool> {
+        for (id, status, log) in self.db.ended()? {
+            if self.injuries.disk(id) == Mode::Sound {
+                self.report.object("node-ended", format!("node {id} has ended by itself ({status}):\n{log}"), &[]);
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// As far as anybody can tell within a moment.
@@ -155,9 +236,11 @@ fn turns(schedule: &Schedule) -> Vec<(u64, usize, bool)> {
 
 fn targets(injury: &Injury) -> Vec<String> {
     match injury {
-        Injury::Killed(nodes) | Injury::Stopped(nodes) | Injury::Paused(nodes) => {
-            nodes.iter().map(i32::to_string).collect()
-        }
+        Injury::Killed(nodes)
+        | Injury::Stopped(nodes)
+        | Injury::Paused(nodes)
+        | Injury::Dark(nodes)
+        | Injury::Disk(nodes, _) => nodes.iter().map(i32::to_string).collect(),
         Injury::Links(links) => links.keys().map(|(from, to)| format!("{from}>{to}")).collect(),
     }
 }

@@ -7,6 +7,7 @@ use crate::checker::Report;
 use crate::conductor::Fired;
 use crate::history::Operation;
 use crate::nemesis::Nemesis;
+use crate::op::Op;
 use crate::workload::{WorkloadName, is_mutation};
 
 /// Answers of each workload in a run, below which it has not been tested.
@@ -40,8 +41,8 @@ pub fn check(workloads: &[WorkloadName], history: &[Operation], fired: &[Fired])
     if attempts < ATTEMPTS_PER_SECOND_MIN * usize::try_from(us / 1_000_000).unwrap_or(usize::MAX) {
         report.doubt("too-few-attempts", format!("{attempts} attempts in {} s of faults", us / 1_000_000));
     }
-    for (nemesis, us) in unavailability(history, fired) {
-        report.counts.insert(format!("longest unavailability, ms, {nemesis:?}"), us / 1_000);
+    for ((service, nemesis), us) in unavailability(history, fired) {
+        report.counts.insert(format!("longest unavailability of {service}, ms, {nemesis:?}"), us / 1_000);
     }
     report
 }
@@ -50,17 +51,77 @@ fn overlaps(operation: &Operation, fault: &Fired) -> bool {
     operation.invoked_us < fault.until_us && operation.ended_us > fault.from_us
 }
 
-/// By nemesis: the longest time without an acknowledged mutation that began during one of its visits.
-pub fn unavailability(history: &[Operation], fired: &[Fired]) -> BTreeMap<Nemesis, u64> {
-    let acknowledged = history.iter().filter(|operation| operation.is_ok() && is_mutation(&operation.op));
-    let mut times: Vec<u64> = acknowledged.map(|operation| operation.ended_us).collect();
-    times.sort_unstable();
+/// What may be unavailable: the metadata as a whole, and the records of each partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    Metadata,
+    Partition(i32),
+}
+
+impl Service {
+    fn of(op: &Op) -> Option<Self> {
+        match op {
+            Op::Produce { partition, .. } => Some(Self::Partition(*partition)),
+            op if is_mutation(op) => Some(Self::Metadata),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Metadata => "metadata",
+            Self::Partition(_) => "a partition",
+        }
+    }
+}
+
+/// By what was unavailable and by nemesis: the longest time in which nothing was acknowledged that began while the
+/// nemesis was at work, or in which it came.
+pub fn unavailability(history: &[Operation], fired: &[Fired]) -> BTreeMap<(&'static str, Nemesis), u64> {
+    let mut acknowledged: BTreeMap<Service, Vec<u64>> = BTreeMap::new();
+    for operation in history.iter().filter(|operation| operation.is_ok()) {
+        if let Some(service) = Service::of(&operation.op) {
+            acknowledged.entry(service).or_default().push(operation.ended_us);
+        }
+    }
     let mut longest = BTreeMap::new();
-    for gap in times.windows(2) {
-        for fault in fired.iter().filter(|fault| (fault.from_us..fault.until_us).contains(&gap[0])) {
-            let known: &mut u64 = longest.entry(fault.nemesis).or_default();
-            *known = (*known).max(gap[1] - gap[0]);
+    for (service, mut times) in acknowledged {
+        times.sort_unstable();
+        for gap in times.windows(2) {
+            for nemesis in blamed(gap[0], gap[1], fired) {
+                let known: &mut u64 = longest.entry((service.name(), nemesis)).or_default();
+                *known = (*known).max(gap[1] - gap[0]);
+            }
         }
     }
     longest
+}
+
+/// Those that lasted when the gap began; where there was none, the first that came in it.
+fn blamed(from_us: u64, until_us: u64, fired: &[Fired]) -> Vec<Nemesis> {
+    let lasted = |fault: &&Fired| (fault.from_us..fault.until_us).contains(&from_us);
+    let lasting: Vec<Nemesis> = fired.iter().filter(lasted).map(|fault| fault.nemesis).collect();
+    if !lasting.is_empty() {
+        return lasting;
+    }
+    let came = fired.iter().filter(|fault| (from_us..until_us).contains(&fault.from_us));
+    came.min_by_key(|fault| fault.from_us).map(|fault| fault.nemesis).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fired(nemesis: Nemesis, from_us: u64, until_us: u64) -> Fired {
+        Fired { nemesis, from_us, until_us, targets: vec!["1".to_owned()] }
+    }
+
+    #[test]
+    fn a_gap_is_blamed_on_what_lasted_or_else_on_what_came() {
+        let faults = [fired(Nemesis::Kill, 100, 200), fired(Nemesis::Pause, 150, 300)];
+        assert_eq!(blamed(120, 400, &faults), [Nemesis::Kill]);
+        assert_eq!(blamed(160, 400, &faults), [Nemesis::Kill, Nemesis::Pause]);
+        assert_eq!(blamed(90, 400, &faults), [Nemesis::Kill], "it came first");
+        assert!(blamed(300, 400, &faults).is_empty());
+    }
 }

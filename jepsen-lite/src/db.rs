@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
+use crate::disk::{self, Cut, Disk, Mode};
 use crate::link::{Links, Member};
 use crate::ports::free_port;
 
@@ -45,6 +46,8 @@ struct Node {
     folder: PathBuf,
     child: Option<Child>,
     state: State,
+    /// None where there is no shim.
+    disk: Option<Disk>,
 }
 
 /// The nodes, and the links between them. Dropping it kills them all.
@@ -52,6 +55,8 @@ pub struct Db {
     layout: Layout,
     nodes: BTreeMap<i32, Node>,
     pub links: Links,
+    /// Why disks cannot be broken, where they cannot.
+    pub no_shim: Option<String>,
 }
 
 impl Db {
@@ -63,6 +68,8 @@ impl Db {
         let members: Vec<Member> =
             (1..=layout.nodes).map(|id| Member { id, raft: address(), api: address() }).collect();
         let links = Links::between(&members);
+        fs::create_dir_all(&layout.folder)?;
+        let shim = disk::compile_shim(&layout.folder);
         let mut nodes = BTreeMap::new();
         for member in &members {
             let folder = layout.folder.join(format!("node-{}", member.id));
@@ -70,10 +77,14 @@ impl Db {
             let dial_map = folder.join("dial.toml");
             fs::write(&dial_map, &links.dial_maps()[&member.id])?;
             fs::write(folder.join("node.toml"), configuration(member, &members, &folder))?;
-            let node = Node { member: member.clone(), folder, child: None, state: State::Down };
+            let disk = match &shim {
+                Ok(shim) => Some(Disk::prepare(shim, &folder, &folder.join("data"))?),
+                Err(_) => None,
+            };
+            let node = Node { member: member.clone(), folder, child: None, state: State::Down, disk };
             nodes.insert(member.id, node);
         }
-        Ok(Self { layout, nodes, links })
+        Ok(Self { layout, nodes, links, no_shim: shim.err() })
     }
 
     pub fn ids(&self) -> Vec<i32> {
@@ -123,6 +134,9 @@ impl Db {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
             command.env_remove(name);
         }
+        if let Some(disk) = &node.disk {
+            command.envs(disk.environment());
+        }
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         node.child = Some(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
         node.state = State::Up;
@@ -138,6 +152,26 @@ impl Db {
         }
         node.state = State::Down;
         Ok(())
+    }
+
+    /// The disk of this node behaves like this from now on.
+    pub fn break_disk(&self, id: i32, mode: Mode) -> anyhow::Result<()> {
+        if let Some(disk) = &self.nodes[&id].disk {
+            disk.set(mode).with_context(|| format!("cannot set the disk of node {id}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes from a node that is down what was not synced.
+    pub fn cut_power(&mut self, id: i32) -> anyhow::Result<Cut> {
+        let node = self.node(id);
+        ensure!(node.state == State::Down, "node {id} still runs");
+        let disk = node.disk.as_ref().context("there is no shim")?;
+        disk.cut_power().with_context(|| format!("cannot cut the files of node {id}"))
+    }
+
+    pub fn is_down(&self, id: i32) -> bool {
+        self.nodes[&id].state == State::Down
     }
 
     /// SIGTERM, and waits until the process has ended.

@@ -9,12 +9,13 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use jepsen_lite::checker::{Report, Verdict};
 use jepsen_lite::db::Layout;
 use jepsen_lite::history;
 use jepsen_lite::nemesis::Nemesis;
-use jepsen_lite::run::{self, Done, Plan};
+use jepsen_lite::run::{self, Done, Plan, Results};
 use jepsen_lite::schedule::Schedule;
 use jepsen_lite::soak::{self, Sum};
 use jepsen_lite::synthetic;
@@ -79,7 +80,7 @@ struct ClusterArgs {
 
 #[derive(Debug, Args)]
 struct RunArgs {
-    /// What is done to the cluster [default: everything]
+    /// What is done to the cluster [default: what a cluster of any settings survives]
     #[arg(long, value_enum, value_delimiter = ',')]
     nemesis: Vec<Nemesis>,
     #[arg(long, default_value_t = 1)]
@@ -103,17 +104,30 @@ struct SoakArgs {
     run: RunArgs,
 }
 
-const USAGE: u8 = 3;
+impl RunArgs {
+    /// Ends the program where they contradict each other.
+    fn check(&self) {
+        let keeps_records = self.cluster.settings.iter().any(|setting| setting == "log_flush=always");
+        let has_records = self.cluster.workload.contains(&WorkloadName::Log);
+        if self.nemesis.contains(&Nemesis::PowerCutAll) && has_records && !keeps_records {
+            let message = "power-cut-all loses records, unless brokers sync them: --set log_flush=always";
+            refuse(&Cli::command().error(ErrorKind::ArgumentConflict, message));
+        }
+    }
+}
+
+fn refuse(error: &clap::Error) -> ! {
+    // A closed terminal cannot be told either.
+    let _ = error.print();
+    std::process::exit(if error.use_stderr() { USAGE } else { 0 })
+}
+
+const USAGE: i32 = 3;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let is_wrong = error.use_stderr();
-            // A closed terminal cannot be told either.
-            let _ = error.print();
-            return if is_wrong { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
-        }
+        Err(error) => refuse(&error),
     };
     match carry_out(cli.command) {
         Ok(verdict) => ExitCode::from(match verdict {
@@ -130,7 +144,11 @@ fn main() -> ExitCode {
 
 fn carry_out(command: Command) -> anyhow::Result<Verdict> {
     match command {
-        Command::Run(arguments) => Ok(run_seed(&arguments, arguments.seed, &arguments.cluster.out)?.results.verdict),
+        Command::Run(arguments) => {
+            let done = run_seed(&arguments, arguments.seed, &arguments.cluster.out)?;
+            show::show(&done.results, &arguments.cluster.out);
+            Ok(done.results.verdict)
+        }
         Command::Soak(arguments) => soak(&arguments),
         Command::Replay { recorded, times, cluster } => replay(&recorded, times, &cluster),
         Command::Check { history, workload } => check(&history, workload),
@@ -148,7 +166,8 @@ fn carry_out(command: Command) -> anyhow::Result<Verdict> {
 }
 
 fn run_seed(arguments: &RunArgs, seed: u64, folder: &Path) -> anyhow::Result<Done> {
-    let nemeses = if arguments.nemesis.is_empty() { &Nemesis::P0[..] } else { &arguments.nemesis };
+    arguments.check();
+    let nemeses = if arguments.nemesis.is_empty() { &Nemesis::USUAL[..] } else { &arguments.nemesis };
     let faults_ms = u64::try_from(arguments.time.as_millis())?;
     let schedule = Schedule::draw(seed, nemeses, faults_ms);
     run_once(&arguments.cluster, folder, schedule, again(arguments, seed, nemeses))
@@ -161,10 +180,7 @@ fn run_once(cluster: &ClusterArgs, folder: &Path, schedule: Schedule, again: Str
     let layout = Layout { binaries: run::binaries()?, folder, nodes: cluster.nodes, settings };
     let plan = Plan { layout, workloads: cluster.workload.clone(), schedule };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let done = runtime.block_on(run::run(&plan, again))?;
-    show::show(&done.results);
-    println!("details: {}", plan.layout.folder.display());
-    Ok(done)
+    runtime.block_on(run::run(&plan, again))
 }
 
 /// A run that the harness could not carry out counts as unknown, and the next one follows.
@@ -181,14 +197,18 @@ fn soak(arguments: &SoakArgs) -> anyhow::Result<Verdict> {
         }
         let seed = arguments.run.seed + u64::from(turn);
         let folder = arguments.run.cluster.out.join(seed.to_string());
-        println!("-- seed {seed}");
         match run_seed(&arguments.run, seed, &folder) {
             Ok(done) => {
-                sum.add(&done, folder.clone());
-                soak::clean_up(done.results.verdict, &folder)?;
+                let Results { verdict, operations, fired, .. } = &done.results;
+                println!("seed {seed}: {verdict:?}, {operations} operations, {} faults", fired.len());
+                if *verdict != Verdict::Valid {
+                    show::show(&done.results, &folder);
+                }
+                soak::clean_up(*verdict, &folder)?;
+                sum.add(&done, folder);
             }
             Err(error) => {
-                println!("the run could not be carried out: {error:#}");
+                println!("seed {seed} could not be carried out: {error:#}");
                 sum.fail(format!("seed {seed}: {error:#}"), folder);
             }
         }
@@ -206,7 +226,9 @@ fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<
     for time in 1..=times {
         let folder = cluster.out.join(time.to_string());
         let again = format!("jepsen-lite replay {}", file.display());
-        let verdict = run_once(cluster, &folder, schedule.clone(), again)?.results.verdict;
+        let done = run_once(cluster, &folder, schedule.clone(), again)?;
+        show::show(&done.results, &folder);
+        let verdict = done.results.verdict;
         hits += u32::from(verdict == Verdict::Invalid);
         worst = worst.max(verdict);
     }

@@ -7,20 +7,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use quorate_client::Freshness;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::checker::{self, Report, Verdict};
-use crate::conductor::{Conductor, Fired};
+use crate::conductor::{Conducted, Conductor, Fired};
 use crate::coverage;
 use crate::db::{Db, Layout};
+use crate::health;
 use crate::history::{self, Operation};
+use crate::nemesis::State;
 use crate::recorder::Recorder;
 use crate::schedule::Schedule;
-use crate::workload::{self, Context, WorkloadName, client};
+use crate::workload::{self, Context, WorkloadName};
 
 /// Answered operations of each workload before faults begin.
 const WARM_UP_ANSWERS: u64 = 30;
@@ -44,6 +45,8 @@ pub struct Results {
     pub verdict: Verdict,
     pub reports: Vec<Report>,
     pub fired: Vec<Fired>,
+    /// What could not be done here, and why.
+    pub skipped: Vec<String>,
     pub operations: usize,
     /// How to do it again.
     pub again: String,
@@ -65,8 +68,7 @@ pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
     let outcome = carry_out(plan, &recorder, &mut liveness).await;
     let history = recorder.take();
     history::write(&folder.join("history.jsonl"), &history)?;
-    let fired = outcome?;
-    let results = judge(plan.workloads.as_slice(), &history, fired, liveness, again);
+    let results = judge(plan.workloads.as_slice(), &history, outcome?, liveness, again);
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     Ok(Done { results, history })
 }
@@ -75,18 +77,19 @@ pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
 pub fn judge(
     workloads: &[WorkloadName],
     history: &[Operation],
-    fired: Vec<Fired>,
+    conducted: Conducted,
     liveness: Report,
     again: String,
 ) -> Results {
+    let Conducted { fired, skipped } = conducted;
     let mut reports: Vec<Report> = workloads.iter().flat_map(|workload| checker::check(*workload, history)).collect();
     reports.push(liveness);
     reports.push(coverage::check(workloads, history, &fired));
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
-    Results { verdict, reports, fired, operations: history.len(), again }
+    Results { verdict, reports, fired, skipped, operations: history.len(), again }
 }
 
-async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report) -> anyhow::Result<Vec<Fired>> {
+async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report) -> anyhow::Result<Conducted> {
     let mut db = Db::prepare(plan.layout.clone())?;
     for id in db.ids() {
         db.start(id)?;
@@ -102,17 +105,10 @@ async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report)
         workload::start(*workload, &context, &mut tasks).await?;
     }
     warm_up(plan, recorder).await?;
-    let conducted = Conductor::new(&mut db, recorder).run(&plan.schedule).await;
-    let fired = match conducted {
-        Ok(fired) => fired,
-        Err(error) => {
-            liveness.object("node-ended", format!("{error:#}"), &[]);
-            return Ok(Vec::new());
-        }
-    };
+    let conducted = Conductor::new(&mut db, recorder, liveness).run(&plan.schedule).await?;
     if let Err(why) = whole(&mut db).await {
-        liveness.object("becomes-whole", format!("not whole {PATIENCE:?} after the last fault: {why}"), &[]);
-        return Ok(fired);
+        liveness.object("becomes-whole", format!("not whole when all faults were over: {why}"), &[]);
+        return Ok(conducted);
     }
     stop.send_replace(true);
     while let Some(ended) = tasks.join_next().await {
@@ -120,12 +116,16 @@ async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report)
     }
     if let Err(why) = whole(&mut db).await {
         liveness.object("becomes-whole", why, &[]);
-        return Ok(fired);
+        return Ok(conducted);
     }
     for workload in &plan.workloads {
         workload::finish(*workload, &context).await?;
     }
-    Ok(fired)
+    Ok(conducted)
+}
+
+async fn whole(db: &mut Db) -> Result<(), String> {
+    health::reach(db, State::Whole, PATIENCE).await
 }
 
 async fn warm_up(plan: &Plan, recorder: &Recorder) -> anyhow::Result<()> {
@@ -135,32 +135,6 @@ async fn warm_up(plan: &Plan, recorder: &Recorder) -> anyhow::Result<()> {
         sleep(LOOK_AGAIN).await;
     }
     Ok(())
-}
-
-/// Waits until every node runs, is let in, and has all replicas in sync; why not, where that does not come about.
-async fn whole(db: &mut Db) -> Result<(), String> {
-    let client = client(&db.apis(), Duration::from_secs(5));
-    let deadline = Instant::now() + PATIENCE;
-    let nodes = db.ids().len();
-    let mut why = String::new();
-    while Instant::now() < deadline {
-        if let Some((id, status, log)) = db.ended().map_err(|error| error.to_string())?.first() {
-            return Err(format!("node {id} has ended by itself ({status}):\n{log}"));
-        }
-        match client.cluster_status(Freshness::Linearizable).await {
-            Ok(status) => {
-                let unfenced = status.brokers - status.brokers_fenced;
-                let is_whole = status.leaderless + status.under_replicated + status.voters_unreachable == 0;
-                if is_whole && usize::try_from(unfenced) == Ok(nodes) {
-                    return Ok(());
-                }
-                why = format!("{unfenced} of {nodes} brokers: {}", status.reasons.join("; "));
-            }
-            Err(error) => why = error.to_string(),
-        }
-        sleep(LOOK_AGAIN).await;
-    }
-    Err(why)
 }
 
 /// Where the binaries are: beside this one.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nemesis::{Fault, Nemesis};
+use crate::nemesis::{Draft, Fault, Nemesis, State};
 use crate::random::Random;
 
 /// Between the end of a fault and the next one: with a mean of both a cluster is healthy about half of the time.
@@ -17,6 +17,9 @@ pub struct Event {
     pub at_ms: u64,
     pub for_ms: u64,
     pub nemesis: Nemesis,
+    /// It waits for this as well, and everything after it begins so much later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<State>,
     pub fault: Fault,
 }
 
@@ -37,22 +40,29 @@ impl Schedule {
         let mut order = nemeses.to_vec();
         random.shuffle(&mut order);
         let mut at_ms = random.between(200, 1_000);
+        // When everything that was drawn so far has ended, and whether what comes next waits until all is well.
+        let (mut quiet_ms, mut was_alone) = (0, false);
         for turn in 0.. {
             if order.is_empty() || at_ms + MIN_FAULT_MS > faults_ms {
                 break;
             }
             // Each kind has its turn before any has a second one.
             let nemesis = order[turn % order.len()];
-            let fault = nemesis.events(&mut random);
-            let longest = fault.iter().map(|(after_ms, for_ms, _)| after_ms + for_ms).max().unwrap_or(0);
-            for (after_ms, for_ms, fault) in fault {
+            if nemesis.is_alone() {
+                at_ms = at_ms.max(quiet_ms);
+            }
+            let mut waits = (was_alone || nemesis.is_alone()).then_some(State::Whole);
+            let visit = nemesis.visit(&mut random);
+            let longest = visit.iter().map(|draft| draft.after_ms + draft.for_ms).max().unwrap_or(0);
+            for Draft { after_ms, for_ms, until, fault } in visit {
                 let begins = at_ms + after_ms;
                 if begins < faults_ms {
-                    let for_ms = for_ms.min(faults_ms - begins);
-                    events.push(Event { at_ms: begins, for_ms, nemesis, fault });
+                    let (for_ms, until) = (for_ms.min(faults_ms - begins), until.or(waits.take()));
+                    events.push(Event { at_ms: begins, for_ms, nemesis, until, fault });
                 }
             }
-            let overlaps = random.percent(OVERLAP_PERCENT);
+            (quiet_ms, was_alone) = (quiet_ms.max(at_ms + longest), nemesis.is_alone());
+            let overlaps = random.percent(OVERLAP_PERCENT) && !was_alone;
             at_ms += if overlaps { longest / 2 } else { longest + random.between(PAUSE_MS.0, PAUSE_MS.1) };
         }
         events.sort_by_key(|event| event.at_ms);
@@ -73,9 +83,9 @@ mod tests {
     #[test]
     fn a_seed_gives_one_schedule_and_every_nemesis_has_its_turn() {
         for seed in 0..50 {
-            let schedule = Schedule::draw(seed, &Nemesis::P0, 120_000);
-            assert_eq!(schedule, Schedule::draw(seed, &Nemesis::P0, 120_000));
-            for nemesis in Nemesis::P0 {
+            let schedule = Schedule::draw(seed, &Nemesis::USUAL, 120_000);
+            assert_eq!(schedule, Schedule::draw(seed, &Nemesis::USUAL, 120_000));
+            for nemesis in Nemesis::USUAL {
                 assert!(schedule.events.iter().any(|event| event.nemesis == nemesis), "seed {seed}: {nemesis:?}");
             }
             assert!(schedule.events.iter().all(|event| event.at_ms + event.for_ms <= schedule.faults_ms));
@@ -83,8 +93,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_alone_overlaps_with_nothing_and_waits_for_a_whole_cluster() {
+        for seed in 0..50 {
+            let events = Schedule::draw(seed, &Nemesis::USUAL, 120_000).events;
+            for (number, event) in events.iter().enumerate().filter(|(_, event)| event.nemesis.is_alone()) {
+                let is_other = |other: &&Event| other.nemesis != event.nemesis;
+                let ends_ms = event.at_ms + event.for_ms;
+                let meets = |other: &Event| other.at_ms < ends_ms && event.at_ms < other.at_ms + other.for_ms;
+                assert!(!events.iter().filter(is_other).any(meets), "seed {seed}: {event:?}");
+                let next = events[number..].iter().find(is_other);
+                assert!(next.is_none_or(|next| next.until == Some(State::Whole)), "seed {seed}: {next:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_schedule_survives_being_written_and_read() {
-        let schedule = Schedule::draw(7, &Nemesis::P0, 30_000);
+        let schedule = Schedule::draw(7, &Nemesis::USUAL, 30_000);
         let text = serde_json::to_string_pretty(&schedule).unwrap();
         assert_eq!(serde_json::from_str::<Schedule>(&text).unwrap(), schedule);
     }

@@ -1,13 +1,17 @@
 //! Results, for people.
 
+use std::path::Path;
+
 use clap::ValueEnum;
 use jepsen_lite::checker::Report;
 use jepsen_lite::run::Results;
 
-pub fn show(results: &Results) {
+pub fn show(results: &Results, folder: &Path) {
     results.reports.iter().for_each(show_report);
+    results.skipped.iter().for_each(|skipped| println!("skipped: {skipped}"));
     println!("{:?}: {} operations, {} faults", results.verdict, results.operations, results.fired.len());
     println!("again: {}", results.again);
+    println!("details: {}", folder.display());
 }
 
 pub fn show_report(report: &Report) {

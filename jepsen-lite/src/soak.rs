@@ -23,7 +23,7 @@ pub struct Sum {
     /// By rule: what was broken, and how often.
     pub findings: BTreeMap<String, usize>,
     pub faults: BTreeMap<String, usize>,
-    /// The longest time without any acknowledged mutation that began while such a fault lasted.
+    /// By what was unavailable and what was to blame.
     pub longest_unavailability_ms: BTreeMap<String, u64>,
     /// How to do again what was not valid, and where it lies.
     pub not_valid: Vec<(String, PathBuf)>,
@@ -41,8 +41,8 @@ impl Sum {
         for fault in fired {
             *self.faults.entry(format!("{:?}", fault.nemesis)).or_default() += 1;
         }
-        for (nemesis, us) in coverage::unavailability(&done.history, fired) {
-            let longest = self.longest_unavailability_ms.entry(format!("{nemesis:?}")).or_default();
+        for ((service, nemesis), us) in coverage::unavailability(&done.history, fired) {
+            let longest = self.longest_unavailability_ms.entry(format!("{service}, {nemesis:?}")).or_default();
             *longest = (*longest).max(us / 1_000);
         }
         if *verdict != Verdict::Valid {

@@ -46,12 +46,28 @@ impl Proxy {
                         let (there, back) = (self.there.clone(), self.back.clone());
                         connections.spawn(connection(incoming, self.target.clone(), there, back));
                     }
-                    // Cut connections are cleared away.
-                    Some(_) = connections.join_next() => {}
+                    Some(ended) = connections.join_next() => {
+                        // Nobody is behind it: then nobody is here either, so that whoever dials can tell.
+                        if ended.is_ok_and(is_refused) {
+                            drop(listener);
+                            reachable(&self.target).await;
+                            break;
+                        }
+                    }
                     () = until(&mut self.there, |now| now == Condition::Refusing) => break,
                 }
             }
         }
+    }
+}
+
+fn is_refused(ended: io::Result<()>) -> bool {
+    ended.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+async fn reachable(target: &str) {
+    while TcpStream::connect(target).await.is_err() {
+        sleep(LISTEN_AGAIN).await;
     }
 }
 

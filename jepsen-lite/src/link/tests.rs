@@ -52,6 +52,22 @@ fn only(at: Direction, condition: Condition) -> impl Fn(Direction) -> Condition 
 }
 
 #[tokio::test]
+async fn nobody_is_there_when_nobody_is_behind_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let api = listener.local_addr().unwrap().to_string();
+    let member = |id, api: &str| Member { id, raft: "127.0.0.1:1".to_owned(), api: api.to_owned() };
+    let links = Links::between(&[member(1, "127.0.0.1:1"), member(2, &api)]);
+    let way = links.dial_maps()[&1].split('"').nth(3).expect("raft, then api").to_owned();
+    connect(&way).await;
+    drop(listener);
+    while TcpStream::connect(&way).await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let _listener = TcpListener::bind(&api).await.unwrap();
+    connect(&way).await;
+}
+
+#[tokio::test]
 async fn an_open_link_carries_both_ways() {
     let (_links, way) = echo().await;
     assert_eq!(echoed(&mut connect(&way).await, b"hello").await.unwrap(), b"hello");

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fault, Situation};
+use crate::disk::Mode;
 use crate::link::{Condition, Direction};
 use crate::random::Random;
 
@@ -12,6 +13,9 @@ pub enum Injury {
     Killed(BTreeSet<i32>),
     Stopped(BTreeSet<i32>),
     Paused(BTreeSet<i32>),
+    /// Down, and without what was not synced.
+    Dark(BTreeSet<i32>),
+    Disk(BTreeSet<i32>, Mode),
     /// By who sends and who receives.
     Links(BTreeMap<(i32, i32), Condition>),
 }
@@ -33,6 +37,8 @@ impl Fault {
             Self::Kill { .. } => Injury::Killed(target),
             Self::Stop { .. } => Injury::Stopped(target),
             Self::Pause { .. } => Injury::Paused(target),
+            Self::CutPower { .. } => Injury::Dark(target),
+            Self::BreakDisk { mode, .. } => Injury::Disk(target, *mode),
             Self::Cut { condition, .. } => links(nodes, *condition, |from, to| is_hit(from) != is_hit(to)),
             Self::Deafen { .. } => links(nodes, Condition::Silent, |_, to| is_hit(to)),
             Self::Mute { .. } => links(nodes, Condition::Silent, |from, _| is_hit(from)),
@@ -78,27 +84,38 @@ impl Injuries {
         self.lasting.insert(event, injury);
     }
 
-    pub fn end(&mut self, event: usize) {
-        self.lasting.remove(&event);
+    pub fn end(&mut self, event: usize) -> Option<Injury> {
+        self.lasting.remove(&event)
     }
 
-    pub fn end_all(&mut self) {
-        self.lasting.clear();
+    /// The events that last, in the order in which they began.
+    pub fn lasting(&self) -> Vec<usize> {
+        self.lasting.keys().copied().collect()
     }
 
     pub fn node(&self, id: i32) -> Whole {
         let state = |injury: &Injury| match injury {
-            Injury::Killed(nodes) | Injury::Stopped(nodes) if nodes.contains(&id) => Whole::Down,
+            Injury::Killed(nodes) | Injury::Stopped(nodes) | Injury::Dark(nodes) if nodes.contains(&id) => Whole::Down,
             Injury::Paused(nodes) if nodes.contains(&id) => Whole::Paused,
             _ => Whole::Running,
         };
         self.lasting.values().map(state).max().unwrap_or(Whole::Running)
     }
 
+    pub fn disk(&self, id: i32) -> Mode {
+        let mode = |injury: &Injury| match injury {
+            Injury::Disk(nodes, mode) if nodes.contains(&id) => Some(*mode),
+            _ => None,
+        };
+        self.lasting.values().find_map(mode).unwrap_or_default()
+    }
+
     /// Of those that concern a link the last one counts, but what cuts it off counts before what degrades it.
     pub fn link(&self, (from, to, _): Direction) -> Condition {
         let conditions = self.lasting.values().filter_map(|injury| match injury {
             Injury::Links(links) => links.get(&(from, to)).copied(),
+            // Nobody is there to refuse.
+            Injury::Dark(nodes) if nodes.contains(&from) || nodes.contains(&to) => Some(Condition::Silent),
             _ => None,
         });
         conditions
@@ -166,7 +183,7 @@ mod tests {
         injuries.end(0);
         injuries.end(2);
         assert_eq!((injuries.node(3), conditions(&injuries)), (Whole::Paused, [slow, slow]));
-        injuries.end_all();
+        injuries.lasting().into_iter().for_each(|event| drop(injuries.end(event)));
         assert_eq!((injuries.node(3), injuries.node(4)), (Whole::Running, Whole::Running));
     }
 }

@@ -7,6 +7,7 @@ mod target;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::disk::Mode;
 use crate::link::Condition;
 use crate::random::Random;
 
@@ -41,6 +42,18 @@ pub enum Nemesis {
     RestartStorm,
     /// A broker sleeps past its session, and wakes up in the middle of things
     BrokerZombie,
+    /// A partition's leader dies when fewer than all are in sync
+    LastReplicas,
+    /// Power fails at one node, which loses what was not synced
+    PowerCut,
+    /// Power fails everywhere at once; records survive it with log_flush=always only
+    PowerCutAll,
+    /// fsync fails, so the node must not go on
+    SyncFails,
+    /// fsync does nothing, and then power fails everywhere: no cluster survives it, so it must be found invalid
+    SyncLies,
+    /// There is no room on the disk for a while
+    DiskFull,
 }
 
 /// What happens to its targets.
@@ -55,6 +68,13 @@ pub enum Fault {
     },
     Pause {
         target: Target,
+    },
+    CutPower {
+        target: Target,
+    },
+    BreakDisk {
+        target: Target,
+        mode: Mode,
     },
     /// Between the target and the others, both ways.
     Cut {
@@ -90,6 +110,8 @@ impl Fault {
             Self::Kill { target }
             | Self::Stop { target }
             | Self::Pause { target }
+            | Self::CutPower { target }
+            | Self::BreakDisk { target, .. }
             | Self::Cut { target, .. }
             | Self::Deafen { target }
             | Self::Mute { target }
@@ -98,13 +120,45 @@ impl Fault {
             Self::MajoritiesRing { .. } => None,
         }
     }
+
+    pub fn needs_shim(&self) -> bool {
+        matches!(self, Self::CutPower { .. } | Self::BreakDisk { .. })
+    }
 }
 
-/// After how long, for how long, what.
-type Drawn = Vec<(u64, u64, Fault)>;
+/// What a fault waits for, beyond its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Every node runs, is let in, and all replicas are in sync.
+    Whole,
+    /// Some replica is not in sync.
+    IsrShrunk,
+}
+
+/// A fault of a visit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// Since the visit began.
+    pub after_ms: u64,
+    pub for_ms: u64,
+    pub until: Option<State>,
+    pub fault: Fault,
+}
+
+impl Draft {
+    fn new(after_ms: u64, for_ms: u64, fault: Fault) -> Self {
+        Self { after_ms, for_ms, until: None, fault }
+    }
+
+    fn now(for_ms: u64, fault: Fault) -> Vec<Self> {
+        vec![Self::new(0, for_ms, fault)]
+    }
+}
 
 impl Nemesis {
-    pub const P0: [Self; 12] = [
+    /// What is done unless one says what: all that a cluster of any settings must survive.
+    pub const USUAL: [Self; 15] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -117,10 +171,20 @@ impl Nemesis {
         Self::Reset,
         Self::RestartStorm,
         Self::BrokerZombie,
+        Self::LastReplicas,
+        Self::PowerCut,
+        Self::SyncFails,
     ];
 
+    /// Whether it is alone: the cluster is whole before it begins, and again before anything else does. More of this at
+    /// once may lose records that nobody has promised to keep.
+    pub fn is_alone(self) -> bool {
+        use Nemesis::{DiskFull, LastReplicas, PowerCut, PowerCutAll, SyncFails, SyncLies};
+        matches!(self, LastReplicas | PowerCut | PowerCutAll | SyncFails | SyncLies | DiskFull)
+    }
+
     /// One visit of this nemesis, which may be several events.
-    pub fn events(self, random: &mut Random) -> Drawn {
+    pub fn visit(self, random: &mut Random) -> Vec<Draft> {
         match self {
             Self::Kill => {
                 let seed = random.draw();
@@ -132,13 +196,13 @@ impl Nemesis {
                     Target::All,
                     Target::PartitionLeader { seed },
                 ];
-                vec![(0, random.between(100, 4_000), Fault::Kill { target: random.pick(&choice).clone() })]
+                Draft::now(random.between(100, 4_000), Fault::Kill { target: random.pick(&choice).clone() })
             }
-            Self::Stop => vec![(0, random.between(100, 2_000), Fault::Stop { target: one(random) })],
+            Self::Stop => Draft::now(random.between(100, 2_000), Fault::Stop { target: one(random) }),
             Self::Pause => {
                 // The election timeout is 150 to 300 ms.
                 let for_ms = *random.pick(&[30, 100, 200, 400, 800, 1_500]);
-                vec![(0, for_ms, Fault::Pause { target: one(random) })]
+                Draft::now(for_ms, Fault::Pause { target: one(random) })
             }
             Self::Partition => {
                 let seed = random.draw();
@@ -150,33 +214,38 @@ impl Nemesis {
                 ];
                 let condition = *random.pick(&[Condition::Silent, Condition::Refusing]);
                 let target = random.pick(&choice).clone();
-                vec![(0, random.between(1_000, 6_000), Fault::Cut { target, condition })]
+                Draft::now(random.between(1_000, 6_000), Fault::Cut { target, condition })
             }
             Self::OneWay => {
                 let target = one(random);
                 let fault = if random.percent(50) { Fault::Deafen { target } } else { Fault::Mute { target } };
-                vec![(0, random.between(1_000, 5_000), fault)]
+                Draft::now(random.between(1_000, 5_000), fault)
             }
-            Self::Bridge => vec![(0, random.between(1_000, 5_000), Fault::Bridge { target: one(random) })],
+            Self::Bridge => Draft::now(random.between(1_000, 5_000), Fault::Bridge { target: one(random) }),
             Self::MajoritiesRing => {
-                vec![(0, random.between(1_000, 5_000), Fault::MajoritiesRing { seed: random.draw() })]
+                Draft::now(random.between(1_000, 5_000), Fault::MajoritiesRing { seed: random.draw() })
             }
-            Self::SlowLink => vec![(
-                0,
-                random.between(1_500, 5_000),
-                Fault::Degrade { target: some(random), condition: slow(random) },
-            )],
+            Self::SlowLink => {
+                let fault = Fault::Degrade { target: some(random), condition: slow(random) };
+                Draft::now(random.between(1_500, 5_000), fault)
+            }
             Self::Flap => flap(random),
             Self::Reset => {
                 let condition = *random.pick(&[Condition::Resetting, Condition::HalfClosed]);
-                vec![(0, random.between(500, 3_000), Fault::Degrade { target: some(random), condition })]
+                Draft::now(random.between(500, 3_000), Fault::Degrade { target: some(random), condition })
             }
             Self::RestartStorm => storm(random),
             Self::BrokerZombie => {
                 // The session timeout is 3 s.
                 let target = Target::PartitionLeader { seed: random.draw() };
-                vec![(0, random.between(3_500, 5_500), Fault::Pause { target })]
+                Draft::now(random.between(3_500, 5_500), Fault::Pause { target })
             }
+            Self::LastReplicas => last_replicas(random),
+            Self::PowerCut => Draft::now(random.between(100, 1_500), Fault::CutPower { target: one(random) }),
+            Self::PowerCutAll => Draft::now(random.between(100, 500), Fault::CutPower { target: Target::All }),
+            Self::SyncFails => broken_disk(one(random), Mode::SyncFails, random.between(1_000, 2_500)),
+            Self::SyncLies => broken_disk(Target::All, Mode::SyncLies, random.between(1_000, 3_000)),
+            Self::DiskFull => broken_disk(some(random), Mode::Full, random.between(1_000, 4_000)),
         }
     }
 }
@@ -207,20 +276,33 @@ fn slow(random: &mut Random) -> Condition {
     ])
 }
 
-fn flap(random: &mut Random) -> Drawn {
+fn broken_disk(target: Target, mode: Mode, for_ms: u64) -> Vec<Draft> {
+    Draft::now(for_ms, Fault::BreakDisk { target, mode })
+}
+
+/// A minority is gone long enough to fall out of sync; then a leader of those that are left dies.
+fn last_replicas(random: &mut Random) -> Vec<Draft> {
+    let (gone, leader) = (Target::Minority { seed: random.draw() }, Target::PartitionLeader { seed: random.draw() });
+    let for_ms = random.between(5_000, 7_000);
+    let mut second = Draft::new(500, random.between(500, 3_000), Fault::Kill { target: leader });
+    second.until = Some(State::IsrShrunk);
+    vec![Draft::new(0, for_ms, Fault::Cut { target: gone, condition: Condition::Silent }), second]
+}
+
+fn flap(random: &mut Random) -> Vec<Draft> {
     let target = one(random);
     let condition = *random.pick(&[Condition::Silent, Condition::Refusing]);
     let times = random.between(4, 10);
-    (0..times).map(|turn| (turn * 400, 200, Fault::Cut { target: target.clone(), condition })).collect()
+    (0..times).map(|turn| Draft::new(turn * 400, 200, Fault::Cut { target: target.clone(), condition })).collect()
 }
 
-fn storm(random: &mut Random) -> Drawn {
+fn storm(random: &mut Random) -> Vec<Draft> {
     let kills = random.between(4, 8);
     let mut at_ms = 0;
     let mut events = Vec::new();
     for _ in 0..kills {
         let target = Target::Random { seed: random.draw() };
-        events.push((at_ms, random.between(50, 400), Fault::Kill { target }));
+        events.push(Draft::new(at_ms, random.between(50, 400), Fault::Kill { target }));
         at_ms += random.between(300, 900);
     }
     events

@@ -85,16 +85,23 @@ impl Member {
             }
         };
         let outcome = report(outcome);
-        self.shut_down(outcome.is_ok()).await;
+        match &outcome {
+            Ok(()) => self.shut_down().await,
+            Err(_) => self.give_up().await,
+        }
         outcome
     }
 
+    /// Whoever cannot go on is gone at once, so that others take over.
+    async fn give_up(self) {
+        drop((self.servers, self.broker, self.event_loop));
+        self.raft.shutdown().await;
+    }
+
     /// Leaderships first, then the controller's office, then the servers, and the log at the very end.
-    async fn shut_down(mut self, graceful: bool) {
-        if graceful {
-            self.broker.stop().await;
-            hand_over(&self.gateway).await;
-        }
+    async fn shut_down(mut self) {
+        self.broker.stop().await;
+        hand_over(&self.gateway).await;
         self.stop_event_loop.send_replace(true);
         while self.event_loop.join_next().await.is_some() {}
         self.servers.stop().await;

@@ -48,9 +48,9 @@ pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(
     let outcome = report(outcome);
     if outcome.is_ok() {
         broker.stop().await;
+        servers.stop().await;
+        info!(node = config.node_id, "stopped");
     }
-    servers.stop().await;
-    info!(node = config.node_id, "stopped");
     outcome
 }
 
