@@ -11,6 +11,7 @@ use rocksdb::{
 };
 use uuid::Uuid;
 
+use crate::durable;
 use crate::error::LogError;
 use crate::keys;
 use crate::partition_log::PartitionLog;
@@ -69,7 +70,7 @@ impl LogDirectory {
     /// Opens the directory, or creates it with a new id.
     pub fn open(path: &Path, flush: Flush) -> Result<Self, LogError> {
         let io = |reason: String| LogError::Io { path: path.to_owned(), reason };
-        std::fs::create_dir_all(path).map_err(|error| io(error.to_string()))?;
+        durable::create_directory(path).map_err(|error| io(error.to_string()))?;
         let db = DB::open_cf_descriptors(&database_options(flush), path, families()).map_err(|error| {
             let is_locked = error.kind() == ErrorKind::IOError && error.to_string().contains("lock");
             if is_locked { LogError::Locked { path: path.to_owned() } } else { io(error.to_string()) }

@@ -33,6 +33,7 @@
 
 mod batch;
 mod directory;
+pub mod durable;
 mod epochs;
 mod error;
 mod keys;

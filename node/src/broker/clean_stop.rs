@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use quorate_log::durable::sync_directory;
 use quorate_metadata::ids::{BrokerEpoch, DirectoryId};
 use tracing::warn;
 
@@ -23,7 +24,7 @@ impl CleanStop {
     /// what was on the old one. Asking takes the proof away.
     pub fn take(&self, directories: &[DirectoryId]) -> Option<BrokerEpoch> {
         let text = fs::read_to_string(&self.path).ok()?;
-        if let Err(error) = fs::remove_file(&self.path).and_then(|()| sync_directory(&self.path)) {
+        if let Err(error) = fs::remove_file(&self.path).and_then(|()| sync_directory(above(&self.path))) {
             warn!(path = ?self.path, %error, "cannot take the proof of a clean stop away, so it counts as unclean");
             return None;
         }
@@ -45,7 +46,7 @@ impl CleanStop {
         let mut file = fs::File::create(&self.path)?;
         writeln!(file, "{epoch} {}", listed(directories))?;
         file.sync_all()?;
-        sync_directory(&self.path)
+        sync_directory(above(&self.path))
     }
 }
 
@@ -56,11 +57,8 @@ fn listed(directories: &[DirectoryId]) -> String {
     ids.join(" ")
 }
 
-fn sync_directory(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(directory) => fs::File::open(directory)?.sync_all(),
-        None => Ok(()),
-    }
+fn above(file: &Path) -> &Path {
+    file.parent().expect("a file has a directory")
 }
 
 #[cfg(test)]

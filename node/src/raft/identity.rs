@@ -9,6 +9,7 @@ use std::sync::{Arc, RwLock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use quorate_log::durable;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 
 use super::RaftError;
@@ -99,7 +100,7 @@ pub fn write(data: &Path, identity: &Identity) -> Result<(), RaftError> {
     };
     let text = toml::to_string(&file).expect("four plain fields serialize");
     let path = data.join(FILE);
-    fs::create_dir_all(data)
+    durable::create_directory(data)
         .and_then(|()| replace(&path, text.as_bytes()))
         .map_err(RaftError::io(format!("write {path:?}")))
 }
@@ -111,12 +112,7 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&part, path)?;
-    sync_directory(path.parent().expect("a file has a directory"))
-}
-
-/// A rename is durable only when its directory is.
-pub fn sync_directory(directory: &Path) -> io::Result<()> {
-    fs::File::open(directory)?.sync_all()
+    durable::sync_directory(path.parent().expect("a file has a directory"))
 }
 
 /// The name of this running voter, shared by all who put it on calls or check it.

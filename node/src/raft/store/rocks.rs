@@ -12,6 +12,8 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
+use quorate_log::durable;
+
 use super::super::RaftError;
 use super::super::error::Corruption;
 use super::super::identity::{self, Identity};
@@ -53,7 +55,7 @@ impl Store for RocksStore {
 
     fn open(&self) -> Result<Opened, RaftError> {
         let path = self.data.join("raft");
-        std::fs::create_dir_all(&path).map_err(RaftError::io(format!("create {path:?}")))?;
+        durable::create_directory(&path).map_err(RaftError::io(format!("create {path:?}")))?;
         let checked = wal::check(&path)?;
         let db = DB::open_cf_descriptors(&database_options(), &path, families())
             .map_err(|error| refuse(&path, checked, error))?;

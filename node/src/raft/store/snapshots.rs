@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use prost::Message;
 
+use quorate_log::durable::{create_directory, sync_directory};
 use quorate_metadata::ids::ClusterId;
 use quorate_proto::raft as proto;
 
 use super::super::error::Corruption;
-use super::super::identity::sync_directory;
 use super::super::types::SnapshotMeta;
 use super::super::wire;
 
@@ -67,7 +67,7 @@ enum Content {
 impl Snapshots {
     /// Creates the directory, and clears what a crash left unfinished.
     pub fn directory(path: PathBuf) -> io::Result<Self> {
-        fs::create_dir_all(&path)?;
+        create_directory(&path)?;
         for file in files(&path, UNFINISHED)? {
             fs::remove_file(file)?;
         }
