@@ -23,6 +23,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a fault waits for the state that it needs.
 const STATE_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A cluster that is whole again is asked for that long before it is broken again.
+const HEALTHY: Duration = Duration::from_millis(800);
+
 /// Under load every node syncs something within that.
 const SYNC_SURELY: Duration = Duration::from_millis(900);
 
@@ -105,6 +108,9 @@ impl<'a> Conductor<'a> {
         let state = event.until?;
         let from = Instant::now();
         let reached = health::reach(self.db, state, STATE_PATIENCE).await;
+        if state == State::Whole {
+            sleep(HEALTHY).await;
+        }
         self.late += from.elapsed();
         let why = reached.err()?;
         if state == State::Whole {
@@ -181,10 +187,10 @@ impl<'a> Conductor<'a> {
             match self.injuries.node(id) {
                 Whole::Running => {
                     self.db.resume(id)?;
-                    self.db.start(id)?;
+                    self.db.start(id, self.recorder.last_offset())?;
                 }
                 Whole::Paused => {
-                    self.db.start(id)?;
+                    self.db.start(id, self.recorder.last_offset())?;
                     self.db.pause(id)?;
                 }
                 Whole::Down => self.db.kill(id)?,

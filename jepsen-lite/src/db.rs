@@ -46,6 +46,8 @@ struct Node {
     folder: PathBuf,
     child: Option<Child>,
     state: State,
+    /// The process that runs registers its broker after this metadata offset.
+    since: i64,
     /// None where there is no shim.
     disk: Option<Disk>,
 }
@@ -81,7 +83,7 @@ impl Db {
                 Ok(shim) => Some(Disk::prepare(shim, &folder, &folder.join("data"))?),
                 Err(_) => None,
             };
-            let node = Node { member: member.clone(), folder, child: None, state: State::Down, disk };
+            let node = Node { member: member.clone(), folder, child: None, state: State::Down, since: -1, disk };
             nodes.insert(member.id, node);
         }
         Ok(Self { layout, nodes, links, no_shim: shim.err() })
@@ -116,8 +118,8 @@ impl Db {
         self.nodes.get_mut(&id).expect("targets are nodes of this cluster")
     }
 
-    /// Starts a node that is down.
-    pub fn start(&mut self, id: i32) -> anyhow::Result<()> {
+    /// Starts a node that is down, at a time when the metadata have reached this offset.
+    pub fn start(&mut self, id: i32, offset: i64) -> anyhow::Result<()> {
         let binary = self.layout.binaries.join("quorate-node");
         let settings = self.layout.settings.clone();
         let node = self.node(id);
@@ -139,8 +141,13 @@ impl Db {
         }
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         node.child = Some(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
-        node.state = State::Up;
+        (node.state, node.since) = (State::Up, offset);
         Ok(())
+    }
+
+    /// The metadata offset when the process of this node was started: an older registration is of an earlier one.
+    pub fn since(&self, id: i32) -> i64 {
+        self.nodes[&id].since
     }
 
     /// SIGKILL. Returns when the process is gone.

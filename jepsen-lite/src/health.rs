@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use quorate_client::Freshness;
-use quorate_proto::admin::ClusterStatusReply;
+use quorate_client::{AdminClient, ClientError, Freshness};
 use tokio::time::{Instant, sleep};
 
 use crate::db::Db;
@@ -17,16 +16,13 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub async fn reach(db: &mut Db, state: State, patience: Duration) -> Result<(), String> {
     let client = client(&db.apis(), Duration::from_secs(5));
     let deadline = Instant::now() + patience;
-    let nodes = db.ids().len();
     loop {
         if state == State::Whole {
             nobody_has_ended(db)?;
         }
-        let why = match client.cluster_status(Freshness::Linearizable).await {
-            Ok(status) => match missing(state, &status, nodes) {
-                None => return Ok(()),
-                Some(why) => why,
-            },
+        let why = match look(&client, db, state).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(why)) => why,
             Err(error) => error.to_string(),
         };
         if Instant::now() > deadline {
@@ -36,16 +32,26 @@ pub async fn reach(db: &mut Db, state: State, patience: Duration) -> Result<(), 
     }
 }
 
-fn missing(state: State, status: &ClusterStatusReply, nodes: usize) -> Option<String> {
-    let unfenced = status.brokers - status.brokers_fenced;
-    let is_reached = match state {
+/// What is missing, if anything.
+async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Option<String>, ClientError> {
+    let status = client.cluster_status(Freshness::Linearizable).await?;
+    let reasons = || Some(status.reasons.join("; "));
+    match state {
+        State::IsrShrunk if status.under_replicated > 0 => Ok(None),
+        State::IsrShrunk => Ok(Some("all replicas are in sync".to_owned())),
+        State::Whole if status.leaderless + status.under_replicated + status.voters_unreachable > 0 => Ok(reasons()),
         State::Whole => {
-            let is_well = status.leaderless + status.under_replicated + status.voters_unreachable == 0;
-            is_well && usize::try_from(unfenced) == Ok(nodes)
+            let brokers = client.list_brokers(Freshness::Linearizable).await?.brokers;
+            // A broker that died a moment ago still counts as there.
+            let is_there = |id: &i32| {
+                brokers
+                    .iter()
+                    .any(|broker| broker.id == *id && broker.state == "unfenced" && broker.epoch > db.since(*id))
+            };
+            let away: Vec<i32> = db.ids().into_iter().filter(|id| !is_there(id)).collect();
+            Ok((!away.is_empty()).then(|| format!("brokers {away:?} are not back")))
         }
-        State::IsrShrunk => status.under_replicated > 0,
-    };
-    (!is_reached).then(|| format!("{unfenced} of {nodes} brokers: {}", status.reasons.join("; ")))
+    }
 }
 
 /// The error names the first node that has ended although nobody has killed or stopped it.

@@ -34,6 +34,22 @@ pub enum Op {
     Dump { partition: i32, broker: i32, start: i64, records: Option<Vec<Fetched>> },
 }
 
+impl Op {
+    /// The metadata offset that the cluster has told.
+    pub fn offset(&self) -> Option<i64> {
+        match self {
+            Self::Write { offset, .. }
+            | Self::Cas { offset, .. }
+            | Self::Read { offset, .. }
+            | Self::Create { offset, .. }
+            | Self::Delete { offset, .. }
+            | Self::List { offset, .. } => *offset,
+            Self::Sample { seen, .. } => seen.as_ref().map(|seen| seen.offset),
+            Self::Produce { .. } | Self::Fetch { .. } | Self::Dump { .. } => None,
+        }
+    }
+}
+
 /// A record in a log: position, leader epoch, value.
 pub type Fetched = (i64, i32, u64);
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use quorate_client::ClientError;
 use tokio::time::Instant;
@@ -19,11 +20,17 @@ pub struct Recorder {
     began: Instant,
     history: Mutex<Vec<Operation>>,
     answered: Mutex<BTreeMap<WorkloadName, u64>>,
+    last_offset: AtomicI64,
 }
 
 impl Recorder {
     pub fn new() -> Self {
-        Self { began: Instant::now(), history: Mutex::default(), answered: Mutex::default() }
+        Self {
+            began: Instant::now(),
+            history: Mutex::default(),
+            answered: Mutex::default(),
+            last_offset: AtomicI64::new(0),
+        }
     }
 
     pub fn now_us(&self) -> u64 {
@@ -52,6 +59,7 @@ impl Recorder {
     }
 
     pub fn add(&self, operation: Operation) {
+        self.last_offset.fetch_max(operation.op.offset().unwrap_or(0), Ordering::Relaxed);
         if operation.is_ok() {
             *self.answered.lock().expect(UNPOISONED).entry(operation.workload).or_default() += 1;
         }
@@ -61,6 +69,11 @@ impl Recorder {
     /// Operations that were answered so far.
     pub fn answered(&self, workload: WorkloadName) -> u64 {
         self.answered.lock().expect(UNPOISONED).get(&workload).copied().unwrap_or(0)
+    }
+
+    /// The highest metadata offset that anybody was told.
+    pub fn last_offset(&self) -> i64 {
+        self.last_offset.load(Ordering::Relaxed)
     }
 
     /// Everything so far, in the order in which it ended.

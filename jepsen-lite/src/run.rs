@@ -92,7 +92,7 @@ pub fn judge(
 async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report) -> anyhow::Result<Conducted> {
     let mut db = Db::prepare(plan.layout.clone())?;
     for id in db.ids() {
-        db.start(id)?;
+        db.start(id, -1)?;
     }
     if let Err(why) = whole(&mut db).await {
         anyhow::bail!("the cluster does not come up: {why}");
