@@ -10,19 +10,19 @@ use crate::nemesis::Nemesis;
 use crate::op::Op;
 use crate::workload::{WorkloadName, is_mutation};
 
-/// Answers of each workload in a run, below which it has not been tested.
-const ANSWERS_MIN: usize = 100;
-
 /// A second of faults must see so many attempts of all workloads together.
 const ATTEMPTS_PER_SECOND_MIN: usize = 20;
 
 pub fn check(workloads: &[WorkloadName], history: &[Operation], fired: &[Fired]) -> Report {
     let mut report = Report::new("coverage");
     for workload in workloads {
-        let answers = history.iter().filter(|operation| operation.workload == *workload && operation.is_ok()).count();
+        let is_answer =
+            |operation: &&Operation| operation.workload == *workload && workload.is_answer(operation.outcome);
+        let answers = history.iter().filter(is_answer).count();
         report.count(&format!("answers of {workload:?}"), answers);
-        if answers < ANSWERS_MIN {
-            report.doubt("too-few-answers", format!("{workload:?}: {answers} answers, {ANSWERS_MIN} are needed"));
+        let needed = workload.answers_min();
+        if answers < needed {
+            report.doubt("too-few-answers", format!("{workload:?}: {answers} answers, {needed} are needed"));
         }
     }
     if fired.is_empty() {

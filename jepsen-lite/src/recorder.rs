@@ -19,7 +19,7 @@ const UNPOISONED: &str = "no one panics while holding the history";
 pub struct Recorder {
     began: Instant,
     history: Mutex<Vec<Operation>>,
-    answered: Mutex<BTreeMap<WorkloadName, u64>>,
+    answered: Mutex<BTreeMap<WorkloadName, usize>>,
     last_offset: AtomicI64,
 }
 
@@ -60,14 +60,14 @@ impl Recorder {
 
     pub fn add(&self, operation: Operation) {
         self.last_offset.fetch_max(operation.op.offset().unwrap_or(0), Ordering::Relaxed);
-        if operation.is_ok() {
+        if operation.workload.is_answer(operation.outcome) {
             *self.answered.lock().expect(UNPOISONED).entry(operation.workload).or_default() += 1;
         }
         self.history.lock().expect(UNPOISONED).push(operation);
     }
 
     /// Operations that were answered so far.
-    pub fn answered(&self, workload: WorkloadName) -> u64 {
+    pub fn answered(&self, workload: WorkloadName) -> usize {
         self.answered.lock().expect(UNPOISONED).get(&workload).copied().unwrap_or(0)
     }
 

@@ -23,8 +23,8 @@ use crate::recorder::Recorder;
 use crate::schedule::Schedule;
 use crate::workload::{self, Context, WorkloadName};
 
-/// Answered operations of each workload before faults begin.
-const WARM_UP_ANSWERS: u64 = 30;
+/// Before faults begin, a workload has had this part of the answers that make a test of it.
+const WARM_UP_PART: usize = 4;
 
 /// Until the cluster answers, and after the faults until it is whole. Not to become whole is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -130,8 +130,9 @@ async fn whole(db: &mut Db) -> Result<(), String> {
 
 async fn warm_up(plan: &Plan, recorder: &Recorder) -> anyhow::Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !plan.workloads.iter().all(|workload| recorder.answered(*workload) >= WARM_UP_ANSWERS) {
-        anyhow::ensure!(Instant::now() < deadline, "fewer than {WARM_UP_ANSWERS} answers in {PATIENCE:?} of health");
+    let is_warm = |workload: &WorkloadName| recorder.answered(*workload) >= workload.answers_min() / WARM_UP_PART;
+    while let Some(cold) = plan.workloads.iter().find(|workload| !is_warm(workload)) {
+        anyhow::ensure!(Instant::now() < deadline, "{cold:?}: too few answers in {PATIENCE:?} of health");
         sleep(LOOK_AGAIN).await;
     }
     Ok(())

@@ -3,10 +3,15 @@
 
 pub mod blind;
 pub mod certificate;
+pub mod feed;
+pub mod leadership;
 pub mod log;
+pub mod moves;
+pub mod once;
 mod order;
 pub mod samples;
 pub mod topic_set;
+pub mod zombie;
 
 use std::collections::BTreeMap;
 
@@ -84,14 +89,24 @@ pub type Placed<'a> = (usize, &'a Operation);
 
 /// Runs every checker of the workload over its operations.
 pub fn check(workload: WorkloadName, history: &[Operation]) -> Vec<Report> {
-    let of_workload = || history.iter().enumerate().filter(|(_, operation)| operation.workload == workload);
+    let of = |names: &[WorkloadName]| -> Vec<Placed<'_>> {
+        history.iter().enumerate().filter(|(_, operation)| names.contains(&operation.workload)).collect()
+    };
+    let own = of(&[workload]);
     match workload {
-        WorkloadName::MetaRegister => {
-            let operations: Vec<Placed<'_>> = of_workload().collect();
-            vec![certificate::check(&operations), blind::check(&operations)]
-        }
-        WorkloadName::TopicSet => vec![topic_set::check(&of_workload().collect::<Vec<_>>())],
-        WorkloadName::LeaderEpoch => vec![samples::check(&of_workload().collect::<Vec<_>>())],
-        WorkloadName::Log => vec![log::check(&of_workload().collect::<Vec<_>>())],
+        WorkloadName::MetaRegister => vec![certificate::check(&own), blind::check(&own)],
+        WorkloadName::TopicSet => vec![topic_set::check(&own)],
+        WorkloadName::LeaderEpoch => vec![samples::check(&own)],
+        WorkloadName::Log => vec![log::check(&own)],
+        WorkloadName::OnceAdmin => vec![once::check(&own)],
+        // Those who sample tell which image the nodes have.
+        WorkloadName::WatchDelta => vec![feed::check(&of(&[workload, WorkloadName::LeaderEpoch]))],
+        WorkloadName::ZombieFence => vec![zombie::check(&own)],
+        WorkloadName::OneLeader => vec![leadership::one_leader(&own)],
+        WorkloadName::IsrSafety => vec![leadership::isr_safety(&own)],
+        WorkloadName::Reassign => vec![moves::check(&own)],
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,15 +10,15 @@ use prost::Message;
 use quorate_client::log::{
     ConsumedRecord, Consumer, ConsumerOptions, Partition, ProducedRecord, Producer, ProducerOptions, Start,
 };
-use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
-use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
+use quorate_client::{AdminClient, ClientError, check_item};
+use quorate_proto::admin::TopicDescription;
 use quorate_proto::log::log_client::LogClient;
 use quorate_proto::log::{FetchPartition, FetchRequest, RecordBatch, Records};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
-use super::{Context, WorkloadName, client};
+use super::{Context, WorkloadName, client, create, describe};
 use crate::generator::Asker;
 use crate::history::{Operation, Outcome};
 use crate::op::{Fetched, Op};
@@ -36,12 +36,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(40);
 const REPLY_BYTES_MAX: usize = 64 << 20;
 
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
-    let configs = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
-    let (partitions, replication_factor) = (Some(PARTITIONS), Some(3));
-    let topic = NewTopic { name: TOPIC.to_owned(), partitions, replication_factor, configs, ..NewTopic::default() };
-    let reply = client.create_topics(vec![topic], Mode::Apply).await.context("cannot create the topic of records")?;
-    check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?;
+    create(context, TOPIC, PARTITIONS, 2).await?;
     let last_value = Arc::new(AtomicU64::new(0));
     for number in 0..PRODUCERS {
         let options = ProducerOptions { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerOptions::default() };
@@ -126,10 +121,7 @@ fn number(bytes: &[u8]) -> u64 {
 /// Every in-sync replica tells all that it has.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
     let client = client(&context.addresses(), Duration::from_secs(20));
-    let topic = TopicRef { name: Some(TOPIC.to_owned()), id: None };
-    let mut reply = client.describe_topics(vec![topic], Freshness::Linearizable).await?;
-    let topic = reply.topics.pop().context("the topic of records is not described")?;
-    check_item(topic.error.as_ref())?;
+    let topic = describe(&client, TOPIC).await?;
     for partition in &topic.partitions {
         ensure!(!partition.isr.is_empty(), "nobody has partition {}", partition.partition);
         for broker in &partition.isr {

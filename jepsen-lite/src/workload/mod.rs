@@ -1,21 +1,32 @@
 //! What is asked of the cluster while it is being broken. Each workload has a file for what it asks here, and one for
 //! what must hold in `checker/`.
 
+mod direct;
+mod feed;
+mod isr;
+mod leaders;
 mod log;
+mod moves;
+mod once;
 mod register;
 mod samples;
 mod topics;
+mod zombie;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::ValueEnum;
-use quorate_client::{AdminClient, Options};
+use quorate_client::{AdminClient, ClientError, Freshness, Mode, Options, check_item};
+use quorate_metadata::ErrorName;
+use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::generator::{Asker, PROCESSES_MAX};
+use crate::history::Outcome;
 use crate::op::Op;
 use crate::random::Random;
 use crate::recorder::Recorder;
@@ -31,10 +42,55 @@ pub enum WorkloadName {
     LeaderEpoch,
     /// Records are produced and fetched, acks=all
     Log,
+    /// Requests are sent again, to other nodes, when others have followed
+    OnceAdmin,
+    /// The feed is broken off and resumed elsewhere
+    WatchDelta,
+    /// Brokers that have been replaced speak on
+    ZombieFence,
+    /// Every broker is handed records, whoever leads
+    OneLeader,
+    /// ISR changes that name something of the past
+    IsrSafety,
+    /// Partitions move while records are produced to them
+    Reassign,
 }
 
 impl WorkloadName {
-    pub const ALL: [Self; 4] = [Self::MetaRegister, Self::TopicSet, Self::LeaderEpoch, Self::Log];
+    pub const ALL: [Self; 10] = [
+        Self::MetaRegister,
+        Self::TopicSet,
+        Self::LeaderEpoch,
+        Self::Log,
+        Self::OnceAdmin,
+        Self::WatchDelta,
+        Self::ZombieFence,
+        Self::OneLeader,
+        Self::IsrSafety,
+        Self::Reassign,
+    ];
+}
+
+impl WorkloadName {
+    /// Answers in a run, below which it has not been tested.
+    pub fn answers_min(self) -> usize {
+        match self {
+            // Moves take their time.
+            Self::Reassign => 12,
+            // An answer is a whole stream, or comes from one node of all.
+            Self::WatchDelta | Self::ZombieFence => 30,
+            _ => 100,
+        }
+    }
+
+    /// Whether this is what the workload asks for.
+    pub fn is_answer(self, outcome: Outcome) -> bool {
+        match self {
+            // It asks for what must be refused.
+            Self::IsrSafety => outcome != Outcome::Info,
+            _ => outcome == Outcome::Ok,
+        }
+    }
 }
 
 /// What every workload works with.
@@ -65,6 +121,11 @@ impl Context {
         self.nodes.iter().map(|(_, address)| address.clone()).collect()
     }
 
+    /// Any node.
+    fn any(&self, random: &mut Random) -> usize {
+        random.below(self.nodes.len() as u64) as usize
+    }
+
     fn asker(&self, workload: WorkloadName, number: u32, pace: Duration) -> Asker {
         let place = WorkloadName::ALL.iter().position(|name| *name == workload).expect("all are listed");
         let process = u32::try_from(place).expect("there are few") * PROCESSES_MAX * 1_000 + number;
@@ -85,6 +146,12 @@ pub async fn start(workload: WorkloadName, context: &Context, tasks: &mut JoinSe
         WorkloadName::TopicSet => topics::start(context, tasks),
         WorkloadName::LeaderEpoch => samples::start(context, tasks),
         WorkloadName::Log => log::start(context, tasks).await?,
+        WorkloadName::OnceAdmin => once::start(context, tasks),
+        WorkloadName::WatchDelta => feed::start(context, tasks),
+        WorkloadName::ZombieFence => zombie::start(context, tasks).await?,
+        WorkloadName::OneLeader => leaders::start(context, tasks).await?,
+        WorkloadName::IsrSafety => isr::start(context, tasks).await?,
+        WorkloadName::Reassign => moves::start(context, tasks).await?,
     }
     Ok(())
 }
@@ -92,11 +159,39 @@ pub async fn start(workload: WorkloadName, context: &Context, tasks: &mut JoinSe
 /// What is asked once more when the cluster is whole again and nothing else is under way.
 pub async fn finish(workload: WorkloadName, context: &Context) -> anyhow::Result<()> {
     match workload {
-        WorkloadName::MetaRegister => Ok(()),
         WorkloadName::TopicSet => topics::finish(context).await,
         WorkloadName::LeaderEpoch => samples::finish(context).await,
         WorkloadName::Log => log::finish(context).await,
+        WorkloadName::OnceAdmin => once::finish(context).await,
+        WorkloadName::WatchDelta => feed::finish(context).await,
+        WorkloadName::ZombieFence => zombie::finish(context).await,
+        WorkloadName::MetaRegister | WorkloadName::OneLeader | WorkloadName::IsrSafety => Ok(()),
+        WorkloadName::Reassign => moves::finish(context).await,
     }
+}
+
+/// A topic that a workload has for itself.
+async fn create(context: &Context, name: &str, partitions: i32, min_isr: u32) -> anyhow::Result<()> {
+    let client = client(&context.addresses(), Duration::from_secs(20));
+    let configs = [("min.insync.replicas".to_owned(), min_isr.to_string())].into();
+    let (name, partitions, replication_factor) = (name.to_owned(), Some(partitions), Some(3));
+    let topic = NewTopic { name, partitions, replication_factor, configs, ..NewTopic::default() };
+    let reply = client.create_topics(vec![topic], Mode::Apply).await.context("cannot create a topic")?;
+    Ok(check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?)
+}
+
+async fn describe(client: &AdminClient, name: &str) -> Result<TopicDescription, ClientError> {
+    describe_at(client, name).await.map(|(_, topic)| topic)
+}
+
+/// And up to which metadata offset that is so.
+async fn describe_at(client: &AdminClient, name: &str) -> Result<(i64, TopicDescription), ClientError> {
+    let topic = TopicRef { name: Some(name.to_owned()), id: None };
+    let mut reply = client.describe_topics(vec![topic], Freshness::Linearizable).await?;
+    let missing = || ClientError::failed(ErrorName::UnknownTopicOrPartition, "an answer without the topic");
+    let topic = reply.topics.pop().ok_or_else(missing)?;
+    check_item(topic.error.as_ref())?;
+    Ok((reply.offset, topic))
 }
 
 /// Whether it has taken effect while faults lasted; reads of what one node has always do.

@@ -6,7 +6,7 @@ use quorate_client::{AdminClient, ClientError, Freshness};
 use quorate_proto::admin::{ListPartitionsRequest, PartitionDescription};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName};
+use super::{Context, WorkloadName, once};
 use crate::generator::Asker;
 use crate::op::{Op, PartitionState, Sample};
 
@@ -36,7 +36,9 @@ async fn sample(context: &Context, node: i32, client: &AdminClient, process: u32
     let partitions = async {
         let all = ListPartitionsRequest::default();
         let reply = client.list_partitions(all, Freshness::Stale).await?;
-        let partitions = reply.partitions.into_iter().map(state).collect();
+        // Theirs come back under the same name, as other topics.
+        let is_other = |partition: &PartitionDescription| !partition.topic.starts_with(once::PREFIX);
+        let partitions = reply.partitions.into_iter().filter(is_other).map(state).collect();
         Ok::<_, ClientError>(Op::Sample { node, seen: Some(Sample { offset: reply.offset, digest: None, partitions }) })
     };
     context.recorder.record(WorkloadName::LeaderEpoch, process, asked(), partitions).await;

@@ -33,7 +33,7 @@ async fn ask(context: Context, number: u32, mut asker: Asker) {
     let (mut mine, mut made) = (VecDeque::new(), 0);
     while asker.turn().await {
         let stale = asker.random.percent(50);
-        let node = asker.random.below(context.nodes.len() as u64) as usize;
+        let node = context.any(&mut asker.random);
         let one = context.client_of(node);
         let (op, client) = match asker.random.below(10) {
             0..4 => (Op::List { stale, names: None, offset: None }, &one),
