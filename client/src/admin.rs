@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quorate_metadata::ids::ClientId;
+use quorate_metadata::mutant::Mutant;
 use quorate_proto::admin as wire;
 use quorate_proto::admin::admin_client::AdminClient as Wire;
 use quorate_proto::broker;
@@ -272,6 +273,10 @@ impl AdminClient {
             request_id: self.last_request.fetch_add(1, Ordering::Relaxed) + 1,
             timeout_ms: 0,
             plan_only: mode == Mode::PlanOnly,
+        })
+        .map(|options| match Mutant::UnnamedRequests.is_on() {
+            true => wire::MutationOptions { client_id: String::new(), request_id: 0, ..options },
+            false => options,
         })
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::checker::Report;
 use crate::db::Db;
 use crate::disk::Mode;
+use crate::disk::damage::Damage;
 use crate::health;
 use crate::nemesis::{Injuries, Injury, Nemesis, Situation, State, Whole};
 use crate::recorder::Recorder;
@@ -28,6 +29,12 @@ const HEALTHY: Duration = Duration::from_millis(800);
 
 /// Under load every node syncs something within that.
 const SYNC_SURELY: Duration = Duration::from_millis(900);
+
+/// Within that a node has read its log.
+const START_SURELY: Duration = Duration::from_secs(3);
+
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Until what a full disk has done is seen.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -137,6 +144,11 @@ impl<'a> Conductor<'a> {
                 self.db.cut_power(*node)?;
             }
         }
+        if let Injury::Damaged(nodes) = &injury {
+            for node in nodes {
+                self.try_damaged(*node).await?;
+            }
+        }
         let fired = Fired { nemesis: event.nemesis, from_us, until_us: u64::MAX, targets };
         self.fired.insert(number, fired);
         Ok(())
@@ -155,6 +167,27 @@ impl<'a> Conductor<'a> {
             fired.until_us = self.recorder.now_us();
         }
         Ok(())
+    }
+
+    /// Starts a node that is down with a byte of its log changed, which it must notice; then all is as before.
+    async fn try_damaged(&mut self, node: i32) -> anyhow::Result<()> {
+        let Some(damage) = Damage::inflict(&self.db.data(node).join("raft"))? else {
+            self.skipped.push(format!("Corruption of node {node}: its log is too short yet"));
+            return Ok(());
+        };
+        let from = Instant::now();
+        self.db.start(node, self.recorder.last_offset())?;
+        while !self.db.ended()?.iter().any(|(id, ..)| *id == node) {
+            if from.elapsed() > START_SURELY {
+                let message = format!("node {node} runs with a changed byte in {}", damage.file.display());
+                self.report.object("refuses-damage", message, &[]);
+                self.db.kill(node)?;
+                break;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        self.late += from.elapsed();
+        Ok(damage.mend()?)
     }
 
     /// A disk whose fsync covered nothing shows it when the power is gone.
@@ -246,6 +279,7 @@ fn targets(injury: &Injury) -> Vec<String> {
         | Injury::Stopped(nodes)
         | Injury::Paused(nodes)
         | Injury::Dark(nodes)
+        | Injury::Damaged(nodes)
         | Injury::Disk(nodes, _) => nodes.iter().map(i32::to_string).collect(),
         Injury::Links(links) => links.keys().map(|(from, to)| format!("{from}>{to}")).collect(),
     }

@@ -9,6 +9,7 @@ pub mod generator;
 pub mod health;
 pub mod history;
 pub mod link;
+pub mod mutants;
 pub mod nemesis;
 pub mod op;
 pub mod ports;

@@ -14,6 +14,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use jepsen_lite::checker::{Report, Verdict};
 use jepsen_lite::db::Layout;
 use jepsen_lite::history;
+use jepsen_lite::mutants;
 use jepsen_lite::nemesis::Nemesis;
 use jepsen_lite::run::{self, Done, Plan, Results};
 use jepsen_lite::schedule::Schedule;
@@ -59,6 +60,17 @@ enum Command {
     },
     /// Run after run, each with the next seed, and what they come to
     Soak(SoakArgs),
+    /// Whether bugs that are made on purpose are found; prints a table
+    Mutants {
+        /// Only these, such as M7
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// For each
+        #[arg(long, default_value = "5m", value_parser = parse_duration)]
+        budget: Duration,
+        #[arg(long, default_value = "jepsen-lite-mutants")]
+        out: PathBuf,
+    },
     /// What there is to break, and to ask meanwhile
     List,
 }
@@ -157,6 +169,7 @@ fn carry_out(command: Command) -> anyhow::Result<Verdict> {
             history::write(&file, &synthetic::register(shape, seed))?;
             Ok(Verdict::Valid)
         }
+        Command::Mutants { only, budget, out } => hunt(&only, budget, &out),
         Command::List => {
             show::list::<WorkloadName>("workloads");
             show::list::<Nemesis>("nemeses");
@@ -215,6 +228,21 @@ fn soak(arguments: &SoakArgs) -> anyhow::Result<Verdict> {
     }
     println!("{}", serde_json::to_string_pretty(&sum)?);
     Ok(sum.verdict())
+}
+
+/// Valid when every mutant is found, and no run without one is not valid.
+fn hunt(only: &[String], budget: Duration, out: &Path) -> anyhow::Result<Verdict> {
+    anyhow::ensure!(cfg!(feature = "mutants"), "these binaries have no mutants: see scripts/mutants");
+    let mut fates = Vec::new();
+    for trial in mutants::TRIALS.iter().filter(|trial| only.is_empty() || only.iter().any(|name| name == trial.mutant))
+    {
+        let fate = mutants::hunt(*trial, budget, &out.join(trial.mutant))?;
+        println!("{}: {:?}, control valid: {}, {}", trial.mutant, fate.killed, fate.control, fate.rules.join(", "));
+        fates.push(fate);
+    }
+    println!("{}", mutants::table(&fates));
+    let all_found = fates.iter().all(|fate| fate.killed.is_some() && fate.control);
+    Ok(if all_found { Verdict::Valid } else { Verdict::Invalid })
 }
 
 fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<Verdict> {

@@ -7,6 +7,8 @@
 //! What this does not show: bytes that are written over (nothing of ours is), and that later writes may survive earlier
 //! ones.
 
+pub mod damage;
+
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};

@@ -15,6 +15,8 @@ pub enum Injury {
     Paused(BTreeSet<i32>),
     /// Down, and without what was not synced.
     Dark(BTreeSet<i32>),
+    /// Down, after it was tried with a damaged file.
+    Damaged(BTreeSet<i32>),
     Disk(BTreeSet<i32>, Mode),
     /// By who sends and who receives.
     Links(BTreeMap<(i32, i32), Condition>),
@@ -38,6 +40,7 @@ impl Fault {
             Self::Stop { .. } => Injury::Stopped(target),
             Self::Pause { .. } => Injury::Paused(target),
             Self::CutPower { .. } => Injury::Dark(target),
+            Self::Damage { .. } => Injury::Damaged(target),
             Self::BreakDisk { mode, .. } => Injury::Disk(target, *mode),
             Self::Cut { condition, .. } => links(nodes, *condition, |from, to| is_hit(from) != is_hit(to)),
             Self::Deafen { .. } => links(nodes, Condition::Silent, |_, to| is_hit(to)),
@@ -95,7 +98,11 @@ impl Injuries {
 
     pub fn node(&self, id: i32) -> Whole {
         let state = |injury: &Injury| match injury {
-            Injury::Killed(nodes) | Injury::Stopped(nodes) | Injury::Dark(nodes) if nodes.contains(&id) => Whole::Down,
+            Injury::Killed(nodes) | Injury::Stopped(nodes) | Injury::Dark(nodes) | Injury::Damaged(nodes)
+                if nodes.contains(&id) =>
+            {
+                Whole::Down
+            }
             Injury::Paused(nodes) if nodes.contains(&id) => Whole::Paused,
             _ => Whole::Running,
         };

@@ -54,6 +54,8 @@ pub enum Nemesis {
     SyncLies,
     /// There is no room on the disk for a while
     DiskFull,
+    /// A byte of a log of writes changes while its node is down: the node must not start
+    Corruption,
 }
 
 /// What happens to its targets.
@@ -70,6 +72,9 @@ pub enum Fault {
         target: Target,
     },
     CutPower {
+        target: Target,
+    },
+    Damage {
         target: Target,
     },
     BreakDisk {
@@ -111,6 +116,7 @@ impl Fault {
             | Self::Stop { target }
             | Self::Pause { target }
             | Self::CutPower { target }
+            | Self::Damage { target }
             | Self::BreakDisk { target, .. }
             | Self::Cut { target, .. }
             | Self::Deafen { target }
@@ -158,7 +164,7 @@ impl Draft {
 
 impl Nemesis {
     /// What is done unless one says what: all that a cluster of any settings must survive.
-    pub const USUAL: [Self; 15] = [
+    pub const USUAL: [Self; 16] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -174,13 +180,14 @@ impl Nemesis {
         Self::LastReplicas,
         Self::PowerCut,
         Self::SyncFails,
+        Self::Corruption,
     ];
 
     /// Whether it is alone: the cluster is whole before it begins, and again before anything else does. More of this at
     /// once may lose records that nobody has promised to keep.
     pub fn is_alone(self) -> bool {
-        use Nemesis::{DiskFull, LastReplicas, PowerCut, PowerCutAll, SyncFails, SyncLies};
-        matches!(self, LastReplicas | PowerCut | PowerCutAll | SyncFails | SyncLies | DiskFull)
+        use Nemesis::{Corruption, DiskFull, LastReplicas, PowerCut, PowerCutAll, SyncFails, SyncLies};
+        matches!(self, LastReplicas | PowerCut | PowerCutAll | SyncFails | SyncLies | DiskFull | Corruption)
     }
 
     /// One visit of this nemesis, which may be several events.
@@ -243,6 +250,7 @@ impl Nemesis {
             Self::LastReplicas => last_replicas(random),
             Self::PowerCut => Draft::now(random.between(100, 1_500), Fault::CutPower { target: one(random) }),
             Self::PowerCutAll => Draft::now(random.between(100, 500), Fault::CutPower { target: Target::All }),
+            Self::Corruption => Draft::now(random.between(100, 1_000), Fault::Damage { target: one(random) }),
             Self::SyncFails => broken_disk(one(random), Mode::SyncFails, random.between(1_000, 2_500)),
             Self::SyncLies => broken_disk(Target::All, Mode::SyncLies, random.between(1_000, 3_000)),
             Self::DiskFull => broken_disk(some(random), Mode::Full, random.between(1_000, 4_000)),

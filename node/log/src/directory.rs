@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quorate_metadata::ids::{DirectoryId, TopicPartition};
+use quorate_metadata::mutant::Mutant;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, ErrorKind, IteratorMode, LogLevel,
     Options, WriteBatch, WriteOptions,
@@ -120,7 +121,7 @@ impl LogDirectory {
             return Ok(());
         }
         let mut options = WriteOptions::default();
-        options.set_sync(self.inner.flush == Flush::Always);
+        options.set_sync(self.inner.flush == Flush::Always && !Mutant::UnsyncedLog.is_on());
         self.db().write_opt(writes.rows, &options).map_err(|error| self.failed(&error))
     }
 

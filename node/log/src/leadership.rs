@@ -17,6 +17,7 @@
 use std::collections::BTreeMap;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch};
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::record::{LeaderRecoveryState, Partition};
 
 use crate::LogOffset;
@@ -303,7 +304,9 @@ impl Leadership {
             }
             // A member that has not fetched yet may have anything.
             let Some(end) = follower.end else { return };
-            lowest = lowest.min(end);
+            if !Mutant::EarlyHighWatermark.is_on() {
+                lowest = lowest.min(end);
+            }
         }
         self.high_watermark = self.high_watermark.max(lowest);
     }

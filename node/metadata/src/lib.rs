@@ -8,6 +8,7 @@ pub mod ids;
 pub mod image;
 pub mod limits;
 pub mod liveness;
+pub mod mutant;
 pub mod placement;
 pub mod plan;
 pub mod record;

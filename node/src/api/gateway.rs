@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_metadata::ids::{ControllerEpoch, ControllerId};
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::error::{self, CONTROLLER_ENDPOINT, Context};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -167,9 +168,10 @@ impl Gateway {
 
     /// The image for a read, as fresh as it asked for.
     pub async fn read(&self, stale: bool, timeout: Duration) -> Result<MetadataImage, Status> {
-        let by_lease = self.controller.claimed().is_some()
-            && self.read_lease.is_some_and(|lease| self.raft.quorum_acked_within(lease));
-        if !stale && !by_lease {
+        let lease = if Mutant::LongLease.is_on() { Some(Duration::from_secs(10)) } else { self.read_lease };
+        let by_lease =
+            self.controller.claimed().is_some() && lease.is_some_and(|lease| self.raft.quorum_acked_within(lease));
+        if !stale && !by_lease && !Mutant::LocalReads.is_on() {
             self.raft.read_barrier(timeout).await.map_err(|error| {
                 self.status(&ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))
             })?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quorate_metadata::ids::{BrokerId, Offset};
 use quorate_metadata::image::{Delta, MetadataImage};
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::{ApiError, ErrorName, Record};
 use quorate_proto::broker::{
     Bookmark, CommittedRecord, CommittedRecords, SnapshotPart, WatchEvent, WatchRequest, watch_event,
@@ -103,6 +104,9 @@ impl Watcher {
     async fn follow(self, mut cursor: Offset) {
         let mut end = self.gateway.view.feed.end();
         let mut told = cursor;
+        if self.begin_wrongly(&mut cursor).await.is_err() {
+            return;
+        }
         loop {
             end.mark_unchanged();
             match self.send_available(&mut cursor, &mut told).await {
@@ -125,6 +129,25 @@ impl Watcher {
                 },
             }
         }
+    }
+
+    /// As the mutants do.
+    async fn begin_wrongly(&self, cursor: &mut Offset) -> Result<(), Ended> {
+        let entries = self.gateway.view.feed.read(*cursor, 2).unwrap_or_default();
+        let [first, second] = &entries[..] else { return Ok(()) };
+        let (told, next) = match () {
+            () if Mutant::DroppedDelta.is_on() => (vec![], first),
+            () if Mutant::RepeatedDelta.is_on() => (vec![first, first], first),
+            () if Mutant::SwappedDeltas.is_on() => (vec![second, first], second),
+            () => return Ok(()),
+        };
+        for entry in told {
+            if let Some(records) = self.filter.committed(entry, *cursor) {
+                self.send(watch_event::Event::Records(records)).await?;
+            }
+        }
+        *cursor = next.delta.next_offset;
+        Ok(())
     }
 
     /// Sends what the feed has from the cursor on; whether there was anything.

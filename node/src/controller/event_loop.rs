@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, RequestOutcome};
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::plan::checkpoint;
 use quorate_metadata::record::ControllerRegistration;
 use quorate_metadata::rng::Rng;
@@ -285,11 +286,14 @@ impl EventLoop {
     }
 
     /// The time is that of the replay on the draft: it is part of what was replayed.
-    fn send(&mut self, base: Offset, timestamp_ms: i64, records: Vec<Record>, parked: Vec<Parked>) {
+    fn send(&mut self, base: Offset, timestamp_ms: i64, records: Vec<Record>, mut parked: Vec<Parked>) {
         let claim = self.claim.as_mut().expect("only a claimed controller sends");
         let next_offset = base.advance(records.len());
         let batch = Batch { controller_epoch: claim.epoch, timestamp_ms, records };
         let replayed = self.raft.propose(claim.epoch, batch::encode(base, &batch));
+        if Mutant::AckBeforeCommit.is_on() {
+            parked.drain(..).for_each(Parked::release);
+        }
         claim.in_flight.push(next_offset, replayed, parked);
         self.metrics.batches_proposed.inc();
     }

@@ -14,6 +14,7 @@ use super::requests::RequestOutcome;
 use super::{MetadataImage, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
+use crate::mutant::Mutant;
 use crate::record::{
     Batch, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition, PartitionChange,
     PartitionRegistration, Record,
@@ -328,7 +329,9 @@ fn change_state(state: &mut Partition, change: &PartitionChange) {
     replace(&mut state.recovery, recovery);
     if let Some(leader) = *leader {
         state.leader = leader;
-        state.leader_epoch = state.leader_epoch.next();
+        if !Mutant::SameLeaderEpoch.is_on() {
+            state.leader_epoch = state.leader_epoch.next();
+        }
     }
     state.partition_epoch = state.partition_epoch.next();
 }

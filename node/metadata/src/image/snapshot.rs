@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{ControllerEpoch, Offset, PartitionId, TopicPartition};
+use crate::mutant::Mutant;
 use crate::record::{Partition, PartitionRegistration, Record};
 
 /// What of an image is not in its records.
@@ -47,9 +48,10 @@ impl MetadataImage {
             .chain(controllers.map(|(_, controller)| Record::RegisterController(Arc::unwrap_or_clone(controller))))
             .chain(brokers.map(|(_, broker)| Record::RegisterBroker(Arc::unwrap_or_clone(broker))))
             .chain(topics.flat_map(|(_, topic)| records_of(topic)))
+            .filter(|record| !is_lost(record))
             .chain(configs)
             .chain(image.reassignments.into_iter().map(|(_, operation)| operation.to_record()))
-            .chain(image.requests.into_records())
+            .chain(image.requests.into_records().filter(|_| !Mutant::ForgottenRequests.is_on()))
     }
 
     /// Refuses records that do not add up to what the header says.
@@ -102,6 +104,11 @@ impl MetadataImage {
             | Record::ChangeReassignment { .. } => Err(ReplayError::NotInSnapshot(record.kind())),
         }
     }
+}
+
+fn is_lost(record: &Record) -> bool {
+    Mutant::LostPartition.is_on()
+        && matches!(record, Record::CreatePartition(partition) if partition.id.partition.get() == 2)
 }
 
 fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {

@@ -28,6 +28,7 @@
 use crate::config;
 use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
 use crate::image::{MetadataImage, Topic};
+use crate::mutant::Mutant;
 use crate::plan::directories;
 use crate::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, Record};
 
@@ -312,6 +313,15 @@ impl<'a> PartitionChangeBuilder<'a> {
     }
 
     fn elect(&self) -> Elected {
+        if Mutant::NoElection.is_on() && self.before.leader.is_none() {
+            return Elected::Nobody;
+        }
+        let is_stranger = |replica: &BrokerId| self.is_acceptable(*replica) && !self.is_valid(*replica);
+        if Mutant::AnyLeader.is_on()
+            && let Some(leader) = self.replicas.iter().copied().find(is_stranger)
+        {
+            return Elected::Cleanly(leader);
+        }
         let preferred = self.replicas.first().copied().filter(|_| self.election == Election::Preferred);
         let clean = [preferred, self.before.leader].into_iter().flatten().chain(self.replicas.iter().copied());
         if let Some(leader) = clean.into_iter().find(|&replica| self.is_valid(replica)) {

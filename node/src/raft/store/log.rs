@@ -9,6 +9,8 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use quorate_metadata::mutant::Mutant;
+
 use super::super::types::{Entry, LogId, Types, Vote};
 use super::flush::{self, Done, Op, Progress};
 use super::tail::Tail;
@@ -160,8 +162,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         fail::fail_point!("raft.vote", |_| Err(io::Error::other("failpoint raft.vote")));
-        let sequence = self.state().next();
-        self.write(sequence, Write::Vote(*vote)).await?;
+        if !Mutant::UnsavedVote.is_on() {
+            let sequence = self.state().next();
+            self.write(sequence, Write::Vote(*vote)).await?;
+        }
         self.state().vote = Some(*vote);
         Ok(())
     }

@@ -13,6 +13,7 @@ use rocksdb::{
 };
 
 use quorate_log::durable;
+use quorate_metadata::mutant::Mutant;
 
 use super::super::RaftError;
 use super::super::error::Corruption;
@@ -56,7 +57,7 @@ impl Store for RocksStore {
     fn open(&self) -> Result<Opened, RaftError> {
         let path = self.data.join("raft");
         durable::create_directory(&path).map_err(RaftError::io(format!("create {path:?}")))?;
-        let checked = wal::check(&path)?;
+        let checked = if Mutant::UncheckedBytes.is_on() { None } else { wal::check(&path)? };
         let db = DB::open_cf_descriptors(&database_options(), &path, families())
             .map_err(|error| refuse(&path, checked, error))?;
         let snapshots = Snapshots::directory(self.data.join("snapshots"))
@@ -92,7 +93,10 @@ fn database_options() -> Options {
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     // A record cut by a crash was acknowledged to nobody. Any other damage is refused.
-    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_wal_recovery_mode(match Mutant::UncheckedBytes.is_on() {
+        true => DBRecoveryMode::SkipAnyCorruptedRecord,
+        false => DBRecoveryMode::TolerateCorruptedTailRecords,
+    });
     options.set_max_total_wal_size(WAL_BYTES_MAX);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
@@ -134,7 +138,7 @@ impl RocksDisk {
         let mut batch = WriteBatch::default();
         writes.for_each(|write| self.add(&mut batch, write));
         let mut options = WriteOptions::default();
-        options.set_sync(true);
+        options.set_sync(!Mutant::UnsyncedLog.is_on());
         self.db.write_opt(batch, &options).map_err(|error| to_io(&self.path, error))
     }
 
