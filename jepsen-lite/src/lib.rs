@@ -15,6 +15,7 @@ pub mod op;
 pub mod ports;
 pub mod random;
 pub mod recorder;
+pub mod report;
 pub mod run;
 pub mod schedule;
 pub mod soak;

@@ -43,13 +43,13 @@ const SNAPSHOTS: &[&str] = &["snapshot_log_bytes=65536", "log_entries_kept=10"];
 
 pub const TRIALS: [Trial; 20] = [
     trial("M1", "answered when proposed, not when committed", "partition,kill", "meta-register,topic-set").lasting(20),
-    trial("M2", "commits are not synced", "power-cut-all", "topic-set,log").with(FLUSH).lasting(6),
+    trial("M2", "commits are not synced", "power-cut-all", "topic-set,log").with(FLUSH).lasting(3),
     trial("M3", "a vote is given, and not written down", "restart-storm,kill,partition", "meta-register,leader-epoch")
         .lasting(40),
     trial("M4", "what a node has is served as the latest", "partition,pause", "meta-register"),
     trial("M5", "the lease of reads outlasts an election", "partition,pause", "meta-register").lasting(30),
-    trial("M6", "the broker epoch is not checked", "kill,broker-zombie", "zombie-fence,isr-safety"),
-    trial("M7", "the partition epoch is not checked", "kill", "isr-safety"),
+    trial("M6", "the broker epoch is not checked", "kill,broker-zombie", "zombie-fence,isr-safety,topic-set,log"),
+    trial("M7", "the partition epoch is not checked", "kill", "isr-safety,topic-set,log"),
     trial("M8", "a leader is elected from outside the ISR", "kill,partition", "watch-delta,log"),
     trial("M9", "the high watermark does not wait for the ISR", "kill,power-cut", "log"),
     trial("M10", "a new leader has the epoch of the last one", "kill,partition", "leader-epoch,one-leader,watch-delta"),

@@ -20,6 +20,7 @@ use crate::health;
 use crate::history::{self, Operation};
 use crate::nemesis::State;
 use crate::recorder::Recorder;
+use crate::report;
 use crate::schedule::Schedule;
 use crate::workload::{self, Context, WorkloadName};
 
@@ -70,6 +71,7 @@ pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
     history::write(&folder.join("history.jsonl"), &history)?;
     let results = judge(plan.workloads.as_slice(), &history, outcome?, liveness, again);
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
+    report::write(&folder.join("timeline.html"), &results, &history)?;
     Ok(Done { results, history })
 }
 
