@@ -21,6 +21,7 @@ use jepsen_lite::schedule::Schedule;
 use jepsen_lite::soak::{self, Sum};
 use jepsen_lite::synthetic;
 use jepsen_lite::workload::WorkloadName;
+use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Debug, Parser)]
 #[command(name = "jepsen-lite", version, about = "Breaks a Quorate cluster on purpose, and checks every answer")]
@@ -193,7 +194,22 @@ fn run_once(cluster: &ClusterArgs, folder: &Path, schedule: Schedule, again: Str
     let layout = Layout { binaries: run::binaries()?, folder, nodes: cluster.nodes, settings };
     let plan = Plan { layout, workloads: cluster.workload.clone(), schedule };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run::run(&plan, again))
+    // Dropped, a run ends the processes that it has started.
+    runtime.block_on(async {
+        tokio::select! {
+            done = run::run(&plan, again) => done,
+            stopped = told_to_stop() => Err(stopped.err().unwrap_or_else(|| anyhow::anyhow!("stopped by a signal"))),
+        }
+    })
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
 }
 
 /// A run that the harness could not carry out counts as unknown, and the next one follows.
