@@ -20,11 +20,15 @@ const TOPIC: &str = "isr";
 const PARTITIONS: i32 = 3;
 /// As many as must be in sync for acks=all.
 const REPLICAS: u32 = 3;
-const PACE: Duration = Duration::from_millis(100);
+const CLIENTS: u32 = 3;
+const PACE: Duration = Duration::from_millis(120);
 
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     create(context, TOPIC, PARTITIONS, REPLICAS).await?;
-    tasks.spawn(ask_on(context.clone(), context.client(), context.asker(WorkloadName::IsrSafety, 0, PACE)));
+    for number in 0..CLIENTS {
+        let asker = context.asker(WorkloadName::IsrSafety, number, PACE);
+        tasks.spawn(ask_on(context.clone(), context.client(), asker));
+    }
     Ok(())
 }
 

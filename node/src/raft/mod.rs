@@ -24,6 +24,7 @@ mod inspect;
 mod leadership;
 mod network;
 mod node;
+mod runtime;
 mod state_machine;
 mod status;
 mod store;
@@ -37,6 +38,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
+
+use crate::machine::Workers;
 
 pub use dial::DialMap;
 pub use error::{ProposeError, RaftError, ReadError};
@@ -113,4 +116,6 @@ pub struct RaftConfig {
     pub snapshot_log_bytes: u64,
     /// Entries kept behind a snapshot, for followers that lag a little.
     pub log_entries_kept: u64,
+    /// Where consensus runs.
+    pub workers: Workers,
 }
