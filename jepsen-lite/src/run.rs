@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use quorate_client::network::Network;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -101,7 +102,8 @@ async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report)
     }
     let stop = watch::Sender::new(false);
     let nodes = db.ids().into_iter().map(|id| (id, db.api(id).to_owned())).collect();
-    let context = Context { recorder: recorder.clone(), nodes, seed: plan.schedule.seed, stop: stop.subscribe() };
+    let (seed, stopped, network) = (plan.schedule.seed, stop.subscribe(), Network::default());
+    let context = Context { recorder: recorder.clone(), nodes, seed, stop: stopped, network };
     let mut tasks = JoinSet::new();
     for workload in &plan.workloads {
         workload::start(*workload, &context, &mut tasks).await?;

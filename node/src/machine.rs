@@ -3,14 +3,15 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 
 use quorate_client::network::Network;
 use quorate_log::MemoryLogs;
 use tracing::error;
 
-use crate::raft::MemoryStore;
+use crate::raft::{MemoryStore, RaftNode};
+use crate::replica::MetadataView;
 
 /// Cheap to clone. Real, by default.
 #[derive(Clone, Default)]
@@ -18,6 +19,16 @@ pub struct Machine {
     pub network: Network,
     pub disks: Disks,
     pub workers: Workers,
+    /// Filled by a node with a controller as soon as it is part of a cluster. Nobody looks, by default.
+    pub window: Window,
+}
+
+/// For those who watch a node from inside, and change nothing.
+pub type Window = Arc<OnceLock<Inside>>;
+
+pub struct Inside {
+    pub raft: RaftNode,
+    pub view: MetadataView,
 }
 
 #[derive(Clone, Default)]

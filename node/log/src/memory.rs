@@ -40,13 +40,15 @@ impl MemoryLogs {
         self.id
     }
 
-    /// Power off: commits that were not synced are gone but for the first `kept`. Nobody may have it open.
+    /// Power off: commits that were not synced are gone but for the first `kept`. A disk that was broken is mended. Nobody
+    /// may have it open.
     pub fn crash(&self, kept: usize) {
         let mut medium = self.medium();
         let survived = kept.min(medium.pending.len());
         medium.make_durable(survived);
         medium.pending.clear();
         medium.image = medium.durable.clone();
+        medium.broken = false;
     }
 
     /// From now on nothing can be written.

@@ -13,7 +13,7 @@ use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
 use crate::controller::EventLoop;
 use crate::http::HttpState;
-use crate::machine::Machine;
+use crate::machine::{Inside, Machine};
 use crate::metrics::Metrics;
 use crate::raft::RaftNode;
 use crate::replica::{MetadataReplica, MetadataView};
@@ -52,6 +52,8 @@ impl Member {
         let replica = Box::new(MetadataReplica::new(view.clone()));
         let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
 
+        // Each start has a window of its own, so that nobody has filled it before.
+        let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone() });
         let controller_config = assembly::controller(&config, &dial);
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
         let node = config.controller_id();

@@ -48,7 +48,7 @@ pub use inspect::{DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, dump_log, 
 pub use leadership::{LeaderInfo, Leadership};
 pub use node::RaftNode;
 pub use status::{QuorumStatus, VoterState, VoterStatus};
-pub use store::{MemoryStore, RocksStore, Store};
+pub use store::{Logged, LoggedEntry, MemoryStore, RocksStore, Store};
 
 /// openraft with our types.
 type Raft = openraft::Raft<types::Types, state_machine::StateMachine>;
