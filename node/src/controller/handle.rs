@@ -57,9 +57,12 @@ impl ControllerHandle {
         *self.claim.borrow()
     }
 
-    /// Changes whenever this node claims or resigns.
+    /// Changes whenever this node claims or resigns from now on.
     pub fn claims(&self) -> watch::Receiver<Option<ControllerEpoch>> {
-        self.claim.clone()
+        let mut claims = self.claim.clone();
+        // A clone has seen no more than what it is a clone of, which nobody waits on: it would wake at once.
+        claims.mark_unchanged();
+        claims
     }
 
     /// Runs a mutation and waits until it is committed. `answer` makes the reply from the plan's response.

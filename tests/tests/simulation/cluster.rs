@@ -190,12 +190,12 @@ fn host(id: i32) -> String {
 }
 
 fn configuration(id: i32, size: i32) -> Vec<(String, String)> {
-    let voter = |id: i32| format!("\"{id}@{0}:{RAFT_PORT}/{0}:{API_PORT}\"", host(id));
+    let voter = |id: i32| format!("{id}@{0}:{RAFT_PORT}/{0}:{API_PORT}", host(id));
     let voters: Vec<String> = (1..=size).map(voter).collect();
     let settings = [
         ("node_id", id.to_string()),
         ("data_dir", format!("/simulated/{}", host(id))),
-        ("voters", format!("[{}]", voters.join(", "))),
+        ("voters", voters.join(",")),
         ("raft_listen", format!("0.0.0.0:{RAFT_PORT}")),
         ("api_listen", format!("0.0.0.0:{API_PORT}")),
         ("api_advertised", format!("{}:{API_PORT}", host(id))),

@@ -14,9 +14,10 @@ use jepsen_lite::recorder::Recorder;
 use jepsen_lite::schedule::Schedule;
 use jepsen_lite::workload::{self, Context, WorkloadName};
 use quorate_client::network::Network;
-use quorate_client::world;
+use quorate_client::{Freshness, world};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use turmoil::{Builder, Sim};
 
 use crate::cluster::Cluster;
@@ -30,6 +31,8 @@ const PATIENCE_MS: u64 = 60_000;
 
 /// Beyond that a seed hangs.
 const LONGEST: Duration = Duration::from_secs(600);
+
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// When the simulated world begins.
 const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -238,6 +241,7 @@ async fn clients(
     *shared.recorder.lock().expect("no holder panics") = Some(recorder.clone());
     let network = Network::over(SimulatedNetwork);
     let context = Context { recorder, nodes, seed, stop: shared.stop.subscribe(), network };
+    all_are_in(&context).await;
     let mut tasks = JoinSet::new();
     for workload in &workloads {
         workload::start(*workload, &context, &mut tasks).await.map_err(|error| format!("{workload:?}: {error:#}"))?;
@@ -250,6 +254,21 @@ async fn clients(
         workload::finish(*workload, &context).await.map_err(|error| format!("{workload:?}: {error:#}"))?;
     }
     Ok(())
+}
+
+/// Waits until replicas can be given to every broker.
+async fn all_are_in(context: &Context) {
+    let client = context.patient_client();
+    loop {
+        let unfenced = match client.list_brokers(Freshness::Linearizable).await {
+            Ok(reply) => reply.brokers.iter().filter(|broker| broker.state == "unfenced").count(),
+            Err(_) => 0,
+        };
+        if unfenced == context.nodes.len() {
+            return;
+        }
+        sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn judge(seed: u64, shape: &Shape, turned: Turned, turned_out: Result<(), String>, shared: &Shared) -> Outcome {
