@@ -25,7 +25,6 @@ pub fn simulate(seed: u64, wall_ms: fn() -> i64) {
 }
 
 /// Milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "this is where all others get it from")]
 pub fn wall_ms() -> i64 {
     if let Some(given) = SIMULATED.with_borrow(|simulated| simulated.as_ref().map(|simulated| simulated.wall_ms)) {
         return given();

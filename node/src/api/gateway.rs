@@ -161,7 +161,8 @@ impl Gateway {
         let wake = (Instant::now() + RETRY_PAUSE).min(deadline);
         tokio::select! {
             _ = sleep_until(wake) => {}
-            _ = claims.changed() => {}
+            // Where the event loop is gone with its node, nobody claims any more.
+            Ok(()) = claims.changed() => {}
         }
         Instant::now() < deadline
     }
