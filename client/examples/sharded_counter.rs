@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use quorate_client::network::Network;
 use quorate_client::agent::{
-use quorate_client::network::Network;
     AgentConfig, Assignment, BrokerAgent, DeleteReason, OfflineReason, PartitionHost, STRAY_GRACE, Standing,
 };
+use quorate_client::network::Network;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{Endpoint, SecurityProtocol};

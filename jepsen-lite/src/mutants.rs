@@ -52,9 +52,15 @@ pub const TRIALS: [Trial; 20] = [
     trial("M7", "the partition epoch is not checked", "kill", "isr-safety,topic-set,log"),
     trial("M8", "a leader is elected from outside the ISR", "kill,partition", "watch-delta,log"),
     trial("M9", "the high watermark does not wait for the ISR", "kill,power-cut", "log"),
-    trial("M10", "a new leader has the epoch of the last one", "kill,partition", "leader-epoch,one-leader,watch-delta,topic-set"),
+    trial(
+        "M10",
+        "a new leader has the epoch of the last one",
+        "kill,partition",
+        "leader-epoch,one-leader,watch-delta,topic-set",
+    ),
     trial("M11", "a follower truncates to its high watermark", "kill,partition,broker-zombie", "log").lasting(30),
-    trial("M12", "a snapshot lacks the answered requests", "kill,restart-storm", "once-admin,topic-set").with(SNAPSHOTS),
+    trial("M12", "a snapshot lacks the answered requests", "kill,restart-storm", "once-admin,topic-set")
+        .with(SNAPSHOTS),
     trial("M13", "a resumed feed leaves a batch out", "kill,reset", "watch-delta,leader-epoch,topic-set"),
     trial("M14", "a resumed feed tells a batch twice", "kill,reset", "watch-delta,leader-epoch,topic-set"),
     trial("M15", "a resumed feed swaps two batches", "kill,reset", "watch-delta,leader-epoch,topic-set"),

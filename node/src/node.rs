@@ -49,11 +49,7 @@ pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(
 }
 
 /// The same on a machine that is not this one.
-pub async fn run_on(
-    machine: Machine,
-    config: NodeConfig,
-    stop: impl Future<Output = ()>,
-) -> Result<(), NodeError> {
+pub async fn run_on(machine: Machine, config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     if config.has(Role::Controller) {
         member::run(machine, config, stop).await
     } else {

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use quorate_client::{AdminClient, ClientError, Freshness, Mode, Options, check_item};
 use quorate_client::network::Network;
+use quorate_client::{AdminClient, ClientError, Freshness, Mode, Options, check_item};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
 use serde::{Deserialize, Serialize};

@@ -4,8 +4,8 @@
 
 use proptest::prelude::*;
 use quorate_log::{
-    AppendRefused, Flush, LogDirectory, MemoryLogs, LogOffset, NewBatch, PartitionLog, Producer, Producers, Retention, StoredBatch,
-    Writes,
+    AppendRefused, Flush, LogDirectory, LogOffset, MemoryLogs, NewBatch, PartitionLog, Producer, Producers, Retention,
+    StoredBatch, Writes,
 };
 use quorate_metadata::ids::{DirectoryId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 

@@ -64,11 +64,7 @@ pub enum Control {
 }
 
 /// Serves until `stop` resolves, then lets the calls under way end.
-pub async fn serve(
-    api: Api,
-    port: Port,
-    stop: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
+pub async fn serve(api: Api, port: Port, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
     let router = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)

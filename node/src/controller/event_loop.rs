@@ -439,4 +439,3 @@ fn refuse_poison(name: &str, broken: &str, sender: tokio::sync::oneshot::Sender<
     // The caller may have given up meanwhile.
     let _ = sender.send(Err(ApiError::new(ErrorName::UnknownServerError, message)));
 }
-

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
-use tokio::sync::{Notify, watch};
-use tonic::Request;
 use quorate_client::world;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 use quorate_proto::raft as proto;
+use tokio::sync::{Notify, watch};
+use tonic::Request;
 
 use super::identity::LocalVoter;
 use super::network::{Link, Peers};

@@ -128,4 +128,3 @@ struct Lost {
     /// Where the candidates are dialed that go before this one.
     before: Vec<String>,
 }
-

@@ -6,10 +6,10 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
-use serde::{Deserialize, Serialize};
 use quorate_client::world;
 use quorate_log::durable;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
+use serde::{Deserialize, Serialize};
 
 use super::RaftError;
 use super::store::Store;

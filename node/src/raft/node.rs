@@ -23,8 +23,8 @@ use super::status::{self, QuorumStatus};
 use super::store::Store;
 use super::thread::{self, Setup, Started};
 use super::types::{Applied, LogId, NodeId, Reply, Types, node_id};
-use crate::machine::Workers;
 use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Replica};
+use crate::machine::Workers;
 
 /// Between two tries to have a read confirmed while the leader changes.
 const READ_RETRY_INTERVAL: Duration = Duration::from_millis(10);

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use openraft::AsyncRuntime;
 use openraft::OptionalSend;
 use openraft::impls::TokioRuntime;
-use openraft::AsyncRuntime;
 use quorate_client::world;
 use rand::rngs::SmallRng;
 

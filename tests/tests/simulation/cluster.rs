@@ -148,7 +148,11 @@ impl Cluster {
 fn is_cut(condition: Condition) -> bool {
     matches!(
         condition,
-        Condition::Silent | Condition::Refusing | Condition::Resetting | Condition::Stalling { .. } | Condition::HalfClosed
+        Condition::Silent
+            | Condition::Refusing
+            | Condition::Resetting
+            | Condition::Stalling { .. }
+            | Condition::HalfClosed
     )
 }
 

@@ -208,9 +208,9 @@ pub fn is_whole(seen: &Seen, cluster: &Cluster) -> bool {
     seen.controller().is_some()
         && seen.nodes.iter().all(runs)
         && cluster.ids().iter().all(is_in)
-        && image.partitions().all(|(_, partition)| {
-            partition.leader.is_some() && partition.isr.len() == partition.replicas.len()
-        })
+        && image
+            .partitions()
+            .all(|(_, partition)| partition.leader.is_some() && partition.isr.len() == partition.replicas.len())
 }
 
 fn situation(seen: &Seen, cluster: &Cluster) -> Situation {

@@ -221,7 +221,8 @@ fn missing(seen: &Seen) -> String {
         let offset = node.inside.as_ref().map(|inside| inside.image.next_offset.get());
         format!("node {}: {offset:?}", node.id)
     });
-    let away = image.brokers.values().filter(|broker| !image.is_active(broker.broker)).map(|broker| broker.broker.get());
+    let away =
+        image.brokers.values().filter(|broker| !image.is_active(broker.broker)).map(|broker| broker.broker.get());
     format!(
         "controller {:?}; offsets {}; {} partitions are not in sync; brokers away {:?}",
         seen.controller(),
