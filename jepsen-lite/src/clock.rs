@@ -16,17 +16,18 @@ const TRIAL: Duration = Duration::from_secs(100_000);
 const TRIAL_TOLERANCE: Duration = Duration::from_secs(100);
 
 /// The library, after it was tried. The error is a reason to leave out what needs it.
-pub fn find_library(folder: &Path) -> Result<PathBuf, String> {
+pub fn find_library() -> Result<PathBuf, String> {
     let roots = [PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64"), PathBuf::from("/usr/local/lib")];
     let below = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let candidates = roots.into_iter().chain(below).flat_map(|root| PLACES.map(|place| root.join(place)));
     let library = candidates.into_iter().find(|path| path.exists());
     let library = library.ok_or("libfaketime is missing: Debian calls its package faketime")?;
-    try_out(&library, folder).map(|()| library)
+    try_out(&library).map(|()| library)
 }
 
-fn try_out(library: &Path, folder: &Path) -> Result<(), String> {
-    let clock = Clock::prepare(library, folder).map_err(|error| format!("cannot set a clock: {error}"))?;
+fn try_out(library: &Path) -> Result<(), String> {
+    let folder = tempfile::tempdir().map_err(|error| format!("cannot make a folder: {error}"))?;
+    let clock = Clock::prepare(library, folder.path()).map_err(|error| format!("cannot set a clock: {error}"))?;
     clock.set(i64::try_from(TRIAL.as_millis()).expect("a day or so")).map_err(|error| error.to_string())?;
     let mut date = Command::new("date");
     date.arg("+%s").env("LD_PRELOAD", library).envs(clock.environment());
@@ -86,7 +87,7 @@ mod tests {
     #[test]
     fn a_clock_is_set_forth_and_back_while_the_process_runs() {
         let folder = tempfile::tempdir().unwrap();
-        let library = match find_library(folder.path()) {
+        let library = match find_library() {
             Ok(library) => library,
             Err(why) => return eprintln!("skipped: {why}"),
         };

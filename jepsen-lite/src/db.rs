@@ -100,7 +100,7 @@ impl Db {
         fs::create_dir_all(&layout.folder)?;
         let shim = disk::compile_shim(&layout.folder);
         let library = match layout.sets_clocks {
-            true => clock::find_library(&layout.folder),
+            true => clock::find_library(),
             false => Err("no clock was to be set when the nodes were started".to_owned()),
         };
         let mut nodes = BTreeMap::new();

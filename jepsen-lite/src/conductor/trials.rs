@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Conductor;
 use crate::disk::Mode;
-use crate::disk::damage::{Damage, Harm, Part, tear};
+use crate::disk::damage::{Harm, Kept, Part, inflict, tear};
 use crate::nemesis::Fault;
 use crate::random::Random;
 
@@ -48,22 +48,23 @@ impl Conductor<'_> {
     }
 
     /// A node that reads the damaged file must notice, and end. One that does not read it yet may run: if it tells anyone
-    /// what it should not, the checkers find that.
+    /// what it should not, the checkers find that. No other node hears it meanwhile, since all that it did is undone.
     async fn try_damaged(&mut self, node: i32, part: Part, harm: Harm, seed: u64) -> anyhow::Result<Option<String>> {
         let Some(file) = self.find(node, part).await? else {
             self.skipped.push(format!("damage to node {node}: it has no {part:?} that is long enough yet"));
             return Ok(None);
         };
-        let damage = Damage::inflict(part, harm, file, seed)?;
-        let name = damage.file.file_name().context("a file has a name")?.to_string_lossy().into_owned();
-        let what = format!("{node} {name} {harm:?} at {}", damage.place());
+        let kept = Kept::swap(&self.db.data(node))?;
+        let place = inflict(part, harm, &file, seed)?;
+        let name = file.file_name().context("a file has a name")?.to_string_lossy();
+        let what = format!("{node} {name} {harm:?} at {place}");
         self.db.start(node, self.recorder.last_offset())?;
         let refused = self.ends_within(node, START_SURELY).await?;
         if !refused && part.is_read_at_start() {
             self.report.object("refuses-damage", format!("node {node} runs with {what}"), &[]);
         }
         self.db.kill(node)?;
-        damage.mend()?;
+        kept.put_back()?;
         Ok(Some(format!("{what}: {}", if refused { "refused" } else { "not noticed yet" })))
     }
 

@@ -56,7 +56,7 @@ impl Part {
         if self == Self::WriteLog { 8 * 1024 } else { 32 }
     }
 
-    /// Whether it is read from beginning to end when a node starts. Tables are not, and of two snapshots one.
+    /// Whether it is read from beginning to end when a node starts. Of tables and snapshots it may read a part.
     pub fn is_read_at_start(self) -> bool {
         matches!(self, Self::WriteLog | Self::Manifest)
     }
@@ -79,46 +79,58 @@ impl Part {
     }
 }
 
-/// A file that is not as it was, and how it was.
-#[derive(Debug)]
-pub struct Damage {
-    pub file: PathBuf,
-    at: u64,
-    was: Vec<u8>,
-    /// Of the damaged file.
-    length: u64,
+/// Harms a file that nobody has open, and says where. A log of writes is hit well before its end.
+pub fn inflict(part: Part, harm: Harm, file: &Path, seed: u64) -> io::Result<u64> {
+    let whole = fs::metadata(file)?.len();
+    let at = if part == Part::WriteLog { whole / 2 } else { Random::new(seed).below(whole) };
+    let handle = File::options().read(true).write(true).open(file)?;
+    match harm {
+        Harm::Flip => {
+            let mut byte = [0];
+            handle.read_exact_at(&mut byte, at)?;
+            handle.write_all_at(&[byte[0] ^ 0x40], at)?;
+        }
+        Harm::Truncate => handle.set_len(at)?,
+    }
+    Ok(at)
 }
 
-impl Damage {
-    /// Nobody may have the file open. A log of writes is hit well before its end.
-    pub fn inflict(part: Part, harm: Harm, file: PathBuf, seed: u64) -> io::Result<Self> {
-        let whole = fs::metadata(&file)?.len();
-        let at = if part == Part::WriteLog { whole / 2 } else { Random::new(seed).below(whole) };
-        let handle = File::options().read(true).write(true).open(&file)?;
-        let missing = if harm == Harm::Flip { 1 } else { whole - at };
-        let mut was = vec![0; usize::try_from(missing).map_err(io::Error::other)?];
-        handle.read_exact_at(&mut was, at)?;
-        match harm {
-            Harm::Flip => handle.write_all_at(&[was[0] ^ 0x40], at)?,
-            Harm::Truncate => handle.set_len(at)?,
-        }
-        Ok(Self { file, at, was, length: handle.metadata()?.len() })
-    }
+/// What damage can hit lies elsewhere, and a copy of it in its place: whatever a node does to that is undone.
+#[derive(Debug)]
+pub struct Kept {
+    data: PathBuf,
+    aside: PathBuf,
+}
 
-    /// As it was: in place, since a power cut knows files by more than their names. A file that its node has replaced or
-    /// written to since is left alone.
-    pub fn mend(self) -> io::Result<()> {
-        match fs::metadata(&self.file) {
-            Ok(now) if now.len() == self.length => {
-                File::options().write(true).open(&self.file)?.write_all_at(&self.was, self.at)
+const FOLDERS: [&str; 2] = ["raft", "snapshots"];
+
+impl Kept {
+    /// The node must be down. The originals stay the same files, since a power cut knows them by more than their names.
+    pub fn swap(data: &Path) -> io::Result<Self> {
+        let kept = Self { data: data.to_owned(), aside: data.with_extension("kept") };
+        fs::create_dir(&kept.aside)?;
+        for (original, aside) in kept.folders() {
+            fs::rename(&original, &aside)?;
+            fs::create_dir(&original)?;
+            for entry in fs::read_dir(&aside)? {
+                let entry = entry?;
+                fs::copy(entry.path(), original.join(entry.file_name()))?;
             }
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
         }
+        Ok(kept)
     }
 
-    pub fn place(&self) -> u64 {
-        self.at
+    /// As it was.
+    pub fn put_back(self) -> io::Result<()> {
+        for (original, aside) in self.folders() {
+            fs::remove_dir_all(&original)?;
+            fs::rename(aside, original)?;
+        }
+        fs::remove_dir(&self.aside)
+    }
+
+    fn folders(&self) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+        FOLDERS.iter().map(|folder| (self.data.join(folder), self.aside.join(folder)))
     }
 }
 
@@ -149,6 +161,8 @@ pub fn tear(write_log: &Path, seed: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn folder_with(files: &[(&str, usize)]) -> tempfile::TempDir {
@@ -183,37 +197,30 @@ mod tests {
     }
 
     #[test]
-    fn what_was_damaged_is_as_it_was_when_mended() {
+    fn one_byte_is_another_or_the_end_is_missing_and_then_all_is_as_it_was() {
         for (part, harm) in [Part::WriteLog, Part::Table].into_iter().zip([Harm::Flip, Harm::Truncate]) {
-            let folder = folder_with(&[("raft/1.log", 10_000), ("raft/1.sst", 10_000)]);
-            let file = part.find(folder.path()).unwrap().unwrap();
-            let before = fs::read(&file).unwrap();
+            let folder =
+                folder_with(&[("data/raft/1.log", 10_000), ("data/raft/1.sst", 10_000), ("data/snapshots/x", 1)]);
+            let data = folder.path().join("data");
+            let file = part.find(&data).unwrap().unwrap();
+            let (before, inode) = (fs::read(&file).unwrap(), fs::metadata(&file).unwrap().ino());
             for seed in 0..20 {
-                let damage = Damage::inflict(part, harm, file.clone(), seed).unwrap();
+                let kept = Kept::swap(&data).unwrap();
+                inflict(part, harm, &file, seed).unwrap();
                 let now = fs::read(&file).unwrap();
                 let differing = now.iter().zip(&before).filter(|(now, before)| now != before).count();
                 match harm {
                     Harm::Flip => assert_eq!((differing, now.len()), (1, before.len())),
                     Harm::Truncate => assert!(differing == 0 && now.len() < before.len()),
                 }
-                damage.mend().unwrap();
-                assert_eq!(fs::read(&file).unwrap(), before);
+                // So does a database that opens.
+                fs::remove_file(&file).unwrap();
+                fs::write(data.join("raft/2.log"), b"new").unwrap();
+                kept.put_back().unwrap();
+                assert_eq!((fs::read(&file).unwrap(), fs::metadata(&file).unwrap().ino()), (before.clone(), inode));
+                assert!(!data.join("raft/2.log").exists());
             }
         }
-    }
-
-    #[test]
-    fn what_the_node_has_replaced_is_left_alone() {
-        let folder = folder_with(&[("raft/1.sst", 100)]);
-        let file = folder.path().join("raft/1.sst");
-        let damage = Damage::inflict(Part::Table, Harm::Truncate, file.clone(), 1).unwrap();
-        fs::write(&file, b"another one").unwrap();
-        damage.mend().unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"another one");
-        let damage = Damage::inflict(Part::Table, Harm::Flip, file.clone(), 1).unwrap();
-        fs::remove_file(&file).unwrap();
-        damage.mend().unwrap();
-        assert!(!file.exists());
     }
 
     #[test]

@@ -163,8 +163,10 @@ impl Injuries {
     pub fn link(&self, (from, to, _): Direction) -> Condition {
         let conditions = self.lasting.values().filter_map(|injury| match injury {
             Injury::Links(links) => links.get(&(from, to)).copied(),
-            // Nobody is there to refuse.
-            Injury::Dark(nodes) if nodes.contains(&from) || nodes.contains(&to) => Some(Condition::Silent),
+            // Nobody is there to refuse, or to be heard.
+            Injury::Dark(nodes) | Injury::Damaged(nodes) if nodes.contains(&from) || nodes.contains(&to) => {
+                Some(Condition::Silent)
+            }
             _ => None,
         });
         conditions

@@ -21,6 +21,9 @@ use crate::op::Op;
 const CLIENTS: u32 = 4;
 const PACE: Duration = Duration::from_millis(60);
 
+/// What the names begin with.
+pub const PREFIX: &str = "again-";
+
 pub fn start(context: &Context, tasks: &mut JoinSet<()>) {
     for number in 0..CLIENTS {
         let asker = context.asker(WorkloadName::Recreate, number, PACE);
@@ -40,7 +43,7 @@ impl Client {
     async fn run(mut self, number: u32) {
         self.told = u64::from(number) << 32;
         for turn in 0.. {
-            self.name = format!("again-{number}-{turn}");
+            self.name = format!("{PREFIX}{number}-{turn}");
             // A name is given up when it is open whether anybody has it.
             while self.life().await.is_some() {}
             if !self.asker.turn().await {
@@ -202,7 +205,7 @@ pub async fn finish(context: &Context) -> anyhow::Result<()> {
     let listed = everybody.list_topics(Freshness::Linearizable).await?.topics;
     let taken: BTreeMap<String, String> = listed.into_iter().map(|topic| (topic.name, topic.id)).collect();
     let process = context.asker(WorkloadName::Recreate, CLIENTS, PACE).process;
-    for name in taken.into_keys().filter(|name| name.starts_with("again-")) {
+    for name in taken.into_keys().filter(|name| name.starts_with(PREFIX)) {
         for (_, address) in &context.nodes {
             let client = client(std::slice::from_ref(address), Duration::from_secs(20));
             let who = Op::Who { name: name.clone(), stale: false, id: None, offset: None };
