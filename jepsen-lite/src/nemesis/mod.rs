@@ -86,7 +86,7 @@ pub enum State {
 
 impl Nemesis {
     /// What is done unless one says what: all that a cluster of any settings must survive.
-    pub const USUAL: [Self; 16] = [
+    pub const USUAL: [Self; 20] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -103,6 +103,10 @@ impl Nemesis {
         Self::PowerCut,
         Self::SyncFails,
         Self::Corruption,
+        Self::TornWrite,
+        Self::Clock,
+        Self::SwizzleClog,
+        Self::PauseClients,
     ];
 
     /// Whether it is alone: the cluster is whole before it begins, and again before anything else does. More of this at
