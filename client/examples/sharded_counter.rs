@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
+use quorate_client::network::Network;
 use quorate_client::agent::{
+use quorate_client::network::Network;
     AgentConfig, Assignment, BrokerAgent, DeleteReason, OfflineReason, PartitionHost, STRAY_GRACE, Standing,
 };
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
@@ -87,7 +89,8 @@ async fn main() {
     let (directories, registration_timeout) = (vec![directory], Duration::from_secs(60));
     #[rustfmt::skip]
     let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, endpoints, rack: None, features,
-        directories, previous_epoch: None, bootstrap, resolve, registration_timeout, stray_grace: STRAY_GRACE });
+        directories, previous_epoch: None, bootstrap, resolve, registration_timeout, stray_grace: STRAY_GRACE,
+        network: Network::default() });
     let counters = Arc::new(Counters::default());
     agent.drive(counters.clone());
     tokio::spawn(count(counters, agent.standing()));

@@ -13,12 +13,12 @@ use quorate_proto::broker;
 use quorate_proto::broker::broker_client::BrokerClient;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use crate::error::{ClientError, InvalidAddress};
 use crate::nodes::{Nodes, Options};
 use crate::retry::{Effect, Timed, run};
 use crate::watch::{Watch, WatchFilter};
+use crate::world;
 
 /// A description of a hundred thousand partitions fits; a peer gone mad does not take all memory.
 pub(crate) const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -59,7 +59,7 @@ impl AdminClient {
     }
 
     pub(crate) fn over(nodes: Nodes, options: Options) -> Self {
-        let identity = ClientId::new(Uuid::new_v4());
+        let identity = ClientId::new(world::uuid());
         Self { nodes: Arc::new(nodes), options, identity, last_request: Arc::default() }
     }
 

@@ -16,11 +16,13 @@ mod admin;
 pub mod agent;
 mod error;
 pub mod log;
+pub mod network;
 mod nodes;
 pub mod perf;
 mod replicas;
 mod retry;
 mod watch;
+pub mod world;
 
 pub use admin::{AdminClient, Freshness, Mode};
 pub use error::{ClientError, InvalidAddress, check_item};

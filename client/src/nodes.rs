@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
 use crate::error::InvalidAddress;
+use crate::network::Network;
 
 /// How a client behaves.
 #[derive(Debug, Clone)]
@@ -17,6 +18,7 @@ pub struct Options {
     /// To a host that does not answer; a refused connection is noticed at once.
     pub connect_timeout: Duration,
     pub tls: Option<ClientTlsConfig>,
+    pub network: Network,
 }
 
 impl Default for Options {
@@ -26,6 +28,7 @@ impl Default for Options {
             attempt_timeout: Duration::from_secs(3),
             connect_timeout: Duration::from_secs(1),
             tls: None,
+            network: Network::default(),
         }
     }
 }
@@ -91,5 +94,5 @@ fn open(address: &str, options: &Options) -> Result<Node, InvalidAddress> {
     if let Some(tls) = &options.tls {
         endpoint = endpoint.tls_config(tls.clone()).map_err(|error| InvalidAddress::Tls(error.to_string()))?;
     }
-    Ok(Node { address: address.to_owned(), channel: endpoint.connect_lazy() })
+    Ok(Node { address: address.to_owned(), channel: options.network.open_lazily(&endpoint) })
 }

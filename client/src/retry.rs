@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::{admin, broker, error};
+use rand::RngExt as _;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 
 use crate::error::ClientError;
 use crate::nodes::{Node, Nodes, Options};
+use crate::world;
 
 /// The first pause between attempts is at least this long: shorter than any election.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -266,7 +268,7 @@ impl Pace {
                 self.absent = 0;
                 let longest = self.step;
                 self.step = (longest * 3 / 2).min(PAUSE_MAX);
-                Some(rand::random_range(longest / 2..=longest))
+                Some(world::chance().random_range(longest / 2..=longest))
             }
         }
     }

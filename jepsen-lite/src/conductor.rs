@@ -222,7 +222,7 @@ impl<'a> Conductor<'a> {
 }
 
 /// When each event begins and ends, in order; what ends does so before anything begins.
-fn turns(schedule: &Schedule) -> Vec<(u64, usize, bool)> {
+pub fn turns(schedule: &Schedule) -> Vec<(u64, usize, bool)> {
     let begins = schedule.events.iter().enumerate().map(|(number, event)| (event.at_ms, true, number));
     let ends = schedule.events.iter().enumerate().map(|(number, event)| (event.at_ms + event.for_ms, false, number));
     let mut turns: Vec<(u64, bool, usize)> = begins.chain(ends).collect();

@@ -10,6 +10,7 @@ pub mod controller;
 pub mod feed;
 pub mod http;
 pub mod inspect;
+pub mod machine;
 pub mod metrics;
 pub mod node;
 pub mod raft;

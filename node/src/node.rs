@@ -6,10 +6,10 @@ mod outside;
 
 use std::future::Future;
 use std::io;
-use std::net::TcpListener as StdListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use quorate_client::network::{Network, Port};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -19,6 +19,7 @@ use crate::api::{self, Api, DataPlaneSlot};
 use crate::broker::{self, BrokerConfig, BrokerError};
 use crate::config::{ConfigError, NodeConfig, Role};
 use crate::http::{self, HttpState};
+use crate::machine::Machine;
 use crate::raft::{DialMap, RaftError};
 
 /// How long calls under way may take to end.
@@ -44,19 +45,32 @@ pub enum NodeError {
 
 /// Runs the node until `stop` resolves or it cannot go on.
 pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    if config.has(Role::Controller) { member::run(config, stop).await } else { outside::run(config, stop).await }
+    run_on(Machine::default(), config, stop).await
+}
+
+/// The same on a machine that is not this one.
+pub async fn run_on(
+    machine: Machine,
+    config: NodeConfig,
+    stop: impl Future<Output = ()>,
+) -> Result<(), NodeError> {
+    if config.has(Role::Controller) {
+        member::run(machine, config, stop).await
+    } else {
+        outside::run(machine, config, stop).await
+    }
 }
 
 /// The ports of a node, bound before anything is written: one in use must not leave a half-made data directory behind.
 struct Listeners {
-    api: TcpListener,
+    api: Port,
     http: Option<TcpListener>,
 }
 
 impl Listeners {
-    async fn bind(config: &NodeConfig) -> Result<Self, NodeError> {
-        let api = listen(&config.api_listen).await?;
-        let http = if config.http_listen.is_empty() { None } else { Some(listen(&config.http_listen).await?) };
+    async fn bind(network: &Network, config: &NodeConfig) -> Result<Self, NodeError> {
+        let api = listen(network, &config.api_listen).await?;
+        let http = if config.http_listen.is_empty() { None } else { Some(listen_socket(&config.http_listen).await?) };
         Ok(Self { api, http })
     }
 }
@@ -154,19 +168,21 @@ fn started(config: &NodeConfig, cluster: impl std::fmt::Display) {
     info!(node = config.node_id, roles = ?config.roles, api = %config.api_listen, %cluster, "started");
 }
 
-fn dial_map(config: &NodeConfig) -> Result<DialMap, NodeError> {
-    if config.dial_map.is_empty() {
-        return Ok(DialMap::none());
-    }
-    let path = PathBuf::from(&config.dial_map);
-    DialMap::file(&path).map_err(|source| NodeError::DialMap { path, source })
+fn dial_map(machine: &Machine, config: &NodeConfig) -> Result<DialMap, NodeError> {
+    let map = if config.dial_map.is_empty() {
+        DialMap::none()
+    } else {
+        let path = PathBuf::from(&config.dial_map);
+        DialMap::file(&path).map_err(|source| NodeError::DialMap { path, source })?
+    };
+    Ok(map.over(machine.network.clone()))
 }
 
-fn listen_std(address: &str) -> Result<StdListener, NodeError> {
-    StdListener::bind(address).map_err(|source| NodeError::Listen { address: address.to_owned(), source })
+async fn listen(network: &Network, address: &str) -> Result<Port, NodeError> {
+    network.listen(address).await.map_err(|source| NodeError::Listen { address: address.to_owned(), source })
 }
 
-async fn listen(address: &str) -> Result<TcpListener, NodeError> {
+async fn listen_socket(address: &str) -> Result<TcpListener, NodeError> {
     TcpListener::bind(address).await.map_err(|source| NodeError::Listen { address: address.to_owned(), source })
 }
 

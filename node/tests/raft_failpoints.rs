@@ -5,10 +5,13 @@
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_client::network::Port;
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
+use quorate_node::machine::Workers;
 use quorate_node::raft::{
     DialMap, FrozenReplica, Leadership, Outcome, ProposeError, RaftConfig, RaftNode, Replica, ReplicaError, RocksStore,
     VoterAddress,
@@ -62,8 +65,9 @@ async fn start(data: &Path) -> RaftNode {
         fast_election: true,
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 1000,
+        workers: Workers::Threads,
     };
-    RaftNode::start(config, RocksStore::new(data), listener, Box::new(Count(0))).await.unwrap()
+    RaftNode::start(config, Arc::new(RocksStore::new(data)), Port::Socket(listener), Box::new(Count(0))).await.unwrap()
 }
 
 async fn claim(raft: &RaftNode) -> ControllerEpoch {

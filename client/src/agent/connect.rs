@@ -21,14 +21,13 @@ pub const ROUND_PAUSE: Duration = Duration::from_millis(20);
 
 /// Opens a connection, by the address that this broker dials the announced one under.
 pub async fn connect(config: &AgentConfig, announced: &str) -> Result<Channel, tonic::transport::Error> {
-    Endpoint::from_shared(format!("http://{}", (config.resolve)(announced)))?
+    let endpoint = Endpoint::from_shared(format!("http://{}", (config.resolve)(announced)))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
+        .keep_alive_while_idle(true);
+    config.network.open(&endpoint).await
 }
 
 /// A node that has just fallen silent is passed over for so long: others go on naming it until they have elected.

@@ -75,6 +75,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::network::Network;
+
 pub use cache::MetadataCache;
 pub use calls::ControllerCalls;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
@@ -96,6 +98,7 @@ pub struct AgentConfig {
     /// Nodes to ask, the nearest first.
     pub bootstrap: Vec<String>,
     pub resolve: Resolve,
+    pub network: Network,
     /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
     pub registration_timeout: Duration,
     /// How long a replica that the metadata does not know is kept after it was found: `STRAY_GRACE`, unless there is a

@@ -134,6 +134,7 @@ async fn start(acts: &[Act]) -> Node {
         previous_epoch: None,
         bootstrap: vec![address],
         resolve: Arc::new(str::to_owned),
+        network: Network::default(),
         registration_timeout: Duration::from_secs(60),
         stray_grace: STRAY_GRACE,
     });

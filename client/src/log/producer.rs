@@ -20,6 +20,7 @@ use quorate_metadata::ErrorName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::error::{ClientError, InvalidAddress};
+use crate::network::Network;
 use crate::nodes::Options;
 use crate::{AdminClient, Nodes};
 use owner::Owner;
@@ -31,12 +32,15 @@ const REQUEST_BYTES_MAX: usize = 12 << 20;
 const QUEUE_MAX: usize = 4_096;
 
 /// A node that is paused or gone must not hold up the search for the leader.
-const LOOK_UP: Options = Options {
-    timeout: Duration::from_secs(2),
-    attempt_timeout: Duration::from_millis(400),
-    connect_timeout: Duration::from_millis(300),
-    tls: None,
-};
+fn look_up(network: &Network) -> Options {
+    Options {
+        timeout: Duration::from_secs(2),
+        attempt_timeout: Duration::from_millis(400),
+        connect_timeout: Duration::from_millis(300),
+        tls: None,
+        network: network.clone(),
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acks {
@@ -62,6 +66,7 @@ pub struct ProducerOptions {
     pub delivery_timeout: Duration,
     /// How long the brokers may take for one request.
     pub request_timeout: Duration,
+    pub network: Network,
 }
 
 impl Default for ProducerOptions {
@@ -74,6 +79,7 @@ impl Default for ProducerOptions {
             buffer_bytes: 32 * 1024 * 1024,
             delivery_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(30),
+            network: Network::default(),
         }
     }
 }
@@ -141,8 +147,8 @@ impl Producer {
         let idempotent = options.idempotent && options.acks == Acks::All;
         let batch_bytes = options.batch_bytes.min(REQUEST_BYTES_MAX);
         let options = ProducerOptions { idempotent, batch_bytes, ..options };
-        let nodes = Nodes::open(bootstrap, &LOOK_UP)?;
-        let admin = AdminClient::over(nodes, LOOK_UP);
+        let look_up = look_up(&options.network);
+        let admin = AdminClient::over(Nodes::open(bootstrap, &look_up)?, look_up);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let buffer_bytes = options.buffer_bytes.clamp(1, Semaphore::MAX_PERMITS);
         tokio::spawn(Owner::new(admin, options).run(messages));

@@ -12,28 +12,30 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
 
-use super::CALL_TIMEOUT;
+use super::{CALL_TIMEOUT, Context};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A whole image of a run fits, and so does a whole log.
 pub const REPLY_BYTES_MAX: usize = 64 << 20;
 
-fn channel(address: &str) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("the addresses are our own");
-    endpoint.connect_timeout(CONNECT_TIMEOUT).connect_lazy()
-}
+impl Context {
+    fn channel(&self, address: &str) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("the addresses are our own");
+        self.network.open_lazily(&endpoint.connect_timeout(CONNECT_TIMEOUT))
+    }
 
-pub fn admin(address: &str) -> AdminClient<Channel> {
-    AdminClient::new(channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
-}
+    pub fn admin(&self, address: &str) -> AdminClient<Channel> {
+        AdminClient::new(self.channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
 
-pub fn broker(address: &str) -> BrokerClient<Channel> {
-    BrokerClient::new(channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
-}
+    pub fn broker(&self, address: &str) -> BrokerClient<Channel> {
+        BrokerClient::new(self.channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
 
-pub fn log(address: &str) -> LogClient<Channel> {
-    LogClient::new(channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
+    pub fn log(&self, address: &str) -> LogClient<Channel> {
+        LogClient::new(self.channel(address)).max_decoding_message_size(REPLY_BYTES_MAX)
+    }
 }
 
 /// The answer. Whatever no node of ours has said leaves open what became of the call.

@@ -15,7 +15,7 @@ use quorate_proto::record::from_wire;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::direct::{ask, broker};
+use super::direct::ask;
 use super::{Context, WorkloadName};
 use crate::generator::Asker;
 use crate::op::{Election, Heard, Op};
@@ -55,7 +55,7 @@ async fn listen(context: &Context, images: &mut Images, process: u32, node: usiz
     let asked = Op::Watch { node: *id, from, heard: None };
     let call = async {
         let request = WatchRequest { from_offset: from, ..WatchRequest::default() };
-        let mut feed = ask(broker(address).watch(request)).await?;
+        let mut feed = ask(context.broker(address).watch(request)).await?;
         let deadline = Instant::now() + lasts;
         let mut heard = Vec::new();
         while let Ok(Ok(Some(event))) = timeout_at(deadline, feed.message()).await {

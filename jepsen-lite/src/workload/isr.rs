@@ -9,7 +9,7 @@ use quorate_proto::admin::PartitionDescription;
 use quorate_proto::broker::{AlterPartitionRequest, IsrMember, PartitionAlteration};
 use tokio::task::JoinSet;
 
-use super::direct::{ask, broker};
+use super::direct::ask;
 use super::leaders::append_to_all;
 use super::{Context, WorkloadName, create, describe, describe_at};
 use crate::generator::Asker;
@@ -20,11 +20,15 @@ const TOPIC: &str = "isr";
 const PARTITIONS: i32 = 3;
 /// As many as must be in sync for acks=all.
 const REPLICAS: u32 = 3;
-const PACE: Duration = Duration::from_millis(100);
+const CLIENTS: u32 = 3;
+const PACE: Duration = Duration::from_millis(120);
 
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     create(context, TOPIC, PARTITIONS, REPLICAS).await?;
-    tasks.spawn(ask_on(context.clone(), context.client(), context.asker(WorkloadName::IsrSafety, 0, PACE)));
+    for number in 0..CLIENTS {
+        let asker = context.asker(WorkloadName::IsrSafety, number, PACE);
+        tasks.spawn(ask_on(context.clone(), context.client(), asker));
+    }
     Ok(())
 }
 
@@ -56,7 +60,7 @@ async fn ask_stale(
     let request = stale_change(topic, partition, leader.id, leader.epoch, stale);
     let address = &context.nodes[node].1;
     let call = async {
-        let reply = ask(broker(address).alter_partition(request)).await?;
+        let reply = ask(context.broker(address).alter_partition(request)).await?;
         let missing = || ClientError::Unknown(ApiError::new(ErrorName::UnknownServerError, "an empty answer"));
         let altered = reply.partitions.into_iter().next().ok_or_else(missing)?;
         check_item(altered.error.as_ref())?;
@@ -101,7 +105,7 @@ async fn squeeze(
     let node = context.nodes.iter().position(|(node, _)| Some(*node) == before.leader)?;
     let knows = context.client_of(node).describe_quorum(Freshness::Stale).await.ok()?.metadata_offset >= offset;
     let invoked_us = context.recorder.now_us();
-    let appended = append_to_all(&context.nodes[node].1, topic, before.partition).await;
+    let appended = append_to_all(context, &context.nodes[node].1, topic, before.partition).await;
     let ended_us = context.recorder.now_us();
     let after = describe(client, TOPIC).await.ok()?;
     let is_same = after

@@ -9,7 +9,7 @@ use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::log::{ProduceRequest, ProducedBatch, Record, RecordBatch, Records};
 use tokio::task::JoinSet;
 
-use super::direct::{ask, log};
+use super::direct::ask;
 use super::{Context, WorkloadName, create, describe};
 use crate::generator::Asker;
 use crate::op::Op;
@@ -30,7 +30,7 @@ pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result
 }
 
 async fn hand_out(context: Context, topic: String, mut asker: Asker) {
-    let mut clients: Vec<_> = context.nodes.iter().map(|(node, address)| (*node, log(address))).collect();
+    let mut clients: Vec<_> = context.nodes.iter().map(|(node, address)| (*node, context.log(address))).collect();
     while asker.turn().await {
         let node = context.any(&mut asker.random);
         let partition = i32::try_from(asker.random.below(PARTITIONS as u64)).expect("there are few");
@@ -57,9 +57,9 @@ pub fn batch(topic: &str, partition: i32) -> ProducedBatch {
 }
 
 /// Hands one record to a broker for all in-sync replicas; its position.
-pub async fn append_to_all(address: &str, topic: &str, partition: i32) -> Result<i64, ClientError> {
+pub async fn append_to_all(context: &Context, address: &str, topic: &str, partition: i32) -> Result<i64, ClientError> {
     let request = ProduceRequest { acks: -1, timeout_ms: 2_000, batches: vec![batch(topic, partition)] };
-    let reply = ask(log(address).produce(request)).await?;
+    let reply = ask(context.log(address).produce(request)).await?;
     let missing =
         || ClientError::Unknown(ApiError::new(ErrorName::UnknownServerError, "an answer without the partition"));
     let taken = reply.partitions.into_iter().next().ok_or_else(missing)?;

@@ -12,13 +12,11 @@ use quorate_client::log::{
 };
 use quorate_client::{AdminClient, ClientError, check_item};
 use quorate_proto::admin::TopicDescription;
-use quorate_proto::log::log_client::LogClient;
 use quorate_proto::log::{FetchPartition, FetchRequest, RecordBatch, Records};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::transport::Endpoint;
 
-use super::{Context, WorkloadName, client, create, describe};
+use super::{Context, WorkloadName, create, describe};
 use crate::generator::Asker;
 use crate::history::{Operation, Outcome};
 use crate::op::{Fetched, Op};
@@ -32,14 +30,15 @@ const PARTITIONS: i32 = 6;
 /// Longer than any fault and the way back from it.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// A whole partition of a run comes in one answer, or in a few.
-const REPLY_BYTES_MAX: usize = 64 << 20;
-
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     create(context, TOPIC, PARTITIONS, 2).await?;
     let last_value = Arc::new(AtomicU64::new(0));
     for number in 0..PRODUCERS {
-        let options = ProducerOptions { delivery_timeout: DELIVERY_TIMEOUT, ..ProducerOptions::default() };
+        let options = ProducerOptions {
+            delivery_timeout: DELIVERY_TIMEOUT,
+            network: context.network.clone(),
+            ..ProducerOptions::default()
+        };
         let producer = Producer::start(&context.addresses(), options)?;
         let asker = context.asker(WorkloadName::Log, number, PACE);
         tasks.spawn(produce(context.clone(), producer, asker, last_value.clone()));
@@ -120,7 +119,7 @@ fn number(bytes: &[u8]) -> u64 {
 
 /// Every in-sync replica tells all that it has.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
+    let client = context.patient_client();
     let topic = describe(&client, TOPIC).await?;
     for partition in &topic.partitions {
         ensure!(!partition.isr.is_empty(), "nobody has partition {}", partition.partition);
@@ -133,8 +132,7 @@ pub async fn finish(context: &Context) -> anyhow::Result<()> {
 
 async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broker: i32) -> anyhow::Result<()> {
     let (_, address) = context.nodes.iter().find(|(node, _)| *node == broker).context("a replica on no node")?;
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect_lazy();
-    let mut log = LogClient::new(channel).max_decoding_message_size(REPLY_BYTES_MAX);
+    let mut log = context.log(address);
     let invoked_us = context.recorder.now_us();
     let (mut start, mut records) = (0, Vec::<Fetched>::new());
     loop {

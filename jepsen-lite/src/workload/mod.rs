@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use quorate_client::network::Network;
 use quorate_client::{AdminClient, ClientError, Freshness, Mode, Options, check_item};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
@@ -106,20 +107,37 @@ pub struct Context {
     pub seed: u64,
     pub stop: watch::Receiver<bool>,
     pub tempo: watch::Receiver<Tempo>,
+    pub network: Network,
 }
 
 /// A call that takes longer is given up, and its outcome is open. Longer than any election, shorter than most faults.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 
+/// Of what is asked before faults begin and after they have ended.
+const PATIENT_TIMEOUT: Duration = Duration::from_secs(20);
+
 impl Context {
     /// A client that knows only this node, so that it is seen what this node says.
     pub fn client_of(&self, node: usize) -> AdminClient {
-        client(&[self.nodes[node % self.nodes.len()].1.clone()], CALL_TIMEOUT)
+        self.connect(&[self.nodes[node % self.nodes.len()].1.clone()], CALL_TIMEOUT)
+    }
+
+    /// The same with time for a cluster that has just become whole.
+    pub fn patient_client_of(&self, node: usize) -> AdminClient {
+        self.client_of(node).with_timeout(PATIENT_TIMEOUT)
     }
 
     /// A client that knows all nodes.
     pub fn client(&self) -> AdminClient {
-        client(&self.addresses(), CALL_TIMEOUT)
+        self.connect(&self.addresses(), CALL_TIMEOUT)
+    }
+
+    pub fn patient_client(&self) -> AdminClient {
+        self.connect(&self.addresses(), PATIENT_TIMEOUT)
+    }
+
+    fn connect(&self, addresses: &[String], timeout: Duration) -> AdminClient {
+        client_over(self.network.clone(), addresses, timeout)
     }
 
     pub fn addresses(&self) -> Vec<String> {
@@ -140,8 +158,12 @@ impl Context {
 }
 
 pub fn client(addresses: &[String], timeout: Duration) -> AdminClient {
+    client_over(Network::default(), addresses, timeout)
+}
+
+fn client_over(network: Network, addresses: &[String], timeout: Duration) -> AdminClient {
     let attempt_timeout = (timeout / 2).min(Options::default().attempt_timeout);
-    let options = Options { timeout, attempt_timeout, ..Options::default() };
+    let options = Options { timeout, attempt_timeout, network, ..Options::default() };
     AdminClient::connect(addresses, options).expect("the addresses are our own")
 }
 
@@ -180,7 +202,7 @@ pub async fn finish(workload: WorkloadName, context: &Context) -> anyhow::Result
 
 /// A topic that a workload has for itself.
 async fn create(context: &Context, name: &str, partitions: i32, min_isr: u32) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
+    let client = context.patient_client();
     let configs = [("min.insync.replicas".to_owned(), min_isr.to_string())].into();
     let (name, partitions, replication_factor) = (name.to_owned(), Some(partitions), Some(3));
     let topic = NewTopic { name, partitions, replication_factor, configs, ..NewTopic::default() };

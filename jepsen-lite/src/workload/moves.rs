@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::leaders::append_to_all;
-use super::{Context, WorkloadName, client, create, describe};
+use super::{Context, WorkloadName, create, describe};
 use crate::generator::Asker;
 use crate::op::Op;
 
@@ -72,13 +72,13 @@ async fn produce(context: Context, topic: String, mut asker: Asker) {
         let partition = i32::try_from(asker.random.below(PARTITIONS as u64)).expect("there are few");
         let node = context.any(&mut asker.random);
         // Whoever does not lead refuses it, and that is as well.
-        let _ = append_to_all(&context.nodes[node].1, &topic, partition).await;
+        let _ = append_to_all(&context, &context.nodes[node].1, &topic, partition).await;
     }
 }
 
 /// Everything that was begun ends when nothing is broken any more.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
+    let client = context.patient_client();
     let deadline = Instant::now() + PATIENCE;
     let process = context.asker(WorkloadName::Reassign, 2, PACE).process;
     loop {

@@ -4,14 +4,13 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use quorate_client::{ClientError, Freshness, check_item};
+use quorate_client::{ClientError, Freshness, check_item, world};
 use quorate_metadata::ids::ClientId;
 use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, MutationOptions, NewTopic, TopicRef};
 use tokio::task::JoinSet;
-use uuid::Uuid;
 
-use super::direct::{admin, ask};
-use super::{Context, WorkloadName, client};
+use super::direct::ask;
+use super::{Context, WorkloadName};
 use crate::generator::Asker;
 use crate::history::Operation;
 use crate::op::Op;
@@ -27,7 +26,7 @@ const DELIVERIES_MAX: usize = 12;
 pub fn start(context: &Context, tasks: &mut JoinSet<()>) {
     for number in 0..CLIENTS {
         let asker = context.asker(WorkloadName::OnceAdmin, number, PACE);
-        tasks.spawn(Client { context: context.clone(), asker, id: ClientId::new(Uuid::new_v4()), last: 0 }.run(number));
+        tasks.spawn(Client { context: context.clone(), asker, id: ClientId::new(world::uuid()), last: 0 }.run(number));
     }
 }
 
@@ -48,7 +47,7 @@ impl Client {
             if self.life(&name).await.is_none() {
                 // What became of a request is open: a client with another id goes on.
                 self.asker.retire();
-                (self.id, self.last) = (ClientId::new(Uuid::new_v4()), 0);
+                (self.id, self.last) = (ClientId::new(world::uuid()), 0);
             }
         }
     }
@@ -96,14 +95,14 @@ impl Client {
     async fn deliver(&mut self, request: &Op, times: u64) -> Vec<Operation> {
         let nodes: Vec<usize> = (0..times).map(|_| self.context.any(&mut self.asker.random)).collect();
         let deliveries = nodes.into_iter().map(|node| {
-            let call = send(&self.context.nodes[node].1, self.id, request.clone());
+            let call = send(&self.context, &self.context.nodes[node].1, self.id, request.clone());
             self.context.recorder.record(WorkloadName::OnceAdmin, self.asker.process, request.clone(), call)
         });
         join_all(deliveries).await
     }
 }
 
-async fn send(address: &str, client: ClientId, op: Op) -> Result<Op, ClientError> {
+async fn send(context: &Context, address: &str, client: ClientId, op: Op) -> Result<Op, ClientError> {
     let Op::Once { name, request, creates, .. } = op else { unreachable!("{op:?} has no request id") };
     let options = Some(MutationOptions {
         client_id: client.to_string(),
@@ -111,7 +110,7 @@ async fn send(address: &str, client: ClientId, op: Op) -> Result<Op, ClientError
         timeout_ms: 2_000,
         ..MutationOptions::default()
     });
-    let mut admin = admin(address);
+    let mut admin = context.admin(address);
     let (id, result) = if creates {
         let (partitions, replication_factor) = (Some(1), Some(1));
         let topic = NewTopic { name: name.clone(), partitions, replication_factor, ..NewTopic::default() };
@@ -130,7 +129,7 @@ async fn send(address: &str, client: ClientId, op: Op) -> Result<Op, ClientError
 }
 
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
+    let client = context.patient_client();
     let asker = context.asker(WorkloadName::OnceAdmin, CLIENTS, PACE);
     let named = async {
         let reply = client.list_topics(Freshness::Linearizable).await?;

@@ -12,8 +12,8 @@ use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
 use quorate_proto::log::{FetchPartition, FetchRequest, ProduceRequest, ProducedBatch, Record, RecordBatch, Records};
 use tokio::task::JoinSet;
 
-use super::direct::{ask, log};
-use super::{Context, WorkloadName, client};
+use super::direct::ask;
+use super::{Context, WorkloadName};
 use crate::generator::Asker;
 use crate::history::{Operation, Outcome};
 use crate::op::Op;
@@ -76,13 +76,13 @@ impl Client {
             1 => {
                 self.told += 1;
                 let told = Op::Told { name, id, value: self.told, position: None };
-                let addresses = self.leader_of().await;
-                self.ask(told, |op| on_broker(addresses, op)).await?;
+                let (context, leader) = (self.context.clone(), self.leader().await);
+                self.ask(told, |op| on_broker(&context, &leader, op)).await?;
             }
             _ => {
                 let retold = Op::Retold { name, id, values: None };
-                let addresses = self.leader_of().await;
-                self.ask(retold, |op| on_broker(addresses, op)).await?;
+                let (context, leader) = (self.context.clone(), self.leader().await);
+                self.ask(retold, |op| on_broker(&context, &leader, op)).await?;
             }
         }
         Some(())
@@ -97,7 +97,7 @@ impl Client {
     }
 
     /// Whoever leads, as far as any node knows; anybody where none does.
-    async fn leader_of(&mut self) -> String {
+    async fn leader(&mut self) -> String {
         let node = self.context.any(&mut self.asker.random);
         let (topic, _) = described(&self.context.client_of(node), &self.name, true).await.unwrap_or_default();
         let leader = topic.and_then(|topic| topic.partitions.first().and_then(|partition| partition.leader));
@@ -160,7 +160,7 @@ async fn described(
     }
 }
 
-async fn on_broker(address: String, op: Op) -> Result<Op, ClientError> {
+async fn on_broker(context: &Context, address: &str, op: Op) -> Result<Op, ClientError> {
     let missing =
         || ClientError::Unknown(ApiError::new(ErrorName::UnknownServerError, "an answer without the partition"));
     match op {
@@ -171,7 +171,7 @@ async fn on_broker(address: String, op: Op) -> Result<Op, ClientError> {
             let batch = Some(RecordBatch { record_count: 1, records, ..RecordBatch::default() });
             let batches = vec![ProducedBatch { topic_id: id.clone(), partition: 0, leader_epoch: None, batch }];
             let request = ProduceRequest { acks: -1, timeout_ms: 2_000, batches };
-            let reply = ask(log(&address).produce(request)).await?;
+            let reply = ask(context.log(address).produce(request)).await?;
             let taken = reply.partitions.into_iter().next().ok_or_else(missing)?;
             check_item(taken.error.as_ref())?;
             Ok(Op::Told { name, id, value, position: Some(taken.base_offset) })
@@ -179,7 +179,7 @@ async fn on_broker(address: String, op: Op) -> Result<Op, ClientError> {
         Op::Retold { name, id, .. } => {
             let partition = FetchPartition { topic_id: id.clone(), partition: 0, ..FetchPartition::default() };
             let request = FetchRequest { partitions: vec![partition], ..FetchRequest::default() };
-            let reply = ask(log(&address).fetch(request)).await?;
+            let reply = ask(context.log(address).fetch(request)).await?;
             let fetched = reply.partitions.into_iter().next().ok_or_else(missing)?;
             check_item(fetched.error.as_ref())?;
             let mut values = Vec::new();
@@ -201,13 +201,13 @@ fn number(bytes: &[u8]) -> u64 {
 
 /// Every node says at the end who has the names that are taken.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    let everybody = client(&context.addresses(), Duration::from_secs(20));
+    let everybody = context.patient_client();
     let listed = everybody.list_topics(Freshness::Linearizable).await?.topics;
     let taken: BTreeMap<String, String> = listed.into_iter().map(|topic| (topic.name, topic.id)).collect();
     let process = context.asker(WorkloadName::Recreate, CLIENTS, PACE).process;
     for name in taken.into_keys().filter(|name| name.starts_with(PREFIX)) {
-        for (_, address) in &context.nodes {
-            let client = client(std::slice::from_ref(address), Duration::from_secs(20));
+        for (node, (_, address)) in context.nodes.iter().enumerate() {
+            let client = context.patient_client_of(node);
             let who = Op::Who { name: name.clone(), stale: false, id: None, offset: None };
             let call = carry_out(&client, who.clone());
             let done = context.recorder.record(WorkloadName::Recreate, process, who, call).await;

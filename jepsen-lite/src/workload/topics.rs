@@ -7,7 +7,7 @@ use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
 use quorate_proto::admin::{NewTopic, TopicRef};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName, client};
+use super::{Context, WorkloadName};
 use crate::generator::Asker;
 use crate::history::Outcome;
 use crate::op::Op;
@@ -84,8 +84,8 @@ async fn carry_out(client: &AdminClient, op: Op) -> Result<Op, ClientError> {
 
 /// Every node says at the end what there is.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    for (_, address) in &context.nodes {
-        let client = client(std::slice::from_ref(address), Duration::from_secs(20));
+    for (number, (_, address)) in context.nodes.iter().enumerate() {
+        let client = context.patient_client_of(number);
         let op = Op::List { stale: false, names: None, offset: None };
         let asker = context.asker(WorkloadName::TopicSet, CLIENTS, PACE);
         let call = carry_out(&client, op.clone());

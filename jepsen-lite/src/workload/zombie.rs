@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use quorate_client::{ClientError, Freshness};
+use quorate_client::{ClientError, Freshness, world};
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::{ApiError, ErrorName};
@@ -13,17 +13,17 @@ use quorate_proto::metadata::Endpoint;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use uuid::Uuid;
 
-use super::direct::{ask, broker};
-use super::{CALL_TIMEOUT, Context, WorkloadName, client};
+use super::direct::ask;
+use super::{CALL_TIMEOUT, Context, WorkloadName};
 use crate::generator::Asker;
 use crate::history::Operation;
 use crate::op::Op;
-use crate::ports::free_port;
 
 /// They want to be fenced, so that no replica is given to them.
 const BROKERS: [i32; 2] = [101, 102];
+/// Where nobody listens.
+const NOBODYS_PORT: u32 = 1;
 const PACE: Duration = Duration::from_millis(100);
 
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
@@ -54,15 +54,15 @@ async fn live(context: Context, cluster: String, id: i32, mut asker: Asker) {
 
 async fn register(context: &Context, cluster: &str, id: i32, process: u32, live: bool) -> Operation {
     let client = context.client();
-    let (name, host, port) = ("API".to_owned(), "127.0.0.1".to_owned(), u32::from(free_port()));
+    let (name, host) = ("API".to_owned(), "127.0.0.1".to_owned());
     let request = RegisterRequest {
         cluster_id: cluster.to_owned(),
         broker: id,
-        incarnation: IncarnationId::new(Uuid::new_v4()).to_string(),
-        endpoints: vec![Endpoint { name, host, port, security: 0 }],
+        incarnation: IncarnationId::new(world::uuid()).to_string(),
+        endpoints: vec![Endpoint { name, host, port: NOBODYS_PORT, security: 0 }],
         rack: None,
         features: features_to_wire(&features::supported()),
-        directories: vec![DirectoryId::new(Uuid::new_v4()).to_string()],
+        directories: vec![DirectoryId::new(world::uuid()).to_string()],
         previous_epoch: None,
     };
     let call = async {
@@ -83,7 +83,7 @@ async fn beat(context: &Context, id: i32, epoch: i64, asker: &mut Asker) {
             HeartbeatRequest { broker: id, broker_epoch: epoch, want_fence: true, sequence: 1, ..Default::default() };
         let silent = || ClientError::Unknown(ApiError::new(ErrorName::RequestTimedOut, "no answer"));
         beats.send(request).await.map_err(|_| silent())?;
-        let mut replies = ask(broker(&address).heartbeat(ReceiverStream::new(sent))).await?;
+        let mut replies = ask(context.broker(&address).heartbeat(ReceiverStream::new(sent))).await?;
         let reply = async { Ok(tonic::Response::new(replies.message().await?)) };
         match timeout(CALL_TIMEOUT, ask(reply)).await {
             Ok(reply) => {
@@ -98,7 +98,7 @@ async fn beat(context: &Context, id: i32, epoch: i64, asker: &mut Asker) {
 
 /// Nothing is broken any more: a broker that lives cannot be replaced.
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
-    let client = client(&context.addresses(), Duration::from_secs(20));
+    let client = context.patient_client();
     let cluster = client.describe_quorum(Freshness::Linearizable).await?.cluster_id;
     let process = context.asker(WorkloadName::ZombieFence, 9, PACE).process;
     let (alive, _) = context.nodes.first().context("there are nodes")?;

@@ -3,7 +3,7 @@
 //! Goals, in order: what was committed is there after a crash, and nothing that was to go; damage is found before it is
 //! told to anyone; appends to many partitions share one fsync; a reader disturbs no writer.
 //!
-//! A directory is one RocksDB: `batches` has the records, keyed by partition and *last* offset, so that a seek to an
+//! A directory is one table (RocksDB, or in simulations its twin in memory): `batches` has the records, keyed by partition and *last* offset, so that a seek to an
 //! offset finds its batch; `meta` has each log's start and high watermark, epochs, closed segments, and the producers'
 //! state where a segment begins. A log is opened from there and the batches of its active segment.
 //!
@@ -38,16 +38,20 @@ mod epochs;
 mod error;
 mod keys;
 pub mod leadership;
+mod memory;
 mod partition_log;
 mod producers;
 mod reader;
+mod rocks;
 mod rows;
 mod segments;
+mod table;
 
 pub use batch::{CorruptBatch, HEADER_BYTES, LogOffset, NewBatch, Producer, StoredBatch};
 pub use directory::{Flush, LogDirectory, Writes};
 pub use epochs::Epochs;
 pub use error::{AppendRefused, LogError};
+pub use memory::MemoryLogs;
 pub use partition_log::{Appended, PartitionLog, SEGMENT_BYTES};
 pub use producers::Producers;
 pub use reader::LogReader;

@@ -1,8 +1,7 @@
 //! The rows of one log: what is read of them, and how a change is staged.
 
-use bytes::{Buf, Bytes, TryGetError};
+use bytes::{Buf, TryGetError};
 use quorate_metadata::ids::TopicPartition;
-use rocksdb::{ColumnFamily, Direction, IteratorMode, ReadOptions};
 
 use crate::batch::{LogOffset, StoredBatch};
 use crate::directory::{LogDirectory, Writes};
@@ -11,8 +10,7 @@ use crate::error::LogError;
 use crate::keys;
 use crate::producers::Producers;
 use crate::segments::Segment;
-
-type Row = (Box<[u8]>, Box<[u8]>);
+use crate::table::{Family, Row};
 
 #[derive(Clone)]
 pub struct Rows {
@@ -46,10 +44,10 @@ impl Rows {
     /// The batches that have `from` or a later offset, verified, in order.
     pub fn batches(&self, from: LogOffset) -> impl Iterator<Item = Result<StoredBatch, LogError>> {
         let mut expected = None;
-        self.scan(self.directory.batches(), keys::batch_from(self.partition, from)).map(move |row| {
+        self.scan(Family::Batches, keys::batch_from(self.partition, from)).map(move |row| {
             let (key, frame) = row?;
             let corrupt = |reason: &str| self.corrupt(expected.unwrap_or(from), reason.to_owned());
-            let batch = StoredBatch::decode(Bytes::from(frame)).map_err(|error| corrupt(error.0))?;
+            let batch = StoredBatch::decode(frame).map_err(|error| corrupt(error.0))?;
             if *key != *keys::batch(self.partition, &batch) {
                 return Err(corrupt("a batch under the key of another"));
             }
@@ -70,7 +68,7 @@ impl Rows {
         let epochs = self.get(&keys::meta(self.partition, keys::EPOCHS), Epochs::decode)?.unwrap_or_default();
         let mut closed = Vec::new();
         let mut active = None;
-        for row in self.scan(self.directory.meta(), keys::meta(self.partition, keys::SEGMENT)) {
+        for row in self.scan(Family::Meta, keys::meta(self.partition, keys::SEGMENT)) {
             let (key, value) = row?;
             match key.get(keys::PREFIX) {
                 Some(&keys::SEGMENT) => closed.push(self.decode(&key, &value, Segment::decode)?),
@@ -95,7 +93,7 @@ impl Rows {
 
     pub fn put_batch(&self, writes: &mut Writes, batch: &StoredBatch) {
         writes.logs.insert(self.partition);
-        writes.rows.put_cf(self.directory.batches(), keys::batch(self.partition, batch), batch.frame());
+        writes.rows.put(Family::Batches, keys::batch(self.partition, batch), batch.frame().clone());
     }
 
     pub fn put_state(&self, writes: &mut Writes, log_start: LogOffset, high_watermark: LogOffset) {
@@ -122,10 +120,10 @@ impl Rows {
         let after_active = LogOffset(active.0 + 1);
         let past = LogOffset(i64::MAX);
         writes.logs.insert(self.partition);
-        let (batches, meta) = (self.directory.batches(), self.directory.meta());
-        writes.rows.delete_range_cf(batches, keys::batch_from(self.partition, end), keys::end(self.partition));
-        writes.rows.delete_range_cf(meta, segments(keys::SEGMENT, active), segments(keys::SEGMENT, past));
-        writes.rows.delete_range_cf(meta, segments(keys::PRODUCERS, after_active), segments(keys::PRODUCERS, past));
+        let (batches, meta) = (Family::Batches, Family::Meta);
+        writes.rows.delete_range(batches, keys::batch_from(self.partition, end), keys::end(self.partition));
+        writes.rows.delete_range(meta, segments(keys::SEGMENT, active), segments(keys::SEGMENT, past));
+        writes.rows.delete_range(meta, segments(keys::PRODUCERS, after_active), segments(keys::PRODUCERS, past));
     }
 
     /// The first segment is to be the one that begins at `first`.
@@ -133,29 +131,28 @@ impl Rows {
         let start = LogOffset(0);
         writes.logs.insert(self.partition);
         let batches = |offset| keys::batch_from(self.partition, offset);
-        writes.rows.delete_range_cf(self.directory.batches(), batches(start), batches(first));
+        writes.rows.delete_range(Family::Batches, batches(start), batches(first));
         for kind in [keys::SEGMENT, keys::PRODUCERS] {
             let segments = |base| keys::segment(self.partition, kind, base);
-            writes.rows.delete_range_cf(self.directory.meta(), segments(start), segments(first));
+            writes.rows.delete_range(Family::Meta, segments(start), segments(first));
         }
     }
 
     pub fn delete_all(&self, writes: &mut Writes) {
         writes.logs.insert(self.partition);
         let (first, end) = (keys::prefix(self.partition), keys::end(self.partition));
-        for family in [self.directory.batches(), self.directory.meta()] {
-            writes.rows.delete_range_cf(family, first.clone(), end.clone());
+        for family in Family::ALL {
+            writes.rows.delete_range(family, first.clone(), end.clone());
         }
     }
 
     fn put_meta(&self, writes: &mut Writes, key: &[u8], body: &[u8]) {
         writes.logs.insert(self.partition);
-        writes.rows.put_cf(self.directory.meta(), key, keys::seal(key, body));
+        writes.rows.put(Family::Meta, key.to_vec(), keys::seal(key, body).into());
     }
 
     fn get<T>(&self, key: &[u8], decode: impl Fn(&[u8]) -> Result<T, TryGetError>) -> Result<Option<T>, LogError> {
-        let value =
-            self.directory.db().get_cf(self.directory.meta(), key).map_err(|error| self.directory.failed(&error))?;
+        let value = self.directory.table().get(Family::Meta, key).map_err(|failure| self.directory.failed(failure))?;
         value.map(|value| self.decode(key, &value, decode)).transpose()
     }
 
@@ -171,12 +168,9 @@ impl Rows {
     }
 
     /// The rows of this log in `family` from `key` on.
-    fn scan(&self, family: &ColumnFamily, key: Vec<u8>) -> impl Iterator<Item = Result<Row, LogError>> {
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(keys::end(self.partition));
-        let mode = IteratorMode::From(&key, Direction::Forward);
-        let rows = self.directory.db().iterator_cf_opt(family, options, mode);
-        rows.map(|row| row.map_err(|error| self.directory.failed(&error)))
+    fn scan(&self, family: Family, key: Vec<u8>) -> impl Iterator<Item = Result<Row, LogError>> {
+        let rows = self.directory.table().scan(family, key, Some(keys::end(self.partition)));
+        rows.map(|row| row.map_err(|failure| self.directory.failed(failure)))
     }
 
     /// A batch that the log knows of is not on the disk.

@@ -4,10 +4,10 @@
 
 use proptest::prelude::*;
 use quorate_log::{
-    AppendRefused, Flush, LogDirectory, LogOffset, NewBatch, PartitionLog, Producer, Producers, Retention, StoredBatch,
+    AppendRefused, Flush, LogDirectory, MemoryLogs, LogOffset, NewBatch, PartitionLog, Producer, Producers, Retention, StoredBatch,
     Writes,
 };
-use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
+use quorate_metadata::ids::{DirectoryId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
 const SEGMENT_BYTES: u64 = 200;
 
@@ -134,11 +134,17 @@ impl Model {
 }
 
 struct World {
-    path: tempfile::TempDir,
+    place: Place,
     open: Option<(LogDirectory, PartitionLog)>,
     writes: Writes,
     model: Model,
     committed: Model,
+}
+
+/// Both tables keep what the model keeps.
+enum Place {
+    Disk(tempfile::TempDir),
+    Memory(MemoryLogs),
 }
 
 fn partition() -> TopicPartition {
@@ -150,10 +156,9 @@ fn batch(count: u32, producer: Option<Producer>) -> NewBatch {
 }
 
 impl World {
-    fn new() -> Self {
-        let path = tempfile::tempdir().unwrap();
+    fn new(place: Place) -> Self {
         let mut world =
-            Self { path, open: None, writes: Writes::default(), model: Model::default(), committed: Model::default() };
+            Self { place, open: None, writes: Writes::default(), model: Model::default(), committed: Model::default() };
         world.crash();
         world
     }
@@ -161,7 +166,10 @@ impl World {
     fn crash(&mut self) {
         self.open = None;
         self.writes = Writes::default();
-        let directory = LogDirectory::open(self.path.path(), Flush::Os).unwrap();
+        let directory = match &self.place {
+            Place::Disk(path) => LogDirectory::open(path.path(), Flush::Os).unwrap(),
+            Place::Memory(logs) => LogDirectory::in_memory(logs, Flush::Os),
+        };
         let mut log = directory.log(partition()).unwrap();
         log.set_segment_bytes(SEGMENT_BYTES);
         self.model = self.committed.clone();
@@ -318,11 +326,17 @@ proptest! {
 
     #[test]
     fn a_log_is_what_a_naive_model_says(steps in steps()) {
-        let mut world = World::new();
-        steps.iter().for_each(|step| world.play(step));
-        world.commit();
-        world.check();
-        world.crash();
-        world.check();
+        let places = [
+            Place::Disk(tempfile::tempdir().unwrap()),
+            Place::Memory(MemoryLogs::new(DirectoryId::from_bytes([1; 16]))),
+        ];
+        for place in places {
+            let mut world = World::new(place);
+            steps.iter().for_each(|step| world.play(step));
+            world.commit();
+            world.check();
+            world.crash();
+            world.check();
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A request is forwarded at most once; the node that receives it then answers or says NOT_CONTROLLER, so two nodes
 //! that disagree about who is active cannot play ping-pong.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -36,7 +36,7 @@ pub struct Gateway {
     pub raft: RaftNode,
     pub view: MetadataView,
     dial: DialMap,
-    channels: Arc<Mutex<HashMap<String, Channel>>>,
+    channels: Arc<Mutex<BTreeMap<String, Channel>>>,
     /// Serve linearizable reads without asking the quorum when a majority has confirmed the office within so long.
     read_lease: Option<Duration>,
 }
@@ -146,7 +146,7 @@ impl Gateway {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(5));
-        let channel = endpoint.connect().await.map_err(|_| self.no_controller())?;
+        let channel = self.dial.network().open(&endpoint).await.map_err(|_| self.no_controller())?;
         self.channels.lock().expect("no one panics while holding the channels").insert(address, channel.clone());
         Ok(channel)
     }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use quorate_client::network::Network;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::{Context, to_status};
 use tonic::body::Body;
@@ -47,7 +48,7 @@ impl Controllers {
             return Ok(channel);
         }
         for address in addresses {
-            if let Some(channel) = open(&address).await {
+            if let Some(channel) = open(self.dial.network(), &address).await {
                 *self.current() = Some((address, channel.clone()));
                 return Ok(channel);
             }
@@ -72,17 +73,15 @@ impl Controllers {
     }
 }
 
-async fn open(address: &str) -> Option<Channel> {
+async fn open(network: &Network, address: &str) -> Option<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .ok()
+        .keep_alive_while_idle(true);
+    network.open(&endpoint).await.ok()
 }
 
 #[derive(Clone)]

@@ -1,14 +1,15 @@
 //! The API's listener, with every limit set on purpose: tonic's own defaults leave streams and time unbounded.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
+use quorate_client::network::{Port, to_tokio};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::admin_server::AdminServer;
 use quorate_proto::broker::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::LogServer;
-use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -65,10 +66,10 @@ pub enum Control {
 /// Serves until `stop` resolves, then lets the calls under way end.
 pub async fn serve(
     api: Api,
-    listener: TcpListener,
+    port: Port,
     stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
+) -> Result<(), ServeError> {
+    let router = Server::builder()
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
@@ -77,9 +78,22 @@ pub async fn serve(
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .layer(ServiceBuilder::new().layer(MapResponseLayer::new(name_oversized)))
-        .add_routes(routes(api).await)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
-        .await
+        .add_routes(routes(api).await);
+    match port {
+        Port::Given(incoming) => Ok(router.serve_with_incoming_shutdown(incoming, stop).await?),
+        Port::Socket(listener) => {
+            let incoming = TcpIncoming::from(to_tokio(listener)?).with_nodelay(Some(true));
+            Ok(router.serve_with_incoming_shutdown(incoming, stop).await?)
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Transport(#[from] tonic::transport::Error),
 }
 
 async fn routes(api: Api) -> Routes {

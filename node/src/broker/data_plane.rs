@@ -3,24 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use futures::future::select_all;
 use quorate_client::agent::{
     Assignment, BrokerAgent, DeleteReason, MetadataCache, OfflineReason, PartitionHost, Standing,
 };
 use quorate_log::leadership::Proposal;
-use quorate_log::{Flush, LogDirectory, LogError};
+use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
-use super::fetchers::{Dial, Fetchers};
+use super::fetchers::{Dialing, Fetchers};
 use super::producer_ids::ProducerIds;
 use super::readers::Reader;
 use super::replica::Source;
 use super::replicas::{ReplicaHandle, Replicas};
 use super::shard::{self, Command, ShardHandle, Surroundings};
+use crate::machine::{Worker, Workers};
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -39,26 +39,10 @@ struct Inner {
     /// Apart, so that consumers of old records hold no follower up.
     for_consumers: Reader,
     for_followers: Reader,
+    /// Dropped, it ends the owners of the directories.
+    _plane: watch::Sender<()>,
     /// Last, so that nobody uses the directories any more when their owners are waited for.
-    _owners: Owners,
-}
-
-/// The threads that own the directories. They are waited for when the data plane goes, on whatever way: a process that
-/// ends while one of them is in the store dies in it.
-struct Owners {
-    plane: Option<watch::Sender<()>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Drop for Owners {
-    fn drop(&mut self) {
-        self.plane = None;
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                error!("the owner of a log directory has panicked");
-            }
-        }
-    }
+    _owners: Vec<Worker>,
 }
 
 /// What the directories' owners have to say to the rest of the broker.
@@ -67,14 +51,25 @@ pub struct Signals {
     pub failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
 }
 
+/// Where the log directories of a broker are.
+#[derive(Clone)]
+pub enum Places {
+    Paths(Vec<PathBuf>),
+    Memory(Vec<MemoryLogs>),
+}
+
 /// The log directories of a broker, open.
 pub struct Directories(Vec<LogDirectory>);
 
 impl Directories {
     /// All of them: without one, this broker would claim to have what it has not.
-    pub fn open(paths: &[PathBuf], flush: Flush) -> Result<Self, LogError> {
-        let opened: Vec<LogDirectory> =
-            paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>()?;
+    pub fn open(places: &Places, flush: Flush) -> Result<Self, LogError> {
+        let opened: Vec<LogDirectory> = match places {
+            Places::Paths(paths) => {
+                paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>()?
+            }
+            Places::Memory(logs) => logs.iter().map(|logs| LogDirectory::in_memory(logs, flush)).collect(),
+        };
         let mut owners: BTreeMap<TopicPartition, &LogDirectory> = BTreeMap::new();
         for directory in &opened {
             for id in directory.partitions()? {
@@ -94,7 +89,13 @@ impl Directories {
 
 impl DataPlane {
     /// Starts the owners of the directories, which open their logs first.
-    pub fn start(broker: BrokerId, directories: Directories, agent: &BrokerAgent, dial: Dial) -> (Self, Signals) {
+    pub fn start(
+        broker: BrokerId,
+        directories: Directories,
+        agent: &BrokerAgent,
+        dialing: Dialing,
+        workers: Workers,
+    ) -> (Self, Signals) {
         let (proposals, proposed) = mpsc::unbounded_channel();
         let (failures, failed) = mpsc::unbounded_channel();
         let (metadata, standing) = (agent.metadata().clone(), agent.standing());
@@ -103,15 +104,15 @@ impl DataPlane {
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
-            fetchers: Fetchers::new(broker, metadata.changes(), standing.clone(), dial),
+            fetchers: Fetchers::new(broker, metadata.changes(), standing.clone(), dialing),
             proposals,
             failures,
             metadata: metadata.changes(),
             standing: standing.clone(),
             plane: closed,
         };
-        let started = directories.0.into_iter().map(|directory| shard::start(directory, around.clone()));
-        let (shards, threads) = started.unzip();
+        let started = directories.0.into_iter().map(|directory| shard::start(directory, around.clone(), workers));
+        let (shards, owners) = started.unzip();
         let inner = Inner {
             broker,
             shards,
@@ -120,9 +121,10 @@ impl DataPlane {
             standing,
             strays: Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
-            for_consumers: Reader::start("log-consumers"),
-            for_followers: Reader::start("log-followers"),
-            _owners: Owners { plane: Some(plane), threads },
+            for_consumers: Reader::start("log-consumers", workers),
+            for_followers: Reader::start("log-followers", workers),
+            _plane: plane,
+            _owners: owners,
         };
         (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
     }

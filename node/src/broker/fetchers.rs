@@ -4,11 +4,12 @@
 //! It decides nothing: what an answer means is the replica's affair. A position is held until its answer has come, so
 //! that a new stream begins with what the broken one has left open.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use quorate_client::agent::Standing;
+use quorate_client::network::Network;
 use quorate_log::LogOffset;
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ErrorName, MetadataImage};
@@ -43,6 +44,13 @@ const REQUESTS_MAX: usize = 8;
 /// Which address to dial for a broker that announces one.
 pub type Dial = Arc<dyn Fn(BrokerId, &str) -> String + Send + Sync>;
 
+/// How other brokers are reached.
+#[derive(Clone)]
+pub struct Dialing {
+    pub dial: Dial,
+    pub network: Network,
+}
+
 /// What an owner wants of a fetcher.
 enum Wish {
     Fetch(Source, Position, ShardHandle),
@@ -64,7 +72,7 @@ struct Inner {
 #[derive(Default)]
 struct Running {
     /// Never more waiting than replicas, because each stands in one place until it is answered.
-    by_leader: HashMap<BrokerId, mpsc::UnboundedSender<Wish>>,
+    by_leader: BTreeMap<BrokerId, mpsc::UnboundedSender<Wish>>,
     tasks: JoinSet<()>,
 }
 
@@ -74,7 +82,7 @@ struct Ground {
     broker: BrokerId,
     metadata: watch::Receiver<MetadataImage>,
     standing: watch::Receiver<Standing>,
-    dial: Dial,
+    dialing: Dialing,
 }
 
 impl Fetchers {
@@ -83,9 +91,9 @@ impl Fetchers {
         broker: BrokerId,
         metadata: watch::Receiver<MetadataImage>,
         standing: watch::Receiver<Standing>,
-        dial: Dial,
+        dialing: Dialing,
     ) -> Self {
-        let ground = Ground { broker, metadata, standing, dial };
+        let ground = Ground { broker, metadata, standing, dialing };
         let inner = Inner { runtime: tokio::runtime::Handle::current(), ground, running: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
@@ -128,7 +136,7 @@ impl Fetchers {
 struct Fetcher {
     leader: BrokerId,
     ground: Ground,
-    held: HashMap<TopicPartition, Held>,
+    held: BTreeMap<TopicPartition, Held>,
     /// To be sent with the next request.
     due: BTreeSet<TopicPartition>,
     /// What was asked on this stream is not wanted any more. Its answer must not be taken for that of a later
@@ -154,7 +162,7 @@ enum Over {
 
 impl Fetcher {
     fn new(leader: BrokerId, ground: Ground) -> Self {
-        Self { leader, ground, held: HashMap::new(), due: BTreeSet::new(), is_stale: false, later: BTreeSet::new() }
+        Self { leader, ground, held: BTreeMap::new(), due: BTreeSet::new(), is_stale: false, later: BTreeSet::new() }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Wish>) {
@@ -270,7 +278,8 @@ impl Fetcher {
             let endpoint = registered.endpoints.first().ok_or_else(|| "has no endpoint".to_owned())?;
             wire::authority(endpoint)
         };
-        Endpoint::from_shared(format!("http://{}", (self.ground.dial)(self.leader, &announced)))
+        let Dialing { dial, network } = &self.ground.dialing;
+        let endpoint = Endpoint::from_shared(format!("http://{}", dial(self.leader, &announced)))
             .map_err(|error| error.to_string())?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
@@ -278,10 +287,8 @@ impl Fetcher {
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(8 << 20)
-            .connect()
-            .await
-            .map_err(|error| error.to_string())
+            .initial_connection_window_size(8 << 20);
+        network.open(&endpoint).await.map_err(|error| error.to_string())
     }
 
     /// What was refused is asked for again when its pause is over.

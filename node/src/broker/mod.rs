@@ -20,7 +20,6 @@ mod situation;
 pub mod wire;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +36,8 @@ use tracing::{info, warn};
 use clean_stop::CleanStop;
 pub use data_plane::DataPlane;
 use data_plane::Directories;
-pub use fetchers::Dial;
+pub use data_plane::Places;
+pub use fetchers::{Dial, Dialing};
 pub use replica::{
     Acks, Answer, Batches, Description, NewRecords, Position, Produced, Progress, Published, Refused, RoleName, Sink,
     check_epoch,
@@ -47,6 +47,7 @@ pub use shard::{Command, ShardHandle};
 pub use wire::authority;
 
 use crate::api::DataPlaneSlot;
+use crate::machine::{Note, Workers};
 
 pub struct BrokerConfig {
     pub broker: BrokerId,
@@ -54,12 +55,14 @@ pub struct BrokerConfig {
     pub incarnation: IncarnationId,
     pub endpoint: Endpoint,
     pub rack: Option<String>,
-    pub data: PathBuf,
-    pub log_directories: Vec<PathBuf>,
+    pub log_directories: Places,
+    /// Where the proof of a clean stop is left.
+    pub note: Note,
     pub flush: Flush,
     pub bootstrap: Vec<String>,
     pub resolve: Resolve,
-    pub dial: Dial,
+    pub dialing: Dialing,
+    pub workers: Workers,
     pub registration_timeout: Duration,
     pub controlled_shutdown_timeout: Duration,
     pub stray_grace: Duration,
@@ -83,7 +86,7 @@ pub enum BrokerError {
 /// log directory can be opened.
 pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
     let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
-    let clean_stop = CleanStop::at(&config.data);
+    let clean_stop = CleanStop::at(config.note.clone());
     let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
     let mut online: BTreeSet<DirectoryId> = plane.directories().into_iter().collect();
     loop {
@@ -137,11 +140,12 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         previous_epoch: clean_stop.take(&directories.ids()),
         bootstrap: config.bootstrap,
         resolve: config.resolve,
+        network: config.dialing.network.clone(),
         registration_timeout: config.registration_timeout,
         stray_grace: config.stray_grace,
     };
     let mut agent = BrokerAgent::start(agent_config);
-    let (plane, signals) = DataPlane::start(config.broker, directories, &agent, config.dial);
+    let (plane, signals) = DataPlane::start(config.broker, directories, &agent, config.dialing, config.workers);
     agent.drive(Arc::new(plane.clone()));
     let mut tasks = JoinSet::new();
     tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));

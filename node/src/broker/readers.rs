@@ -1,59 +1,51 @@
 //! Threads that read logs, so that neither the runtime nor an owner of a directory waits for a disk.
 
-use std::thread::JoinHandle;
-
 use tokio::sync::{mpsc, oneshot};
+
+use crate::machine::{Worker, Workers};
 
 /// Reads waiting; who asks waits beyond it.
 const WAITING_MAX: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// One thread, which is waited for when this goes: the process must not end while it reads.
+/// One thread; or none, where all there is to read is in memory.
 pub struct Reader {
     jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// Last: it ends when nobody can ask any more.
+    _thread: Worker,
 }
 
 impl Reader {
-    pub fn start(name: &str) -> Self {
+    pub fn start(name: &str, workers: Workers) -> Self {
+        if workers == Workers::Tasks {
+            return Self { jobs: None, _thread: Worker::default() };
+        }
         let (jobs, mut waiting) = mpsc::channel::<Job>(WAITING_MAX);
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                while let Some(job) = waiting.blocking_recv() {
-                    job();
-                }
-            })
-            .expect("the process may start two threads for reading");
-        Self { jobs: Some(jobs), thread: Some(thread) }
+        let thread = Worker::thread(name.to_owned(), move || {
+            while let Some(job) = waiting.blocking_recv() {
+                job();
+            }
+        });
+        Self { jobs: Some(jobs), _thread: thread }
     }
 
     /// When a read has panicked: the thread does not end by itself.
     pub async fn ended(&self) {
-        self.jobs().closed().await;
-    }
-
-    fn jobs(&self) -> &mpsc::Sender<Job> {
-        self.jobs.as_ref().expect("it is taken only when this goes")
+        match &self.jobs {
+            Some(jobs) => jobs.closed().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub async fn read<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let Some(jobs) = &self.jobs else { return job() };
         let (reply, answer) = oneshot::channel();
         let job = Box::new(move || {
             // Who asked may have gone.
             let _ = reply.send(job());
         });
-        assert!(self.jobs().send(job).await.is_ok(), "a read has panicked, and the node is about to stop");
+        assert!(jobs.send(job).await.is_ok(), "a read has panicked, and the node is about to stop");
         answer.await.expect("the thread answers, or a read has panicked")
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("a read has panicked");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! The replicas on this broker, for whoever has to find one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use quorate_log::LogReader;
@@ -20,7 +20,7 @@ pub struct ReplicaHandle {
 /// Cheap to clone; all clones see the same. Written when a replica comes or goes, never held for long.
 #[derive(Clone, Default)]
 pub struct Replicas {
-    by_id: Arc<RwLock<HashMap<TopicPartition, ReplicaHandle>>>,
+    by_id: Arc<RwLock<BTreeMap<TopicPartition, ReplicaHandle>>>,
 }
 
 impl Replicas {

@@ -5,10 +5,10 @@ mod handle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use quorate_client::agent::Standing;
+use quorate_client::world;
 use quorate_log::leadership::Proposal;
 use quorate_log::{LogDirectory, LogError, Writes};
 use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
@@ -22,6 +22,7 @@ use super::pacing::{Pacing, adding};
 use super::replica::{Effects, Replica, Sink, not_leader};
 use super::replicas::{ReplicaHandle, Replicas};
 use super::situation::Situation;
+use crate::machine::{Worker, Workers};
 use handle::Inbox;
 pub use handle::{Command, ShardHandle};
 
@@ -55,7 +56,7 @@ pub struct Surroundings {
 }
 
 /// Opens the logs of a directory, and starts its owner. Where that fails, the directory is offline.
-pub fn start(directory: LogDirectory, around: Surroundings) -> (ShardHandle, JoinHandle<()>) {
+pub fn start(directory: LogDirectory, around: Surroundings, workers: Workers) -> (ShardHandle, Worker) {
     let (handle, inbox) = ShardHandle::new(&directory);
     let mut shard = Shard {
         around,
@@ -77,17 +78,12 @@ pub fn start(directory: LogDirectory, around: Surroundings) -> (ShardHandle, Joi
         }
         Err(error) => shard.fail(&error),
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
-    let thread = std::thread::Builder::new()
-        .name(format!("log-{}", handle.directory()))
-        .spawn(move || {
-            let Inbox { commands, running } = inbox;
-            runtime.block_on(shard.run(commands));
-            drop(running);
-        })
-        .expect("the process may start a thread for each log directory");
-    (handle, thread)
+    let worker = workers.start(format!("log-{}", handle.directory()), async move {
+        let Inbox { commands, running } = inbox;
+        shard.run(commands).await;
+        drop(running);
+    });
+    (handle, worker)
 }
 
 struct Shard {
@@ -422,7 +418,7 @@ impl Shard {
     }
 
     fn housekeep(&mut self, round: &mut Round) {
-        let wall_ms = wall_ms();
+        let wall_ms = world::wall_ms();
         let image = self.around.metadata.borrow().clone();
         for (id, replica) in &mut self.owned {
             if let Some(situation) = Situation::of(&image, *id) {
@@ -475,11 +471,6 @@ fn refuse_position(sink: &Sink, id: TopicPartition, error: ErrorName) {
     use super::replica::{Answer, Refused};
     // A follower whose stream has ended comes again on another.
     let _ = sink.send(Answer { id, said: Err(Refused { error, log_start: quorate_log::LogOffset(0) }) });
-}
-
-pub fn wall_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use quorate_client::world;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, RequestOutcome};
 use quorate_metadata::mutant::Mutant;
@@ -197,7 +198,7 @@ impl EventLoop {
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
         let started = Instant::now();
-        let mut group = Group::at(now_ms());
+        let mut group = Group::at(world::wall_ms());
         for operation in operations {
             // A client that gave up waiting was told that the outcome is unknown, and not done is one of the outcomes.
             // Without a request id it may be one of our own, for which nobody waits.
@@ -439,7 +440,3 @@ fn refuse_poison(name: &str, broken: &str, sender: tokio::sync::oneshot::Sender<
     let _ = sender.send(Err(ApiError::new(ErrorName::UnknownServerError, message)));
 }
 
-fn now_ms() -> i64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
-}

@@ -6,9 +6,9 @@
 use std::io;
 use std::time::Duration;
 
+use quorate_client::network::Network;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerId};
 use quorate_metadata::record::BrokerRegistration;
-use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::raft::DialMap;
@@ -51,28 +51,28 @@ pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
         Some(endpoint) => {
             let address =
                 dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
-            knock_patiently(&address).await
+            knock_patiently(dial.network(), &address).await
         }
         None => Evidence::Unknown,
     };
     Probed { broker: broker.broker, epoch: broker.epoch, evidence }
 }
 
-async fn knock_patiently(address: &str) -> Evidence {
-    let mut evidence = knock(address).await;
+async fn knock_patiently(network: &Network, address: &str) -> Evidence {
+    let mut evidence = knock(network, address).await;
     for pause in KNOCK_AGAIN_AFTER {
         if evidence != Evidence::Listening {
             break;
         }
         sleep(pause).await;
-        evidence = knock(address).await;
+        evidence = knock(network, address).await;
     }
     evidence
 }
 
-async fn knock(address: &str) -> Evidence {
-    match timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
-        Ok(Ok(_)) => Evidence::Listening,
+async fn knock(network: &Network, address: &str) -> Evidence {
+    match timeout(PROBE_TIMEOUT, network.knock(address)).await {
+        Ok(Ok(())) => Evidence::Listening,
         Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Evidence::Refused,
         Ok(Err(_)) | Err(_) => Evidence::Unknown,
     }
@@ -84,19 +84,20 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_refused_connection_is_evidence() {
+        let sockets = Network::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let address = listener.local_addr().expect("bound").to_string();
-        assert_eq!(knock(&address).await, Evidence::Listening);
+        assert_eq!(knock(&sockets, &address).await, Evidence::Listening);
         let dying = tokio::spawn(async move {
             sleep(Duration::from_millis(20)).await;
             drop(listener);
         });
         assert_eq!(
-            knock_patiently(&address).await,
+            knock_patiently(&sockets, &address).await,
             Evidence::Refused,
             "the port of a dying process outlives its connections"
         );
         dying.await.expect("it only waits");
-        assert_eq!(knock("host.invalid:1").await, Evidence::Unknown);
+        assert_eq!(knock(&sockets, "host.invalid:1").await, Evidence::Unknown);
     }
 }

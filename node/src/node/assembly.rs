@@ -4,20 +4,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::Resolve;
+use quorate_client::world;
 use quorate_log::Flush;
 use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
-use uuid::Uuid;
 
 use super::NodeError;
 use crate::api::{DataPlaneSlot, HeartbeatTerms};
-use crate::broker::{BrokerConfig, Dial};
+use crate::broker::{BrokerConfig, Dial, Dialing, Places};
 use crate::config::{LogFlush, NodeConfig, host_and_port};
 use crate::controller::ControllerConfig;
-use crate::raft::{DialMap, RaftConfig, VoterAddress};
+use crate::machine::{Disks, Machine, Note};
+use crate::raft::{DialMap, RaftConfig, RocksStore, Store, VoterAddress};
 
-pub fn raft(config: &NodeConfig, dial: &DialMap) -> Result<RaftConfig, NodeError> {
+pub fn raft(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Result<RaftConfig, NodeError> {
     Ok(RaftConfig {
         node: config.controller_id(),
         voters: config.voter_addresses()?,
@@ -31,6 +32,7 @@ pub fn raft(config: &NodeConfig, dial: &DialMap) -> Result<RaftConfig, NodeError
         fast_election: config.fast_election,
         snapshot_log_bytes: config.snapshot_log_bytes,
         log_entries_kept: config.log_entries_kept,
+        workers: machine.workers,
     })
 }
 
@@ -38,13 +40,13 @@ pub fn controller(config: &NodeConfig, dial: &DialMap) -> ControllerConfig {
     ControllerConfig {
         registration: ControllerRegistration {
             controller: config.controller_id(),
-            incarnation: IncarnationId::new(Uuid::new_v4()),
+            incarnation: IncarnationId::new(world::uuid()),
             endpoints: vec![endpoint(config)],
             features: features::supported(),
         },
         session_timeout: config.session_timeout(),
         dial: dial.clone(),
-        seed: Uuid::new_v4().as_u64_pair().0,
+        seed: world::uuid().as_u64_pair().0,
     }
 }
 
@@ -62,6 +64,7 @@ pub fn read_lease(config: &NodeConfig) -> Option<Duration> {
 }
 
 pub fn broker(
+    machine: &Machine,
     config: &NodeConfig,
     dial: &DialMap,
     cluster: ClusterId,
@@ -74,23 +77,45 @@ pub fn broker(
     Ok(BrokerConfig {
         broker: BrokerId::new(config.node_id),
         cluster,
-        incarnation: IncarnationId::new(Uuid::new_v4()),
+        incarnation: IncarnationId::new(world::uuid()),
         endpoint: endpoint(config),
         rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
-        data: config.data_dir.clone(),
-        log_directories: config.log_directories(),
+        log_directories: places(machine, config),
+        note: note(machine, config),
         flush: match config.log_flush {
             LogFlush::Os => Flush::Os,
             LogFlush::Always => Flush::Always,
         },
         bootstrap: nearest.into_iter().chain(others).map(|voter| voter.api.clone()).collect(),
         resolve: resolve(voters, dial.clone()),
-        dial: dial_brokers(dial.clone()),
+        dialing: Dialing { dial: dial_brokers(dial.clone()), network: machine.network.clone() },
+        workers: machine.workers,
         registration_timeout: Duration::from_millis(config.broker_registration_timeout_ms),
         controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
         stray_grace: Duration::from_millis(config.stray_grace_ms),
         slot,
     })
+}
+
+pub fn store(machine: &Machine, config: &NodeConfig) -> Arc<dyn Store> {
+    match &machine.disks {
+        Disks::Files => Arc::new(RocksStore::new(&config.data_dir)),
+        Disks::Memory(disks) => Arc::new(disks.raft.clone()),
+    }
+}
+
+fn places(machine: &Machine, config: &NodeConfig) -> Places {
+    match &machine.disks {
+        Disks::Files => Places::Paths(config.log_directories()),
+        Disks::Memory(disks) => Places::Memory(disks.logs.clone()),
+    }
+}
+
+fn note(machine: &Machine, config: &NodeConfig) -> Note {
+    match &machine.disks {
+        Disks::Files => Note::File(config.data_dir.join("clean-stop")),
+        Disks::Memory(disks) => disks.note.clone(),
+    }
 }
 
 /// The broker dials controllers through the same map as everyone on this node.

@@ -8,23 +8,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen_std, log, report, started};
+use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen, log, report, started};
 use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
 use crate::controller::EventLoop;
 use crate::http::HttpState;
+use crate::machine::{Inside, Machine};
 use crate::metrics::Metrics;
-use crate::raft::{RaftNode, RocksStore};
+use crate::raft::RaftNode;
 use crate::replica::{MetadataReplica, MetadataView};
 
 /// How long a stopping node looks for another controller to hand over to.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
-pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     tokio::pin!(stop);
     // A voter that is not yet part of a cluster waits for the others, and can be told to stop meanwhile.
     let node = tokio::select! {
-        node = Member::start(config) => node?,
+        node = Member::start(machine, config) => node?,
         () = &mut stop => return Ok(()),
     };
     node.run(stop).await
@@ -40,17 +41,19 @@ struct Member {
 }
 
 impl Member {
-    async fn start(config: NodeConfig) -> Result<Self, NodeError> {
-        let dial = dial_map(&config)?;
-        let raft_listener = listen_std(&config.raft_listen)?;
-        let listeners = Listeners::bind(&config).await?;
+    async fn start(machine: Machine, config: NodeConfig) -> Result<Self, NodeError> {
+        let dial = dial_map(&machine, &config)?;
+        let raft_port = listen(&machine.network, &config.raft_listen).await?;
+        let listeners = Listeners::bind(&machine.network, &config).await?;
 
         let view = MetadataView::new();
         let metrics = Arc::new(Metrics::new());
-        let store = RocksStore::new(&config.data_dir);
+        let raft_config = assembly::raft(&machine, &config, &dial)?;
         let replica = Box::new(MetadataReplica::new(view.clone()));
-        let raft = RaftNode::start(assembly::raft(&config, &dial)?, store, raft_listener, replica).await?;
+        let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
 
+        // Each start has a window of its own, so that nobody has filled it before.
+        let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone() });
         let controller_config = assembly::controller(&config, &dial);
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
         let node = config.controller_id();
@@ -65,7 +68,7 @@ impl Member {
         let mut event_loop_task = JoinSet::new();
         event_loop_task.spawn(event_loop.run(stop_event_loop.subscribe()));
         let broker = if config.has(Role::Broker) {
-            BrokerRole::start(assembly::broker(&config, &dial, raft.cluster(), slot)?)
+            BrokerRole::start(assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
         } else {
             BrokerRole::none()
         };

@@ -14,6 +14,7 @@ use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, log, 
 use crate::api::{Api, Control, Controllers, DataPlaneSlot, Proxy};
 use crate::config::NodeConfig;
 use crate::http::HttpState;
+use crate::machine::{Disks, Machine};
 use crate::raft;
 
 /// A controller that says nothing for so long is left for another.
@@ -22,11 +23,13 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two attempts to reach a controller at the start.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     tokio::pin!(stop);
-    let dial = dial_map(&config)?;
-    let listeners = Listeners::bind(&config).await?;
-    raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
+    let dial = dial_map(&machine, &config)?;
+    let listeners = Listeners::bind(&machine.network, &config).await?;
+    if let Disks::Files = machine.disks {
+        raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
+    }
     let controllers = Controllers::new(config.voter_addresses()?, dial.clone());
     let http_state = HttpState::BrokerOnly { controllers: controllers.clone() };
     let slot = DataPlaneSlot::default();
@@ -38,7 +41,7 @@ pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(
         cluster = cluster(&controllers, configured) => cluster,
         () = &mut stop => return Ok(()),
     };
-    let mut broker = BrokerRole::start(assembly::broker(&config, &dial, cluster, slot)?);
+    let mut broker = BrokerRole::start(assembly::broker(&machine, &config, &dial, cluster, slot)?);
     started(&config, cluster);
     let outcome = tokio::select! {
         () = stop => Ok(()),

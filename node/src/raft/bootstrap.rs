@@ -12,8 +12,7 @@ use futures::future::join_all;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Notify, watch};
 use tonic::Request;
-use uuid::Uuid;
-
+use quorate_client::world;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 use quorate_proto::raft as proto;
 
@@ -191,7 +190,7 @@ impl Greeter {
     fn choose_cluster(&self, answers: &BTreeMap<NodeId, Answer>) -> Result<ClusterId, RaftError> {
         let mut named = answers.values().filter_map(|answer| answer.cluster).chain(self.local.cluster());
         let Some(first) = named.next() else {
-            return Ok(ClusterId::new(Uuid::new_v4()));
+            return Ok(ClusterId::new(world::uuid()));
         };
         match named.find(|other| *other != first) {
             Some(other) => Err(RaftError::cluster_ids(other, first)),

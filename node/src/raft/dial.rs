@@ -14,12 +14,14 @@ use std::{fs, io};
 
 use serde::Deserialize;
 
+use quorate_client::network::Network;
 use quorate_metadata::ids::ControllerId;
 
 /// Cheap to clone; all clones see the same file.
 #[derive(Clone, Default)]
 pub struct DialMap {
     file: Option<Arc<Watched>>,
+    network: Network,
 }
 
 struct Watched {
@@ -58,7 +60,18 @@ impl DialMap {
     pub fn file(path: &Path) -> io::Result<Self> {
         let watched = Watched { path: path.to_owned(), state: Mutex::default() };
         watched.reload()?;
-        Ok(Self { file: Some(Arc::new(watched)) })
+        Ok(Self { file: Some(Arc::new(watched)), network: Network::default() })
+    }
+
+    /// The same addresses, on this network.
+    #[must_use]
+    pub fn over(self, network: Network) -> Self {
+        Self { network, ..self }
+    }
+
+    /// What the addresses are dialed on.
+    pub fn network(&self) -> &Network {
+        &self.network
     }
 
     /// Where to dial the Raft port of `peer`, which announces `announced`.

@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::raft::TransferLeaderRequest;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 
@@ -72,7 +71,7 @@ impl FastElection {
     async fn is_dead(&self, lost: &Lost) -> bool {
         for wait_ms in PROBE_WAITS_MS {
             sleep(Duration::from_millis(wait_ms)).await;
-            if refused(&lost.address).await {
+            if self.is_refused(&lost.address).await {
                 return true;
             }
         }
@@ -84,10 +83,17 @@ impl FastElection {
         false
     }
 
+    async fn is_refused(&self, address: &str) -> bool {
+        match timeout(CONNECT_TIMEOUT, self.peers.network().knock(address)).await {
+            Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Ok(Ok(())) | Err(_) => false,
+        }
+    }
+
     async fn wait_for_turn(&self, lost: &Lost) {
         let turns = async {
             for address in &lost.before {
-                if !refused(address).await {
+                if !self.is_refused(address).await {
                     sleep(TURN).await;
                 }
             }
@@ -123,9 +129,3 @@ struct Lost {
     before: Vec<String>,
 }
 
-async fn refused(address: &str) -> bool {
-    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
-        Ok(Ok(_)) | Err(_) => false,
-    }
-}

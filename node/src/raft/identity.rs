@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
+use quorate_client::world;
 use quorate_log::durable;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 
@@ -30,7 +29,7 @@ pub struct Identity {
 impl Identity {
     /// A new disk.
     pub fn new(node: ControllerId, cluster: Option<ClusterId>) -> Self {
-        Self { node, directory: DirectoryId::new(Uuid::new_v4()), cluster }
+        Self { node, directory: DirectoryId::new(world::uuid()), cluster }
     }
 }
 

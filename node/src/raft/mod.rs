@@ -24,6 +24,7 @@ mod inspect;
 mod leadership;
 mod network;
 mod node;
+mod runtime;
 mod state_machine;
 mod status;
 mod store;
@@ -38,6 +39,8 @@ use bytes::Bytes;
 
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 
+use crate::machine::Workers;
+
 pub use dial::DialMap;
 pub use error::{ProposeError, RaftError, ReadError};
 pub use identity::{Formatted, format, identify};
@@ -45,7 +48,7 @@ pub use inspect::{DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, dump_log, 
 pub use leadership::{LeaderInfo, Leadership};
 pub use node::RaftNode;
 pub use status::{QuorumStatus, VoterState, VoterStatus};
-pub use store::{MemoryStore, RocksStore, Store};
+pub use store::{Logged, LoggedEntry, MemoryStore, RocksStore, Store};
 
 /// openraft with our types.
 type Raft = openraft::Raft<types::Types, state_machine::StateMachine>;
@@ -113,4 +116,6 @@ pub struct RaftConfig {
     pub snapshot_log_bytes: u64,
     /// Entries kept behind a snapshot, for followers that lag a little.
     pub log_entries_kept: u64,
+    /// Where consensus runs.
+    pub workers: Workers,
 }

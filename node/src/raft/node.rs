@@ -1,6 +1,5 @@
 //! The handle of this voter, for all who are not Raft.
 
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
+use quorate_client::network::Port;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, DirectoryId};
 use quorate_proto::raft as proto;
 
@@ -23,6 +23,7 @@ use super::status::{self, QuorumStatus};
 use super::store::Store;
 use super::thread::{self, Setup, Started};
 use super::types::{Applied, LogId, NodeId, Reply, Types, node_id};
+use crate::machine::Workers;
 use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Replica};
 
 /// Between two tries to have a read confirmed while the leader changes.
@@ -57,38 +58,41 @@ struct Running {
 }
 
 impl RaftNode {
-    /// Opens the store, checks whose disk it is, and starts Raft on a thread of its own with its server on `listener`.
+    /// Opens the store, checks whose disk it is, and starts Raft on a thread of its own with its server on `port`.
     /// Returns when this voter is part of a cluster: at once on a restart, else when the cluster has formed.
     pub async fn start(
         config: RaftConfig,
-        store: impl Store,
-        listener: TcpListener,
+        store: Arc<dyn Store>,
+        port: Port,
         replica: Box<dyn Replica>,
     ) -> Result<Self, RaftError> {
         check(&config)?;
         let silence_max = Duration::from_millis(config.election_max_ms);
-        let store: Arc<dyn Store> = Arc::new(store);
         let local =
             LocalVoter::load(store.clone(), config.node, config.data.clone(), config.cluster, config.auto_format)?;
         let (shutdown, shutdown_receiver) = watch::channel(false);
         let (stopped_sender, stopped) = watch::channel(None);
         let (started_sender, started) = oneshot::channel();
         let (finished_sender, finished) = watch::channel(());
+        let workers = config.workers;
         let setup = Setup {
             config,
             store,
             local: local.clone(),
-            listener,
+            port,
             replica,
             shutdown: shutdown_receiver,
             stopped: stopped_sender,
             started: started_sender,
             finished: finished_sender,
         };
-        std::thread::Builder::new()
-            .name("raft".into())
-            .spawn(move || thread::run(setup))
-            .map_err(RaftError::io("start the raft thread"))?;
+        match workers {
+            Workers::Tasks => drop(tokio::spawn(thread::run_here(setup))),
+            Workers::Threads => {
+                let thread = std::thread::Builder::new().name("raft".into()).spawn(move || thread::run(setup));
+                drop(thread.map_err(RaftError::io("start the raft thread"))?);
+            }
+        }
         let started = match started.await {
             Ok(Ok(started)) => started,
             Ok(Err(error)) => {

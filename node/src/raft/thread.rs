@@ -1,12 +1,12 @@
 //! Consensus runs on a thread of its own with a current-thread runtime: lowest latency, the largest batches, and no API
 //! load between a leader and its heartbeats. All that belongs to Raft starts here and ends here.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
+use quorate_client::network::Port;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -39,7 +39,7 @@ pub struct Setup {
     pub config: RaftConfig,
     pub store: Arc<dyn Store>,
     pub local: LocalVoter,
-    pub listener: TcpListener,
+    pub port: Port,
     pub replica: Box<dyn Replica>,
     pub shutdown: watch::Receiver<bool>,
     pub stopped: watch::Sender<Option<String>>,
@@ -64,19 +64,7 @@ pub fn run(setup: Setup) {
         Ok(runtime) => runtime,
         Err(error) => return refuse(setup.started, RaftError::io("start the raft runtime")(error)),
     };
-    let Setup { config, store, local, listener, replica, shutdown, stopped, started, finished } = setup;
-    let flushed = runtime.block_on(async {
-        let mut core = match Core::start(&config, store, local, replica).await {
-            Ok(core) => core,
-            Err(error) => {
-                refuse(started, error);
-                return None;
-            }
-        };
-        core.spawn_all(&config, listener);
-        core.run(started, shutdown, stopped).await;
-        Some(core.flushed)
-    });
+    let (flushed, finished) = runtime.block_on(serve(setup));
     // Dropping the runtime drops every task, and with them the last handles of the log.
     runtime.shutdown_timeout(BLOCKING_GRACE);
     if let Some(flushed) = flushed {
@@ -84,6 +72,31 @@ pub fn run(setup: Setup) {
         let _ = flushed.blocking_recv();
     }
     drop(finished);
+}
+
+/// The same on the runtime that this is called on.
+pub async fn run_here(setup: Setup) {
+    let (flushed, finished) = serve(setup).await;
+    if let Some(flushed) = flushed {
+        // The flusher drops its end without a word.
+        let _ = flushed.await;
+    }
+    drop(finished);
+}
+
+/// Until Raft has ended; then what resolves when the last write is on the disk, and what to drop after it.
+async fn serve(setup: Setup) -> (Option<oneshot::Receiver<()>>, watch::Sender<()>) {
+    let Setup { config, store, local, port, replica, shutdown, stopped, started, finished } = setup;
+    let mut core = match Core::start(&config, store, local, replica).await {
+        Ok(core) => core,
+        Err(error) => {
+            refuse(started, error);
+            return (None, finished);
+        }
+    };
+    core.spawn_all(&config, port);
+    core.run(started, shutdown, stopped).await;
+    (Some(core.flushed), finished)
 }
 
 fn refuse(started: oneshot::Sender<Result<Started, RaftError>>, error: RaftError) {
@@ -134,7 +147,7 @@ impl Core {
         Ok(Self { raft, local, log, flushed, peers, snapshots, grown, doubted, joined, tasks: JoinSet::new() })
     }
 
-    fn spawn_all(&mut self, config: &RaftConfig, listener: TcpListener) {
+    fn spawn_all(&mut self, config: &RaftConfig, port: Port) {
         let (broken_sender, broken) = mpsc::channel(BROKEN_MAX);
         let outlogged = Arc::new(Notify::new());
         let service = Service {
@@ -146,7 +159,7 @@ impl Core {
             doubted: self.doubted.clone(),
         };
         self.tasks.spawn(async {
-            End::Failed(service.serve(listener).await.err().unwrap_or_else(|| "the raft port closed".into()))
+            End::Failed(service.serve(port).await.err().unwrap_or_else(|| "the raft port closed".into()))
         });
         let greeter = Greeter {
             local: self.local.clone(),

@@ -9,6 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use quorate_metadata::ids::{ControllerId, DirectoryId, Offset};
 
+use super::runtime::Runtime;
+
 pub type NodeId = u64;
 pub type Vote = openraft::alias::VoteOf<Types>;
 pub type LogId = openraft::alias::LogIdOf<Types>;
@@ -33,7 +35,7 @@ impl RaftTypeConfig for Types {
     type Vote = openraft::Vote<Self::LeaderId>;
     type Payload = openraft::EntryPayload<Payload, NodeId, VoterNode>;
     type Entry = openraft::Entry<<Self::LeaderId as openraft::vote::RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Reply<T>
     where

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quorate_client::network::Port;
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
+use quorate_node::machine::Workers;
 use quorate_node::raft::{
     DialMap, FrozenReplica, Leadership, Outcome, ProposeError, RaftConfig, RaftError, RaftNode, Replica, ReplicaError,
     RocksStore, Store, VoterAddress,
@@ -135,6 +137,7 @@ impl Cluster {
             fast_election: self.fast_election,
             snapshot_log_bytes: self.snapshot_log_bytes,
             log_entries_kept: self.log_entries_kept,
+            workers: Workers::Threads,
         }
     }
 
@@ -214,7 +217,7 @@ pub async fn start_on(store: impl Store, config: RaftConfig, address: String) ->
     let journal = Journal::default();
     let (published, installed) = (journal.published.clone(), journal.installed.clone());
     let listener = listen(&address).await;
-    let raft = timeout(PATIENCE, RaftNode::start(config, store, listener, Box::new(journal)))
+    let raft = timeout(PATIENCE, RaftNode::start(config, Arc::new(store), Port::Socket(listener), Box::new(journal)))
         .await
         .expect("started in time")?;
     let leadership = raft.leadership();

@@ -9,7 +9,7 @@ use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResou
 use quorate_tests::{Cluster, new_topic, topic_named, wait};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::task::JoinHandle;
 
 const NODES: i32 = 3;

@@ -1,5 +1,5 @@
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::super::fixture::{broker, create, id, image, lead, reassign, remove_topic, shrink};
 use super::*;

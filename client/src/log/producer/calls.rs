@@ -11,30 +11,36 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use crate::network::Network;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One channel for each broker, by its address.
-#[derive(Default)]
 pub struct Channels {
+    network: Network,
     open: HashMap<String, Channel>,
 }
 
 impl Channels {
-    pub fn open(&mut self, endpoint: &str) -> Result<Channel, Status> {
-        if let Some(open) = self.open.get(endpoint) {
+    pub fn over(network: Network) -> Self {
+        Self { network, open: HashMap::new() }
+    }
+
+    pub fn open(&mut self, address: &str) -> Result<Channel, Status> {
+        if let Some(open) = self.open.get(address) {
             return Ok(open.clone());
         }
-        let channel = Endpoint::from_shared(format!("http://{endpoint}"))
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Status::unavailable(error.to_string()))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .initial_stream_window_size(4 << 20)
-            .connect_lazy();
-        self.open.insert(endpoint.to_owned(), channel.clone());
+            .initial_stream_window_size(4 << 20);
+        let channel = self.network.open_lazily(&endpoint);
+        self.open.insert(address.to_owned(), channel.clone());
         Ok(channel)
     }
 

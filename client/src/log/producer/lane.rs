@@ -1,7 +1,7 @@
 //! What one partition is sent: batches in their order, one under way at a time. Pure.
 
 use std::collections::VecDeque;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prost::Message as _;
 use quorate_proto::log::{ProducerStamp, Record, RecordBatch, RecordHeader, Records};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::{Acknowledged, ProducedRecord, Promise, bytes_of};
 use crate::error::ClientError;
+use crate::world;
 
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_millis(200);
@@ -197,14 +198,9 @@ fn to_wire(record: ProducedRecord) -> Record {
     Record {
         key: record.key,
         value: record.value,
-        timestamp_ms: record.timestamp_ms.unwrap_or_else(now_ms),
+        timestamp_ms: record.timestamp_ms.unwrap_or_else(world::wall_ms),
         headers: record.headers.into_iter().map(header).collect(),
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn sequence_after(sequence: i32, count: usize) -> i32 {

@@ -80,13 +80,13 @@ enum Done {
 impl Owner {
     pub fn new(admin: AdminClient, options: ProducerOptions) -> Self {
         Self {
+            channels: Channels::over(options.network.clone()),
             admin,
             options,
             lanes: BTreeMap::new(),
             unrouted: HashMap::new(),
             sticky: HashMap::new(),
             routes: Routes::default(),
-            channels: Channels::default(),
             producer: None,
             flights: HashMap::new(),
             last_flight: 0,

@@ -84,8 +84,9 @@ async fn a_batch_that_failed_takes_its_sequence_with_it() {
 
 /// An owner that knows topic "t", with one leader per partition, and sends nothing anywhere.
 fn owner(leaders: &[&str]) -> Owner {
-    let nodes = Nodes::open(&["127.0.0.1:1"], &LOOK_UP).expect("the address is well formed");
-    let mut owner = Owner::new(AdminClient::over(nodes, LOOK_UP), ProducerOptions::default());
+    let look_up = look_up(&Network::default());
+    let nodes = Nodes::open(&["127.0.0.1:1"], &look_up).expect("the address is well formed");
+    let mut owner = Owner::new(AdminClient::over(nodes, look_up), ProducerOptions::default());
     owner.on_looked(Ok(vec![("t".to_owned(), Ok(Route::led_by(leaders)))]));
     owner
 }

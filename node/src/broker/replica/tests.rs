@@ -18,7 +18,7 @@ use quorate_metadata::plan::{checkpoint, features};
 use quorate_metadata::record::{Endpoint, LeaderRecoveryState, Partition, SecurityProtocol};
 use quorate_metadata::{ErrorName, MetadataImage, Record, rng};
 use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 

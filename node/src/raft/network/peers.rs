@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use quorate_client::network::Network;
 use quorate_metadata::ids::{ControllerId, DirectoryId};
 use quorate_proto::raft as proto;
 use quorate_proto::raft::raft_client::RaftClient;
@@ -65,6 +66,10 @@ impl Peers {
         &self.shared.local
     }
 
+    pub fn network(&self) -> &Network {
+        self.shared.dial.network()
+    }
+
     /// Where `peer` is dialed now.
     pub fn address(&self, peer: NodeId, announced: &str) -> String {
         self.shared.dial.raft(controller_id(peer), self.raft(peer, announced))
@@ -88,7 +93,7 @@ impl Peers {
         let channel = match known {
             Some(connection) => connection.channel.clone(),
             None => {
-                let channel = endpoint(&address)?.connect_lazy();
+                let channel = self.network().open_lazily(&endpoint(&address)?);
                 let connection = Connection { address, announced: announced.to_owned(), channel: channel.clone() };
                 connections.insert((peer, link), connection);
                 channel

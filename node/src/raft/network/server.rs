@@ -2,7 +2,6 @@
 //! disk is the one that the membership knows.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use quorate_client::network::{Port, to_tokio};
 use quorate_proto::raft as proto;
 use quorate_proto::raft::raft_server::{self, RaftServer};
 
@@ -57,23 +57,26 @@ pub struct Service {
 
 impl Service {
     /// Runs until dropped.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), String> {
-        listener.set_nonblocking(true).map_err(|error| error.to_string())?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
+    pub async fn serve(self, port: Port) -> Result<(), String> {
         let service = RaftServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        Server::builder()
+        let router = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)
             .http2_max_header_list_size(HEADER_LIST_BYTES_MAX)
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .add_service(service)
-            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
-            .await
-            .map_err(|error| error.to_string())
+            .add_service(service);
+        let ended = match port {
+            Port::Given(incoming) => router.serve_with_incoming(incoming).await,
+            Port::Socket(listener) => {
+                let listener = to_tokio(listener).map_err(|error| error.to_string())?;
+                router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await
+            }
+        };
+        ended.map_err(|error| error.to_string())
     }
 
     /// The caller's id, if the call is for this voter from a voter whose disk is known.

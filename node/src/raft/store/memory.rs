@@ -33,6 +33,26 @@ struct Medium {
     flush_time: Duration,
     /// A process that was started before the last crash must not write any more.
     incarnation: u64,
+    /// The last index that is durable.
+    durable_to: Option<u64>,
+    version: u64,
+}
+
+/// For those who look from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logged {
+    /// Where the log begins.
+    pub first: u64,
+    pub entries: Vec<LoggedEntry>,
+    pub durable_to: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoggedEntry {
+    pub index: u64,
+    pub term: u64,
+    /// Over all that is stored of it.
+    pub checksum: u32,
 }
 
 #[derive(Default)]
@@ -46,7 +66,8 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// Power off: pending bytes are gone but for the first `kept`, and whoever had the store open can write no more.
+    /// Power off: pending bytes are gone but for the first `kept`, and whoever had the store open can write no more. A disk
+    /// that was broken is mended.
     pub fn crash(&self, kept: usize) {
         let mut medium = self.medium();
         let kept = kept.min(medium.pending.len());
@@ -54,6 +75,7 @@ impl MemoryStore {
         medium.durable.extend(survived);
         medium.pending.clear();
         medium.incarnation += 1;
+        medium.broken = false;
     }
 
     /// From now on every flush fails, as a disk does whose fsync returned EIO.
@@ -69,6 +91,22 @@ impl MemoryStore {
     /// How many bytes a crash would lose now.
     pub fn pending_bytes(&self) -> usize {
         self.medium().pending.len()
+    }
+
+    /// The log from an index on, as a process reads it, and how much of it no crash can take.
+    pub fn logged(&self, from: u64) -> Logged {
+        let medium = self.medium();
+        let entries = medium.image.entries.range(from..).map(|(index, entry)| LoggedEntry {
+            index: *index,
+            term: entry.log_id.committed_leader_id().term,
+            checksum: crc32fast::hash(&codec::encode_entry(entry)),
+        });
+        Logged { first: medium.image.loaded.first, entries: entries.collect(), durable_to: medium.durable_to }
+    }
+
+    /// Changes with whatever is written.
+    pub fn version(&self) -> u64 {
+        self.medium().version
     }
 
     /// What bit rot does.
@@ -103,6 +141,8 @@ impl Store for MemoryStore {
         let (image, end) = replay(&medium.durable).map_err(RaftError::io("open the journal"))?;
         medium.durable.truncate(end);
         medium.image = image;
+        medium.durable_to = medium.image.loaded.last.map(|last| last.index);
+        medium.version += 1;
         let disk = MemoryDisk { store: self.clone(), incarnation: medium.incarnation };
         Ok(Opened { disk: Arc::new(disk), snapshots: self.snapshots.clone() })
     }
@@ -123,6 +163,7 @@ impl MemoryDisk {
             medium.pending.extend(frame);
             medium.image.apply(write);
         }
+        medium.version += 1;
         Ok(medium.flush_time)
     }
 
@@ -131,6 +172,8 @@ impl MemoryDisk {
         self.refuse_late(&medium)?;
         let pending = std::mem::take(&mut medium.pending);
         medium.durable.extend(pending);
+        medium.durable_to = medium.image.loaded.last.map(|last| last.index);
+        medium.version += 1;
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 pub use flush::FlushQueue;
 pub use log::LogStore;
-pub use memory::MemoryStore;
+pub use memory::{Logged, LoggedEntry, MemoryStore};
 pub use rocks::{RocksStore, open_read_only};
 pub use snapshots::{Snapshot, SnapshotWriter, Snapshots};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quorate_proto::admin::CreateTopicsRequest;
 use quorate_tests::{Cluster, mutation, new_topic, refusal};
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
+use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

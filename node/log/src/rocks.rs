@@ -1,0 +1,141 @@
+//! A table on RocksDB.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use quorate_metadata::ids::DirectoryId;
+use rocksdb::{
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind, IteratorMode,
+    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+};
+use uuid::Uuid;
+
+use crate::directory::Flush;
+use crate::durable;
+use crate::error::LogError;
+use crate::keys;
+use crate::table::{Change, Changes, Failure, Family, Row, Table};
+
+/// In the default family, where nothing else is.
+const ID: &[u8] = b"directory-id";
+
+/// Few large memtables: records are written once, and mostly read soon after.
+const MEMTABLE_BYTES: usize = 32 << 20;
+/// Bounds what a restart has to recover.
+const WAL_BYTES_MAX: u64 = 128 << 20;
+
+pub struct RocksTable {
+    db: DB,
+}
+
+impl RocksTable {
+    /// Opens it, or creates it with a new id.
+    pub fn open(path: &Path, flush: Flush) -> Result<(Self, DirectoryId), LogError> {
+        let io = |reason: String| LogError::Io { path: path.to_owned(), reason };
+        durable::create_directory(path).map_err(|error| io(error.to_string()))?;
+        let db = DB::open_cf_descriptors(&database_options(flush), path, families()).map_err(|error| {
+            let is_locked = error.kind() == ErrorKind::IOError && error.to_string().contains("lock");
+            if is_locked { LogError::Locked { path: path.to_owned() } } else { io(error.to_string()) }
+        })?;
+        let id = identify(&db).map_err(io)?;
+        Ok((Self { db }, id))
+    }
+
+    fn family(&self, family: Family) -> &ColumnFamily {
+        self.db.cf_handle(name(family)).expect("opened with both families")
+    }
+}
+
+impl Table for RocksTable {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, Failure> {
+        let found = self.db.get_cf(self.family(family), key).map_err(text)?;
+        Ok(found.map(Bytes::from))
+    }
+
+    fn scan(
+        &self,
+        family: Family,
+        from: Vec<u8>,
+        until: Option<Vec<u8>>,
+    ) -> Box<dyn Iterator<Item = Result<Row, Failure>> + '_> {
+        let mut options = ReadOptions::default();
+        if let Some(until) = until {
+            options.set_iterate_upper_bound(until);
+        }
+        let mode = IteratorMode::From(&from, Direction::Forward);
+        let rows = self.db.iterator_cf_opt(self.family(family), options, mode);
+        Box::new(rows.map(|row| row.map(|(key, value)| (key.into(), value.into())).map_err(text)))
+    }
+
+    fn commit(&self, changes: &Changes, sync: bool) -> Result<(), Failure> {
+        let mut batch = WriteBatch::default();
+        for change in changes.iter() {
+            match change {
+                Change::Put { family, key, value } => batch.put_cf(self.family(*family), key, value),
+                Change::DeleteRange { family, from, until } => {
+                    batch.delete_range_cf(self.family(*family), from, until);
+                }
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.set_sync(sync);
+        self.db.write_opt(batch, &options).map_err(text)
+    }
+
+    fn sync(&self) -> Result<(), Failure> {
+        self.db.flush_wal(true).map_err(text)
+    }
+}
+
+fn text(error: rocksdb::Error) -> Failure {
+    error.to_string()
+}
+
+fn name(family: Family) -> &'static str {
+    match family {
+        Family::Batches => "batches",
+        Family::Meta => "meta",
+    }
+}
+
+fn identify(db: &DB) -> Result<DirectoryId, Failure> {
+    if let Some(value) = db.get(ID).map_err(text)? {
+        let body = keys::unseal(ID, &value)?;
+        return Ok(DirectoryId::new(Uuid::from_slice(body).map_err(|error| error.to_string())?));
+    }
+    let id = DirectoryId::new(Uuid::new_v4());
+    let mut options = WriteOptions::default();
+    options.set_sync(true);
+    db.put_opt(ID, keys::seal(ID, id.as_bytes()), &options).map_err(text)?;
+    Ok(id)
+}
+
+fn database_options(flush: Flush) -> Options {
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_paranoid_checks(true);
+    // A record cut by a crash was acknowledged to nobody. Unsynced, a loss of power may cut earlier than at the tail.
+    options.set_wal_recovery_mode(match flush {
+        Flush::Os => DBRecoveryMode::PointInTime,
+        Flush::Always => DBRecoveryMode::TolerateCorruptedTailRecords,
+    });
+    // A log's batches and its meta data are never of different ages.
+    options.set_atomic_flush(true);
+    options.set_max_total_wal_size(WAL_BYTES_MAX);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_log_level(LogLevel::Warn);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    let mut options = Options::default();
+    options.set_compression_type(DBCompressionType::None);
+    options.set_write_buffer_size(MEMTABLE_BYTES);
+    options.set_max_write_buffer_number(2);
+    options.set_paranoid_checks(true);
+    Family::ALL.map(|family| ColumnFamilyDescriptor::new(name(family), options.clone())).into()
+}

@@ -1,0 +1,105 @@
+//! What a node runs on: a network, disks, and threads beside the runtime that it is started on. All real, unless a
+//! simulation gives others; the clock is tokio's, and time of day and chance come from `quorate_client::world`.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+
+use quorate_client::network::Network;
+use quorate_log::MemoryLogs;
+use tracing::error;
+
+use crate::raft::{MemoryStore, RaftNode};
+use crate::replica::MetadataView;
+
+/// Cheap to clone. Real, by default.
+#[derive(Clone, Default)]
+pub struct Machine {
+    pub network: Network,
+    pub disks: Disks,
+    pub workers: Workers,
+    /// Filled by a node with a controller as soon as it is part of a cluster. Nobody looks, by default.
+    pub window: Window,
+}
+
+/// For those who watch a node from inside, and change nothing.
+pub type Window = Arc<OnceLock<Inside>>;
+
+pub struct Inside {
+    pub raft: RaftNode,
+    pub view: MetadataView,
+}
+
+#[derive(Clone, Default)]
+pub enum Disks {
+    /// Where the configuration says.
+    #[default]
+    Files,
+    Memory(MemoryDisks),
+}
+
+/// The disks of one node, which outlive its processes.
+#[derive(Clone)]
+pub struct MemoryDisks {
+    pub raft: MemoryStore,
+    pub logs: Vec<MemoryLogs>,
+    pub note: Note,
+}
+
+/// A small file: see `broker/clean_stop.rs`.
+#[derive(Clone, Debug)]
+pub enum Note {
+    File(PathBuf),
+    Memory(Arc<Mutex<Option<String>>>),
+}
+
+/// Who does what must not hold up the runtime that serves calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Workers {
+    /// A thread each.
+    #[default]
+    Threads,
+    /// Tasks of the one runtime there is, so that a seed decides who goes on when.
+    Tasks,
+}
+
+/// Dropped, it is waited for where it has a thread: a process that ends while a thread is in a database dies in it.
+#[derive(Debug, Default)]
+pub struct Worker {
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Does the work on a runtime of its own that has timers, and nothing else.
+    pub fn start(self, name: String, work: impl Future<Output = ()> + Send + 'static) -> Worker {
+        match self {
+            Self::Tasks => {
+                tokio::spawn(work);
+                Worker::default()
+            }
+            Self::Threads => {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+                let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
+                Worker::thread(name, move || runtime.block_on(work))
+            }
+        }
+    }
+}
+
+impl Worker {
+    pub fn thread(name: String, work: impl FnOnce() + Send + 'static) -> Self {
+        let thread = std::thread::Builder::new().name(name).spawn(work);
+        Self { thread: Some(thread.expect("the process may start a few threads")) }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let Some(thread) = self.thread.take() else { return };
+        let name = thread.thread().name().unwrap_or_default().to_owned();
+        if thread.join().is_err() {
+            error!(thread = name, "it has panicked");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What can be seen of a cluster between two ticks.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use quorate_metadata::MetadataImage;
+use quorate_node::raft::{Logged, MemoryStore, QuorumStatus};
+
+use crate::cluster::Cluster;
+
+pub struct Seen {
+    pub nodes: Vec<NodeSeen>,
+}
+
+pub struct NodeSeen {
+    pub id: i32,
+    pub incarnation: u32,
+    pub disk: MemoryStore,
+    /// None: it does not run, or is not part of a cluster yet.
+    pub inside: Option<InsideSeen>,
+}
+
+pub struct InsideSeen {
+    pub quorum: QuorumStatus,
+    pub image: MetadataImage,
+}
+
+impl NodeSeen {
+    pub fn logged(&self, from: u64) -> Logged {
+        self.disk.logged(from)
+    }
+
+    pub fn is_controller(&self) -> bool {
+        let leader = self.inside.as_ref().and_then(|inside| inside.quorum.leader);
+        leader.is_some_and(|leader| leader.get() == self.id)
+    }
+}
+
+impl Seen {
+    pub fn of(cluster: &Cluster) -> Self {
+        let nodes = cluster.nodes.iter().map(|(id, node)| {
+            let window = node.window();
+            let inside = window.get().filter(|_| node.is_up && node.ended().is_none());
+            let inside = inside.map(|inside| InsideSeen { quorum: inside.raft.status(), image: inside.view.image() });
+            NodeSeen { id: *id, incarnation: node.incarnation, disk: node.disks.raft.clone(), inside }
+        });
+        Self { nodes: nodes.collect() }
+    }
+
+    /// The image of the node that is furthest.
+    pub fn latest(&self) -> Option<&MetadataImage> {
+        let images = self.nodes.iter().filter_map(|node| node.inside.as_ref()).map(|inside| &inside.image);
+        images.max_by_key(|image| image.next_offset)
+    }
+
+    pub fn controller(&self) -> Option<i32> {
+        let epoch = |node: &&NodeSeen| node.inside.as_ref().map(|inside| inside.quorum.epoch);
+        self.nodes.iter().filter(|node| node.is_controller()).max_by_key(epoch).map(|node| node.id)
+    }
+}
+
+/// A fingerprint of all that was seen, in order.
+#[derive(Default)]
+pub struct Trace(DefaultHasher);
+
+impl Trace {
+    pub fn note(&mut self, at_ms: u64, seen: &Seen) {
+        for node in &seen.nodes {
+            (at_ms, node.id, node.incarnation, node.disk.version()).hash(&mut self.0);
+            if let Some(InsideSeen { quorum, image }) = &node.inside {
+                let quorum = (quorum.epoch, quorum.leader, quorum.log_end, quorum.committed, quorum.applied);
+                (quorum, image.next_offset, image.digest()).hash(&mut self.0);
+            }
+        }
+    }
+
+    pub fn add(&mut self, text: &str) {
+        text.hash(&mut self.0);
+    }
+
+    pub fn value(&self) -> u64 {
+        self.0.finish()
+    }
+}
