@@ -40,6 +40,13 @@ ensure_toolchain() {
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
 }
 
+# What fault runs use where it is there, and say that they skip where it is not: libfaketime, for wall clocks.
+offer_faults() {
+  if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 /usr/lib*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
+    (install_packages faketime) || say "going on without faketime: faults of clocks will be skipped"
+  fi
+}
+
 # RocksDB takes a quarter of an hour of C++: it is built once per version and kept for every checkout and profile.
 ensure_rocksdb() {
   local version

@@ -1,17 +1,20 @@
 //! Carries a schedule out: each fault is given its targets when it begins, and everything is healed at the end, whatever
 //! happened in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod trials;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_client::Freshness;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::checker::Report;
 use crate::db::Db;
 use crate::disk::Mode;
-use crate::disk::damage::Damage;
+use crate::generator::Tempo;
 use crate::health;
 use crate::nemesis::{Injuries, Injury, Nemesis, Situation, State, Whole};
 use crate::recorder::Recorder;
@@ -26,18 +29,6 @@ const STATE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster that is whole again is asked for that long before it is broken again.
 const HEALTHY: Duration = Duration::from_millis(800);
-
-/// Under load every node syncs something within that.
-const SYNC_SURELY: Duration = Duration::from_millis(900);
-
-/// Within that a node has read its log.
-const START_SURELY: Duration = Duration::from_secs(3);
-
-/// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Until what a full disk has done is seen.
-const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// A fault as it was, with times in microseconds since the run began.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,6 +51,7 @@ pub struct Conducted {
 pub struct Conductor<'a> {
     db: &'a mut Db,
     recorder: &'a Recorder,
+    tempo: &'a watch::Sender<Tempo>,
     /// What the cluster did that no fault excuses.
     report: &'a mut Report,
     injuries: Injuries,
@@ -71,9 +63,14 @@ pub struct Conductor<'a> {
 }
 
 impl<'a> Conductor<'a> {
-    pub fn new(db: &'a mut Db, recorder: &'a Recorder, report: &'a mut Report) -> Self {
+    pub fn new(
+        db: &'a mut Db,
+        recorder: &'a Recorder,
+        tempo: &'a watch::Sender<Tempo>,
+        report: &'a mut Report,
+    ) -> Self {
         let (injuries, fired) = (Injuries::default(), BTreeMap::new());
-        Self { db, recorder, report, injuries, fired, skipped: Vec::new(), late: Duration::ZERO }
+        Self { db, recorder, tempo, report, injuries, fired, skipped: Vec::new(), late: Duration::ZERO }
     }
 
     /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the faults.
@@ -107,10 +104,8 @@ impl<'a> Conductor<'a> {
 
     /// Why the event cannot begin, after waiting for the state that it needs.
     async fn obstacle(&mut self, event: &Event) -> Option<String> {
-        if event.fault.needs_shim()
-            && let Some(why) = &self.db.no_shim
-        {
-            return Some(why.clone());
+        if let Some(why) = self.db.cannot(&event.fault) {
+            return Some(why);
         }
         let state = event.until?;
         let from = Instant::now();
@@ -136,7 +131,7 @@ impl<'a> Conductor<'a> {
                 }
             }
         }
-        let (from_us, targets) = (self.recorder.now_us(), targets(&injury));
+        let (from_us, mut targets) = (self.recorder.now_us(), targets(&injury));
         self.injuries.begin(number, injury.clone());
         self.apply()?;
         if let Injury::Dark(nodes) = &injury {
@@ -144,9 +139,10 @@ impl<'a> Conductor<'a> {
                 self.db.cut_power(*node)?;
             }
         }
-        if let Injury::Damaged(nodes) = &injury {
+        if let Injury::Damaged(nodes) | Injury::Torn(nodes) = &injury {
+            targets.clear();
             for node in nodes {
-                self.try_damaged(*node).await?;
+                targets.extend(self.try_out(*node, &event.fault).await?);
             }
         }
         let fired = Fired { nemesis: event.nemesis, from_us, until_us: u64::MAX, targets };
@@ -169,54 +165,14 @@ impl<'a> Conductor<'a> {
         Ok(())
     }
 
-    /// Starts a node that is down with a byte of its log changed, which it must notice; then all is as before.
-    async fn try_damaged(&mut self, node: i32) -> anyhow::Result<()> {
-        let Some(damage) = Damage::inflict(&self.db.data(node).join("raft"))? else {
-            self.skipped.push(format!("Corruption of node {node}: its log is too short yet"));
-            return Ok(());
-        };
-        let from = Instant::now();
-        self.db.start(node, self.recorder.last_offset())?;
-        while !self.db.ended()?.iter().any(|(id, ..)| *id == node) {
-            if from.elapsed() > START_SURELY {
-                let message = format!("node {node} runs with a changed byte in {}", damage.file.display());
-                self.report.object("refuses-damage", message, &[]);
-                self.db.kill(node)?;
-                break;
-            }
-            sleep(LOOK_AGAIN).await;
-        }
-        self.late += from.elapsed();
-        Ok(damage.mend()?)
-    }
-
-    /// A disk whose fsync covered nothing shows it when the power is gone.
-    async fn mend_disks(&mut self, nodes: &BTreeSet<i32>, mode: Mode, lasted: Duration) -> anyhow::Result<()> {
-        if mode == Mode::SyncFails {
-            for node in nodes.iter().filter(|node| lasted > SYNC_SURELY && !self.db.is_down(**node)) {
-                let message = format!("node {node} went on for {lasted:?} after its disk had failed");
-                self.report.object("stops-when-fsync-fails", message, &[]);
-            }
-        }
-        if matches!(mode, Mode::SyncFails | Mode::SyncLies) {
-            nodes.iter().try_for_each(|node| self.db.kill(*node))?;
-            nodes.iter().try_for_each(|node| self.db.cut_power(*node).map(drop))?;
-        }
-        nodes.iter().try_for_each(|node| self.db.break_disk(*node, Mode::Sound))?;
-        if mode == Mode::Full {
-            // Whoever cannot go on without room has met that by now.
-            sleep(AFTERMATH).await;
-            self.db.ended()?;
-        }
-        Ok(())
-    }
-
     /// Brings links and nodes into the state that the injuries say.
     fn apply(&mut self) -> anyhow::Result<()> {
         let injuries = &self.injuries;
-        self.db.links.set(|direction| injuries.link(direction));
+        self.db.network.set(|direction| injuries.link(direction))?;
+        self.tempo.send_replace(injuries.tempo());
         for id in self.db.ids() {
             self.db.break_disk(id, self.injuries.disk(id))?;
+            self.db.set_clock(id, self.injuries.clock(id))?;
             match self.injuries.node(id) {
                 Whole::Running => {
                     self.db.resume(id)?;
@@ -228,6 +184,7 @@ impl<'a> Conductor<'a> {
                 }
                 Whole::Down => self.db.kill(id)?,
             }
+            self.db.limit_memory(id, self.injuries.memory(id))?;
         }
         Ok(())
     }
@@ -280,7 +237,11 @@ fn targets(injury: &Injury) -> Vec<String> {
         | Injury::Paused(nodes)
         | Injury::Dark(nodes)
         | Injury::Damaged(nodes)
-        | Injury::Disk(nodes, _) => nodes.iter().map(i32::to_string).collect(),
+        | Injury::Torn(nodes)
+        | Injury::Disk(nodes, _)
+        | Injury::Squeezed(nodes, _) => nodes.iter().map(i32::to_string).collect(),
+        Injury::Clock(nodes, offset_ms) => nodes.iter().map(|node| format!("{node} {offset_ms:+} ms")).collect(),
+        Injury::Asked(tempo) => vec![format!("clients {tempo:?}")],
         Injury::Links(links) => links.keys().map(|(from, to)| format!("{from}>{to}")).collect(),
     }
 }

@@ -1,19 +1,25 @@
 //! The cluster under test: real `quorate-node` processes, each with its own folder, started and broken from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use quorate_metadata::ids::ClusterId;
 use tokio::time::{Instant, sleep};
+use uuid::Uuid;
 
+use crate::clock::{self, Clock};
 use crate::disk::{self, Cut, Disk, Mode};
-use crate::link::{Links, Member};
-use crate::ports::free_port;
+use crate::link::Member;
+use crate::memory::Limiter;
+use crate::nemesis::Fault;
+use crate::network::{Layer, Network};
 
 /// Raft's library says of every peer that is down, many times a second, that it is down.
 const LOG_LEVEL: &str = "info,openraft=error";
@@ -31,6 +37,9 @@ pub struct Layout {
     pub nodes: i32,
     /// `KEY=VALUE` of every node's configuration.
     pub settings: Vec<String>,
+    pub layer: Layer,
+    /// Whether clocks will be set: what that takes has a price.
+    pub sets_clocks: bool,
 }
 
 /// What is wrong with the node, apart from its links.
@@ -50,15 +59,35 @@ struct Node {
     since: i64,
     /// None where there is no shim.
     disk: Option<Disk>,
+    /// None where clocks cannot be set, or will not be.
+    clock: Option<Clock>,
+    /// What its process is limited to.
+    memory: Option<u64>,
+}
+
+impl Node {
+    /// What is preloaded into its process, and what that needs to know.
+    fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let libraries = self.disk.iter().map(Disk::shim).chain(self.clock.iter().map(Clock::library));
+        let preloaded: Vec<&OsStr> = libraries.map(Path::as_os_str).collect();
+        let mut variables = vec![("LD_PRELOAD", preloaded.join(OsStr::new(":")))];
+        variables.extend(self.disk.iter().flat_map(Disk::environment));
+        variables.extend(self.clock.iter().flat_map(Clock::environment));
+        variables
+    }
 }
 
 /// The nodes, and the links between them. Dropping it kills them all.
 pub struct Db {
     layout: Layout,
     nodes: BTreeMap<i32, Node>,
-    pub links: Links,
+    pub network: Network,
+    /// Or why memory cannot be limited.
+    limiter: Result<Limiter, String>,
     /// Why disks cannot be broken, where they cannot.
     pub no_shim: Option<String>,
+    /// Why clocks cannot be set, where they cannot.
+    pub no_clock: Option<String>,
 }
 
 impl Db {
@@ -66,27 +95,59 @@ impl Db {
     pub fn prepare(layout: Layout) -> anyhow::Result<Self> {
         let binary = layout.binaries.join("quorate-node");
         ensure!(binary.exists(), "{} is missing: build it first: cargo build --bins", binary.display());
-        let address = || format!("127.0.0.1:{}", free_port());
-        let members: Vec<Member> =
-            (1..=layout.nodes).map(|id| Member { id, raft: address(), api: address() }).collect();
-        let links = Links::between(&members);
+        let members: Vec<Member> = (1..=layout.nodes).map(|id| layout.layer.member(id)).collect();
+        let network = Network::between(layout.layer, &members)?;
         fs::create_dir_all(&layout.folder)?;
         let shim = disk::compile_shim(&layout.folder);
+        let library = match layout.sets_clocks {
+            true => clock::find_library(),
+            false => Err("no clock was to be set when the nodes were started".to_owned()),
+        };
         let mut nodes = BTreeMap::new();
         for member in &members {
             let folder = layout.folder.join(format!("node-{}", member.id));
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-            let dial_map = folder.join("dial.toml");
-            fs::write(&dial_map, &links.dial_maps()[&member.id])?;
-            fs::write(folder.join("node.toml"), configuration(member, &members, &folder))?;
+            let dial_map = network.dial_maps().map(|maps| &maps[&member.id]);
+            fs::write(folder.join("node.toml"), configuration(member, &members, &folder, dial_map)?)?;
             let disk = match &shim {
                 Ok(shim) => Some(Disk::prepare(shim, &folder, &folder.join("data"))?),
                 Err(_) => None,
             };
-            let node = Node { member: member.clone(), folder, child: None, state: State::Down, since: -1, disk };
-            nodes.insert(member.id, node);
+            let clock = library.as_ref().ok().map(|library| Clock::prepare(library, &folder)).transpose()?;
+            let (member, state) = (member.clone(), State::Down);
+            let node = Node { member, folder, child: None, state, since: -1, disk, clock, memory: None };
+            nodes.insert(node.member.id, node);
         }
-        Ok(Self { layout, nodes, links, no_shim: shim.err() })
+        let limiter = Limiter::find();
+        let db = Self { layout, nodes, network, limiter, no_shim: shim.err(), no_clock: library.err() };
+        // Voters on loopback do that themselves.
+        if db.network.is_open() {
+            db.format()?;
+        }
+        Ok(db)
+    }
+
+    /// Gives each disk its identity.
+    fn format(&self) -> anyhow::Result<()> {
+        let cluster = ClusterId::new(Uuid::new_v4()).to_string();
+        for (id, node) in &self.nodes {
+            let mut command = Command::new(self.layout.binaries.join("quorate-node"));
+            command.args(["format", "--node-id", &id.to_string(), "--cluster-id", &cluster]);
+            command.arg("--data").arg(self.data(*id)).envs(node.environment());
+            let output = command.output().context("cannot start quorate-node")?;
+            ensure!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
+    /// Why that cannot be done here, if it cannot.
+    pub fn cannot(&self, fault: &Fault) -> Option<String> {
+        match fault {
+            fault if fault.needs_shim() => self.no_shim.clone(),
+            fault if fault.needs_clock() => self.no_clock.clone(),
+            Fault::Squeeze { .. } => self.limiter.as_ref().err().cloned(),
+            fault => fault.condition().and_then(|condition| self.network.cannot(condition)),
+        }
     }
 
     pub fn ids(&self) -> Vec<i32> {
@@ -122,12 +183,12 @@ impl Db {
     pub fn start(&mut self, id: i32, offset: i64) -> anyhow::Result<()> {
         let binary = self.layout.binaries.join("quorate-node");
         let settings = self.layout.settings.clone();
+        let mut command = self.network.command(id, &binary);
         let node = self.node(id);
         if node.state != State::Down {
             return Ok(());
         }
         let out = File::options().create(true).append(true).open(node.folder.join("log"))?;
-        let mut command = Command::new(&binary);
         command.arg("run").arg("--config").arg(node.folder.join("node.toml"));
         for setting in settings {
             command.arg("--set").arg(setting);
@@ -136,12 +197,10 @@ impl Db {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
             command.env_remove(name);
         }
-        if let Some(disk) = &node.disk {
-            command.envs(disk.environment());
-        }
+        command.envs(node.environment());
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
         node.child = Some(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
-        (node.state, node.since) = (State::Up, offset);
+        (node.state, node.since, node.memory) = (State::Up, offset, None);
         Ok(())
     }
 
@@ -167,6 +226,37 @@ impl Db {
             disk.set(mode).with_context(|| format!("cannot set the disk of node {id}"))?;
         }
         Ok(())
+    }
+
+    /// The clock of this node is wrong by so much from now on.
+    pub fn set_clock(&self, id: i32, offset_ms: i64) -> anyhow::Result<()> {
+        if let Some(clock) = &self.nodes[&id].clock {
+            clock.set(offset_ms).with_context(|| format!("cannot set the clock of node {id}"))?;
+        }
+        Ok(())
+    }
+
+    /// How much memory the process of this node may have from now on. Not of a node that is down.
+    pub fn limit_memory(&mut self, id: i32, mebibytes: Option<u64>) -> anyhow::Result<()> {
+        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
+        if let (Ok(limiter), Some(child)) = (&self.limiter, &node.child)
+            && node.memory != mebibytes
+        {
+            limiter.limit(id, child.id(), mebibytes)?;
+            node.memory = mebibytes;
+        }
+        Ok(())
+    }
+
+    /// What a node that is down says of its metadata log.
+    pub fn inspect(&self, id: i32) -> anyhow::Result<Output> {
+        ensure!(self.is_down(id), "node {id} still runs");
+        let mut command = Command::new(self.layout.binaries.join("quorate-node"));
+        command.arg("inspect").arg("--data").arg(self.data(id)).arg("log").output().context("cannot start quorate-node")
+    }
+
+    pub fn folder(&self, id: i32) -> &Path {
+        &self.nodes[&id].folder
     }
 
     /// Takes from a node that is down what was not synced.
@@ -255,19 +345,33 @@ fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot send {signal} to process {pid}"))
 }
 
-fn configuration(member: &Member, members: &[Member], folder: &Path) -> String {
+fn configuration(
+    member: &Member,
+    members: &[Member],
+    folder: &Path,
+    dial_map: Option<&String>,
+) -> anyhow::Result<String> {
     let voter = |voter: &Member| format!("\"{}@{}/{}\"", voter.id, voter.raft, voter.api);
     let voters: Vec<String> = members.iter().map(voter).collect();
-    format!(
+    let mut text = format!(
         "node_id = {}\nroles = [\"controller\", \"broker\"]\ndata_dir = {:?}\nvoters = [{}]\napi_listen = \"{}\"\n\
-         raft_listen = \"{}\"\nhttp_listen = \"\"\nlog_level = \"{LOG_LEVEL}\"\ndial_map = {:?}\n",
+         raft_listen = \"{}\"\nhttp_listen = \"\"\nlog_level = \"{LOG_LEVEL}\"\n",
         member.id,
         folder.join("data"),
         voters.join(", "),
         member.api,
         member.raft,
-        folder.join("dial.toml"),
-    )
+    );
+    match dial_map {
+        Some(map) => {
+            let file = folder.join("dial.toml");
+            fs::write(&file, map)?;
+            text.push_str(&format!("dial_map = {file:?}\n"));
+        }
+        // Nothing is led through us, so the nodes listen where all can see them.
+        None => text.push_str("insecure = true\n"),
+    }
+    Ok(text)
 }
 
 /// Enough to see why a process ended.

@@ -2,10 +2,25 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::random::Random;
+
+/// How those who ask go about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tempo {
+    #[default]
+    Usual,
+    /// Ten times as often.
+    Burst,
+    /// Every second one stands still.
+    HalfStill,
+}
+
+const BURST: u32 = 10;
 
 /// One who asks: a process with its own luck and its own pace, until it is told to stop.
 #[derive(Debug)]
@@ -16,20 +31,29 @@ pub struct Asker {
     pace: Duration,
     next: Instant,
     stop: watch::Receiver<bool>,
+    tempo: watch::Receiver<Tempo>,
 }
 
 /// Processes of one workload are numbered from a multiple of this.
 pub const PROCESSES_MAX: u32 = 1_000;
 
 impl Asker {
-    pub fn new(random: Random, process: u32, pace: Duration, stop: watch::Receiver<bool>) -> Self {
-        Self { random, process, pace, next: Instant::now(), stop }
+    pub fn new(
+        random: Random,
+        process: u32,
+        pace: Duration,
+        stop: watch::Receiver<bool>,
+        tempo: watch::Receiver<Tempo>,
+    ) -> Self {
+        Self { random, process, pace, next: Instant::now(), stop, tempo }
     }
 
     /// Waits for the time of the next operation; `false` when there shall be none. Whoever is late does not catch up.
     pub async fn turn(&mut self) -> bool {
-        let jitter = self.pace.mul_f64(self.random.below(1_000) as f64 / 1_000.0);
-        self.next = self.next.max(Instant::now()) + self.pace / 2 + jitter;
+        let pace = if *self.tempo.borrow() == Tempo::Burst { self.pace / BURST } else { self.pace };
+        let jitter = pace.mul_f64(self.random.below(1_000) as f64 / 1_000.0);
+        self.next = self.next.max(Instant::now()) + pace / 2 + jitter;
+        let may_stand_still = self.process.is_multiple_of(2);
         tokio::select! {
             biased;
             stopped = self.stop.wait_for(|stop| *stop) => {
@@ -37,13 +61,22 @@ impl Asker {
                 let _ = stopped;
                 false
             }
-            () = sleep_until(self.next) => true,
+            () = due(self.next, &mut self.tempo, may_stand_still) => true,
         }
     }
 
     /// What the last operation did is unknown, so whoever asked it is not heard of again.
     pub fn retire(&mut self) {
         self.process += PROCESSES_MAX;
+    }
+}
+
+/// Waits for the time, and for the end of standing still.
+async fn due(time: Instant, tempo: &mut watch::Receiver<Tempo>, may_stand_still: bool) {
+    sleep_until(time).await;
+    if may_stand_still {
+        // Whoever sets the tempo is gone at the end, which is no reason to stand still.
+        let _ = tempo.wait_for(|tempo| *tempo != Tempo::HalfStill).await;
     }
 }
 
@@ -97,7 +130,8 @@ mod tests {
     async fn an_asker_keeps_its_pace_and_stops_when_told() {
         let stop = watch::Sender::new(false);
         let pace = Duration::from_millis(100);
-        let mut asker = Asker::new(Random::new(1), 7, pace, stop.subscribe());
+        let tempo = watch::Sender::default();
+        let mut asker = Asker::new(Random::new(1), 7, pace, stop.subscribe(), tempo.subscribe());
         let began = Instant::now();
         for _ in 0..100 {
             assert!(asker.turn().await);
@@ -106,5 +140,27 @@ mod tests {
         assert!(mean > pace * 8 / 10 && mean < pace * 12 / 10, "{mean:?}");
         stop.send_replace(true);
         assert!(!asker.turn().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_burst_an_asker_hurries_and_every_second_one_can_stand_still() {
+        let (stop, tempo) = (watch::Sender::new(false), watch::Sender::default());
+        let pace = Duration::from_millis(100);
+        let asker = |process| Asker::new(Random::new(1), process, pace, stop.subscribe(), tempo.subscribe());
+        let [mut even, mut odd] = [asker(2), asker(3)];
+        tempo.send_replace(Tempo::Burst);
+        let began = Instant::now();
+        for _ in 0..100 {
+            assert!(even.turn().await);
+        }
+        assert!(began.elapsed() < 100 * pace / 8, "{:?}", began.elapsed());
+        tempo.send_replace(Tempo::HalfStill);
+        assert!(odd.turn().await);
+        assert!(tokio::time::timeout(100 * pace, even.turn()).await.is_err());
+        tempo.send_replace(Tempo::Usual);
+        assert!(even.turn().await);
+        tempo.send_replace(Tempo::HalfStill);
+        stop.send_replace(true);
+        assert!(!even.turn().await, "whoever stands still can stop");
     }
 }

@@ -1,16 +1,21 @@
 //! Breaks a Quorate cluster on purpose, and checks every answer that it gave.
 
 pub mod checker;
+pub mod clock;
 pub mod conductor;
 pub mod coverage;
 pub mod db;
 pub mod disk;
+pub mod dumps;
+pub mod environment;
 pub mod generator;
 pub mod health;
 pub mod history;
 pub mod link;
+pub mod memory;
 pub mod mutants;
 pub mod nemesis;
+pub mod network;
 pub mod op;
 pub mod ports;
 pub mod random;
@@ -18,6 +23,7 @@ pub mod recorder;
 pub mod report;
 pub mod run;
 pub mod schedule;
+pub mod shrink;
 pub mod soak;
 pub mod synthetic;
 pub mod workload;

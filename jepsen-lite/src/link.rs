@@ -38,6 +38,10 @@ pub enum Condition {
     Stalling { after_bytes: u64 },
     /// The sender has said that it is done; what comes back still arrives.
     HalfClosed,
+    /// So many packets of a hundred are lost. Namespaces only.
+    Lossy { percent: u64 },
+    /// No more bits a second, of all connections of a node together. Namespaces only.
+    Shaped { bits_per_second: u64 },
 }
 
 /// Which of a node's ports a link leads to.

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 valid, 1 invalid, 2 unknown, 3 wrong usage.
 
+mod recorded;
 mod show;
 
 use std::path::{Path, PathBuf};
@@ -12,11 +13,11 @@ use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use jepsen_lite::checker::{Report, Verdict};
-use jepsen_lite::db::Layout;
 use jepsen_lite::history;
 use jepsen_lite::mutants;
 use jepsen_lite::nemesis::Nemesis;
-use jepsen_lite::run::{self, Done, Plan, Results};
+use jepsen_lite::network::{self, Layer};
+use jepsen_lite::run::{self, Done, Plan, Results, Setup};
 use jepsen_lite::schedule::Schedule;
 use jepsen_lite::soak::{self, Sum};
 use jepsen_lite::synthetic;
@@ -43,6 +44,8 @@ enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
+    /// Take away from a recorded schedule whatever is not needed for a run to be invalid
+    Shrink(ShrinkArgs),
     /// Judge a recorded history once more
     Check {
         /// history.jsonl, or a folder with one
@@ -78,17 +81,32 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ClusterArgs {
-    /// What is asked
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = WorkloadName::ALL)]
+    /// What is asked [default: everything, or what the recorded run asked]
+    #[arg(long, value_enum, value_delimiter = ',')]
     workload: Vec<WorkloadName>,
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
-    nodes: i32,
-    /// A setting of every node; may be repeated
+    /// A setting of every node; may be repeated [default: none, or those of the recorded run]
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+    /// What lies between the nodes [default: proxies, or what the recorded run had]
+    #[arg(long, value_enum)]
+    layer: Option<Layer>,
     /// Where history, schedule, results and the nodes' folders go
     #[arg(long, default_value = "jepsen-lite-run")]
     out: PathBuf,
+}
+
+impl ClusterArgs {
+    /// What the arguments say counts before what is there.
+    fn change(&self, mut setup: Setup) -> Setup {
+        if !self.workload.is_empty() {
+            setup.workloads.clone_from(&self.workload);
+        }
+        if !self.settings.is_empty() {
+            setup.settings.clone_from(&self.settings);
+        }
+        setup.layer = self.layer.unwrap_or(setup.layer);
+        setup
+    }
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +119,8 @@ struct RunArgs {
     /// How long faults go on
     #[arg(long, default_value = "30s", value_parser = parse_duration)]
     time: Duration,
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(i32).range(1..=9))]
+    nodes: i32,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -117,11 +137,29 @@ struct SoakArgs {
     run: RunArgs,
 }
 
+#[derive(Debug, Args)]
+struct ShrinkArgs {
+    /// A folder of an earlier run, or its schedule.json
+    recorded: PathBuf,
+    /// A schedule counts as one that fails when so many runs of it are invalid
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    hits: u32,
+    /// Of so many
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+    /// Try no further schedule after that
+    #[arg(long, default_value = "2h", value_parser = parse_duration)]
+    budget: Duration,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
 impl RunArgs {
     /// Ends the program where they contradict each other.
     fn check(&self) {
         let keeps_records = self.cluster.settings.iter().any(|setting| setting == "log_flush=always");
-        let has_records = self.cluster.workload.contains(&WorkloadName::Log);
+        let workloads = &self.cluster.workload;
+        let has_records = workloads.is_empty() || workloads.contains(&WorkloadName::Log);
         if self.nemesis.contains(&Nemesis::PowerCutAll) && has_records && !keeps_records {
             let message = "power-cut-all loses records, unless brokers sync them: --set log_flush=always";
             refuse(&Cli::command().error(ErrorKind::ArgumentConflict, message));
@@ -136,6 +174,8 @@ fn refuse(error: &clap::Error) -> ! {
 }
 
 const USAGE: i32 = 3;
+
+const STOPPED: &str = "stopped by a signal";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -163,7 +203,8 @@ fn carry_out(command: Command) -> anyhow::Result<Verdict> {
             Ok(done.results.verdict)
         }
         Command::Soak(arguments) => soak(&arguments),
-        Command::Replay { recorded, times, cluster } => replay(&recorded, times, &cluster),
+        Command::Replay { recorded, times, cluster } => recorded::replay(&recorded, times, &cluster),
+        Command::Shrink(arguments) => recorded::reduce(&arguments),
         Command::Check { history, workload } => check(&history, workload),
         Command::Synthesize { file, operations, seed } => {
             let shape = synthetic::Shape { operations, processes: 10, operations_per_key: 180, lost_percent: 0 };
@@ -183,22 +224,25 @@ fn run_seed(arguments: &RunArgs, seed: u64, folder: &Path) -> anyhow::Result<Don
     arguments.check();
     let nemeses = if arguments.nemesis.is_empty() { &Nemesis::USUAL[..] } else { &arguments.nemesis };
     let faults_ms = u64::try_from(arguments.time.as_millis())?;
-    let schedule = Schedule::draw(seed, nemeses, faults_ms);
-    run_once(&arguments.cluster, folder, schedule, again(arguments, seed, nemeses))
+    let schedule = Schedule::draw(arguments.nodes, seed, nemeses, faults_ms);
+    let setup = arguments.cluster.change(Setup::default());
+    let again = again(arguments, seed, nemeses, &setup);
+    run_once(setup, folder, schedule, again)
 }
 
-fn run_once(cluster: &ClusterArgs, folder: &Path, schedule: Schedule, again: String) -> anyhow::Result<Done> {
+fn run_once(setup: Setup, folder: &Path, schedule: Schedule, again: String) -> anyhow::Result<Done> {
+    if setup.layer == Layer::Netns {
+        network::enter()?;
+    }
     let folder = std::env::current_dir()?.join(folder);
     anyhow::ensure!(!folder.exists(), "{} exists already: name another --out", folder.display());
-    let settings = cluster.settings.clone();
-    let layout = Layout { binaries: run::binaries()?, folder, nodes: cluster.nodes, settings };
-    let plan = Plan { layout, workloads: cluster.workload.clone(), schedule };
+    let plan = Plan { binaries: run::binaries()?, folder, setup, schedule };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Dropped, a run ends the processes that it has started.
     runtime.block_on(async {
         tokio::select! {
             done = run::run(&plan, again) => done,
-            stopped = told_to_stop() => Err(stopped.err().unwrap_or_else(|| anyhow::anyhow!("stopped by a signal"))),
+            stopped = told_to_stop() => Err(stopped.err().unwrap_or_else(|| anyhow::anyhow!(STOPPED))),
         }
     })
 }
@@ -261,25 +305,6 @@ fn hunt(only: &[String], budget: Duration, out: &Path) -> anyhow::Result<Verdict
     Ok(if all_found { Verdict::Valid } else { Verdict::Invalid })
 }
 
-fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<Verdict> {
-    let file = if recorded.is_dir() { recorded.join("schedule.json") } else { recorded.to_owned() };
-    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let schedule: Schedule =
-        serde_json::from_str(&text).with_context(|| format!("{} is no schedule", file.display()))?;
-    let (mut worst, mut hits) = (Verdict::Valid, 0);
-    for time in 1..=times {
-        let folder = cluster.out.join(time.to_string());
-        let again = format!("jepsen-lite replay {}", file.display());
-        let done = run_once(cluster, &folder, schedule.clone(), again)?;
-        show::show(&done.results, &folder);
-        let verdict = done.results.verdict;
-        hits += u32::from(verdict == Verdict::Invalid);
-        worst = worst.max(verdict);
-    }
-    println!("invalid in {hits} of {times} runs");
-    Ok(worst)
-}
-
 fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdict> {
     let file = if path.is_dir() { path.join("history.jsonl") } else { path.to_owned() };
     let history = history::read(&file).with_context(|| file.display().to_string())?;
@@ -298,19 +323,14 @@ fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdic
 }
 
 /// The command line that does the same again.
-fn again(arguments: &RunArgs, seed: u64, nemeses: &[Nemesis]) -> String {
-    let mut line = format!(
-        "jepsen-lite run --seed {} --time {}ms --nodes {} --nemesis {} --workload {}",
-        seed,
+fn again(arguments: &RunArgs, seed: u64, nemeses: &[Nemesis], setup: &Setup) -> String {
+    format!(
+        "jepsen-lite run --seed {seed} --time {}ms --nodes {} --nemesis {}{}",
         arguments.time.as_millis(),
-        arguments.cluster.nodes,
+        arguments.nodes,
         show::names(nemeses),
-        show::names(&arguments.cluster.workload),
-    );
-    for setting in &arguments.cluster.settings {
-        line.push_str(&format!(" --set '{setting}'"));
-    }
-    line
+        show::flags(setup),
+    )
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

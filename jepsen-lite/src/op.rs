@@ -86,6 +86,39 @@ pub enum Op {
         topics: Option<Vec<(String, String)>>,
     },
 
+    /// A topic comes under a name that others have had before it. `id`: of this one.
+    Born {
+        name: String,
+        id: Option<String>,
+        offset: Option<i64>,
+    },
+    /// The topic with this id goes.
+    Gone {
+        name: String,
+        id: String,
+        offset: Option<i64>,
+    },
+    /// Which topic has this name, if any. A stale answer is what the asked node has.
+    Who {
+        name: String,
+        stale: bool,
+        id: Option<String>,
+        offset: Option<i64>,
+    },
+    /// A record, with a value that no other has, for the topic with this id.
+    Told {
+        name: String,
+        id: String,
+        value: u64,
+        position: Option<i64>,
+    },
+    /// All records that the leader of the topic with this id has.
+    Retold {
+        name: String,
+        id: String,
+        values: Option<Vec<u64>>,
+    },
+
     /// What one node tells from an offset on; none: from a snapshot on.
     Watch {
         node: i32,
@@ -188,6 +221,7 @@ impl Op {
             | Self::Create { offset, .. }
             | Self::Delete { offset, .. }
             | Self::List { offset, .. } => *offset,
+            Self::Born { offset, .. } | Self::Gone { offset, .. } | Self::Who { offset, .. } => *offset,
             Self::Once { offset, .. } | Self::Move { offset, .. } | Self::CancelMove { offset, .. } => *offset,
             Self::Sample { seen, .. } => seen.as_ref().map(|seen| seen.offset),
             Self::Register { epoch, .. } => *epoch,

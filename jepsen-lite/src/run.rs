@@ -17,9 +17,12 @@ use crate::checker::{self, Report, Verdict};
 use crate::conductor::{Conducted, Conductor, Fired};
 use crate::coverage;
 use crate::db::{Db, Layout};
+use crate::dumps;
+use crate::environment::Environment;
 use crate::health;
 use crate::history::{self, Operation};
 use crate::nemesis::State;
+use crate::network::Layer;
 use crate::recorder::Recorder;
 use crate::report;
 use crate::schedule::Schedule;
@@ -34,11 +37,42 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// What a run is made of beside its schedule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    pub workloads: Vec<WorkloadName>,
+    /// `KEY=VALUE` of every node's configuration.
+    pub settings: Vec<String>,
+    pub layer: Layer,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { workloads: WorkloadName::ALL.to_vec(), settings: Vec::new(), layer: Layer::default() }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Plan {
-    pub layout: Layout,
-    pub workloads: Vec<WorkloadName>,
+    /// Where `quorate-node` is.
+    pub binaries: PathBuf,
+    /// Everything of the run goes there.
+    pub folder: PathBuf,
+    pub setup: Setup,
     pub schedule: Schedule,
+}
+
+impl Plan {
+    fn layout(&self) -> Layout {
+        Layout {
+            binaries: self.binaries.clone(),
+            folder: self.folder.clone(),
+            nodes: self.schedule.nodes,
+            settings: self.setup.settings.clone(),
+            layer: self.setup.layer,
+            sets_clocks: self.schedule.events.iter().any(|event| event.fault.needs_clock()),
+        }
+    }
 }
 
 /// `results.json`.
@@ -62,15 +96,21 @@ pub struct Done {
 /// Carries the plan out and leaves history, schedule and results in its folder. An error is a failure of the harness, not
 /// of the cluster.
 pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
-    let folder = plan.layout.folder.clone();
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(&plan.schedule)?)?;
+    let Plan { binaries, folder, setup, schedule } = plan;
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
+    let node = binaries.join("quorate-node");
+    Environment::of(schedule, setup).with_versions(&[("quorate-node", &node)]).write(folder)?;
+    report::write_script(&folder.join("repro.sh"), &again)?;
     let recorder = Arc::new(Recorder::new());
     let mut liveness = Report::new("liveness");
-    let outcome = carry_out(plan, &recorder, &mut liveness).await;
+    let mut db = Db::prepare(plan.layout())?;
+    let outcome = carry_out(plan, &mut db, &recorder, &mut liveness).await;
     let history = recorder.take();
     history::write(&folder.join("history.jsonl"), &history)?;
-    let results = judge(plan.workloads.as_slice(), &history, outcome?, liveness, again);
+    let conducted = outcome?;
+    let logs = dumps::take(&mut db)?;
+    let results = judge(&setup.workloads, &history, conducted, vec![liveness, logs], again);
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
     report::write(&folder.join("timeline.html"), &results, &history)?;
     Ok(Done { results, history })
@@ -81,38 +121,43 @@ pub fn judge(
     workloads: &[WorkloadName],
     history: &[Operation],
     conducted: Conducted,
-    liveness: Report,
+    others: Vec<Report>,
     again: String,
 ) -> Results {
     let Conducted { fired, skipped } = conducted;
     let mut reports: Vec<Report> = workloads.iter().flat_map(|workload| checker::check(*workload, history)).collect();
-    reports.push(liveness);
+    reports.extend(others);
     reports.push(coverage::check(workloads, history, &fired));
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
     Results { verdict, reports, fired, skipped, operations: history.len(), again }
 }
 
-async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report) -> anyhow::Result<Conducted> {
-    let mut db = Db::prepare(plan.layout.clone())?;
+async fn carry_out(
+    plan: &Plan,
+    db: &mut Db,
+    recorder: &Arc<Recorder>,
+    liveness: &mut Report,
+) -> anyhow::Result<Conducted> {
     for id in db.ids() {
         db.start(id, -1)?;
     }
-    if let Err(why) = whole(&mut db).await {
+    if let Err(why) = whole(db).await {
         anyhow::bail!("the cluster does not come up: {why}");
     }
-    let stop = watch::Sender::new(false);
+    let (stop, tempo) = (watch::Sender::new(false), watch::Sender::default());
     let nodes = db.ids().into_iter().map(|id| (id, db.api(id).to_owned())).collect();
     let (seed, stopped, network) = (plan.schedule.seed, stop.subscribe(), Network::default());
-    let context = Context { recorder: recorder.clone(), nodes, seed, stop: stopped, network };
+    let tempo_now = tempo.subscribe();
+    let context = Context { recorder: recorder.clone(), nodes, seed, stop: stopped, tempo: tempo_now, network };
     let mut tasks = JoinSet::new();
-    for workload in &plan.workloads {
+    for workload in &plan.setup.workloads {
         workload::start(*workload, &context, &mut tasks).await?;
     }
     if let Some(cold) = answered(plan, recorder, |needed| needed / WARM_UP_PART).await {
         anyhow::bail!("{cold:?}: too few answers in {PATIENCE:?} of health");
     }
-    let conducted = Conductor::new(&mut db, recorder, liveness).run(&plan.schedule).await?;
-    if let Err(why) = whole(&mut db).await {
+    let conducted = Conductor::new(db, recorder, &tempo, liveness).run(&plan.schedule).await?;
+    if let Err(why) = whole(db).await {
         liveness.object("becomes-whole", format!("not whole when all faults were over: {why}"), &[]);
         return Ok(conducted);
     }
@@ -122,11 +167,11 @@ async fn carry_out(plan: &Plan, recorder: &Arc<Recorder>, liveness: &mut Report)
     while let Some(ended) = tasks.join_next().await {
         ended.context("a client panicked")?;
     }
-    if let Err(why) = whole(&mut db).await {
+    if let Err(why) = whole(db).await {
         liveness.object("becomes-whole", why, &[]);
         return Ok(conducted);
     }
-    for workload in &plan.workloads {
+    for workload in &plan.setup.workloads {
         workload::finish(*workload, &context).await?;
     }
     Ok(conducted)
@@ -140,7 +185,7 @@ async fn whole(db: &mut Db) -> Result<(), String> {
 async fn answered(plan: &Plan, recorder: &Recorder, of: impl Fn(usize) -> usize) -> Option<WorkloadName> {
     let deadline = Instant::now() + PATIENCE;
     let is_short = |workload: &&WorkloadName| recorder.answered(**workload) < of(workload.answers_min());
-    while let Some(short) = plan.workloads.iter().find(is_short) {
+    while let Some(short) = plan.setup.workloads.iter().find(is_short) {
         if Instant::now() > deadline {
             return Some(*short);
         }

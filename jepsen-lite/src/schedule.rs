@@ -27,14 +27,21 @@ pub struct Event {
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
     pub seed: u64,
+    #[serde(default = "usual_nodes")]
+    pub nodes: i32,
     /// Of the faults; warm-up and the way back to health take as long as they take.
     pub faults_ms: u64,
     pub events: Vec<Event>,
 }
 
+/// Of the schedules that were written down before they said it.
+fn usual_nodes() -> i32 {
+    5
+}
+
 impl Schedule {
     /// Faults of the given kinds over the given time: one after the other, and now and then two at a time.
-    pub fn draw(seed: u64, nemeses: &[Nemesis], faults_ms: u64) -> Self {
+    pub fn draw(nodes: i32, seed: u64, nemeses: &[Nemesis], faults_ms: u64) -> Self {
         let mut random = Random::new(seed);
         let mut events = Vec::new();
         let mut order = nemeses.to_vec();
@@ -66,7 +73,7 @@ impl Schedule {
             at_ms += if overlaps { longest / 2 } else { longest + random.between(PAUSE_MS.0, PAUSE_MS.1) };
         }
         events.sort_by_key(|event| event.at_ms);
-        Self { seed, faults_ms, events }
+        Self { seed, nodes, faults_ms, events }
     }
 }
 
@@ -83,8 +90,8 @@ mod tests {
     #[test]
     fn a_seed_gives_one_schedule_and_every_nemesis_has_its_turn() {
         for seed in 0..50 {
-            let schedule = Schedule::draw(seed, &Nemesis::USUAL, 120_000);
-            assert_eq!(schedule, Schedule::draw(seed, &Nemesis::USUAL, 120_000));
+            let schedule = Schedule::draw(5, seed, &Nemesis::USUAL, 120_000);
+            assert_eq!(schedule, Schedule::draw(5, seed, &Nemesis::USUAL, 120_000));
             for nemesis in Nemesis::USUAL {
                 assert!(schedule.events.iter().any(|event| event.nemesis == nemesis), "seed {seed}: {nemesis:?}");
             }
@@ -95,7 +102,7 @@ mod tests {
     #[test]
     fn what_is_alone_overlaps_with_nothing_and_waits_for_a_whole_cluster() {
         for seed in 0..50 {
-            let events = Schedule::draw(seed, &Nemesis::USUAL, 120_000).events;
+            let events = Schedule::draw(5, seed, &Nemesis::USUAL, 120_000).events;
             for (number, event) in events.iter().enumerate().filter(|(_, event)| event.nemesis.is_alone()) {
                 let is_other = |other: &&Event| other.nemesis != event.nemesis;
                 let ends_ms = event.at_ms + event.for_ms;
@@ -109,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_schedule_survives_being_written_and_read() {
-        let schedule = Schedule::draw(7, &Nemesis::USUAL, 30_000);
+        let schedule = Schedule::draw(5, 7, &Nemesis::USUAL, 30_000);
         let text = serde_json::to_string_pretty(&schedule).unwrap();
         assert_eq!(serde_json::from_str::<Schedule>(&text).unwrap(), schedule);
     }

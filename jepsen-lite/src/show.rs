@@ -4,7 +4,8 @@ use std::path::Path;
 
 use clap::ValueEnum;
 use jepsen_lite::checker::Report;
-use jepsen_lite::run::Results;
+use jepsen_lite::network::Layer;
+use jepsen_lite::run::{Results, Setup};
 
 pub fn show(results: &Results, folder: &Path) {
     results.reports.iter().for_each(show_report);
@@ -27,6 +28,18 @@ pub fn show_report(report: &Report) {
 pub fn names<T: ValueEnum>(values: &[T]) -> String {
     let name = |value: &T| value.to_possible_value().map(|value| value.get_name().to_owned());
     values.iter().filter_map(name).collect::<Vec<_>>().join(",")
+}
+
+/// Of a command line that runs on this.
+pub fn flags(setup: &Setup) -> String {
+    let mut flags = format!(" --workload {}", names(&setup.workloads));
+    for setting in &setup.settings {
+        flags.push_str(&format!(" --set '{setting}'"));
+    }
+    if setup.layer != Layer::default() {
+        flags.push_str(&format!(" --layer {}", names(&[setup.layer])));
+    }
+    flags
 }
 
 /// With what the values mean.

@@ -6,9 +6,11 @@ pub mod certificate;
 pub mod feed;
 pub mod leadership;
 pub mod log;
+pub mod metadata_logs;
 pub mod moves;
 pub mod once;
 mod order;
+pub mod recreate;
 pub mod samples;
 pub mod topic_set;
 pub mod zombie;
@@ -105,6 +107,7 @@ pub fn check(workload: WorkloadName, history: &[Operation]) -> Vec<Report> {
         WorkloadName::OneLeader => vec![leadership::one_leader(&own)],
         WorkloadName::IsrSafety => vec![leadership::isr_safety(&own)],
         WorkloadName::Reassign => vec![moves::check(&own)],
+        WorkloadName::Recreate => vec![recreate::check(&own)],
     }
 }
 

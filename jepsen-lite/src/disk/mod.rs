@@ -81,10 +81,14 @@ impl Disk {
         Ok(disk)
     }
 
-    /// What a process needs in its environment to run on this disk.
-    pub fn environment(&self) -> [(&'static str, OsString); 4] {
+    /// To be preloaded into a process that runs on this disk.
+    pub fn shim(&self) -> &Path {
+        &self.shim
+    }
+
+    /// What it needs in its environment beside that.
+    pub fn environment(&self) -> [(&'static str, OsString); 3] {
         [
-            ("LD_PRELOAD", self.shim.clone().into()),
             ("JEPSEN_LITE_DATA", self.data.clone().into()),
             ("JEPSEN_LITE_LEDGER", self.ledger.clone().into()),
             ("JEPSEN_LITE_MODE", self.mode.clone().into()),

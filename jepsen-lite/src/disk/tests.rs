@@ -19,7 +19,7 @@ impl Rig {
     fn python(&self, program: &str) -> bool {
         let mut python = Command::new("python3");
         python.arg("-c").arg(format!("import os\n{program}")).current_dir(self.data());
-        python.envs(self.disk.environment()).output().unwrap().status.success()
+        python.env("LD_PRELOAD", self.disk.shim()).envs(self.disk.environment()).output().unwrap().status.success()
     }
 
     fn data(&self) -> PathBuf {

@@ -154,6 +154,8 @@ async fn pass(
         match now {
             // Those two end the connection elsewhere.
             Condition::Open | Condition::Refusing | Condition::Resetting => return Ok(passed),
+            // A proxy sees no packets.
+            Condition::Lossy { .. } | Condition::Shaped { .. } => return Ok(passed),
             Condition::Slow { delay_ms, jitter_ms } => {
                 let delay = delay_ms + random.between(0, jitter_ms);
                 sleep_until(came + Duration::from_millis(delay)).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Fault, Situation};
 use crate::disk::Mode;
+use crate::generator::Tempo;
 use crate::link::{Condition, Direction};
 use crate::random::Random;
 
@@ -17,7 +18,14 @@ pub enum Injury {
     Dark(BTreeSet<i32>),
     /// Down, after it was tried with a damaged file.
     Damaged(BTreeSet<i32>),
+    /// Down, after its last writes were torn.
+    Torn(BTreeSet<i32>),
     Disk(BTreeSet<i32>, Mode),
+    /// By how many milliseconds the wall clock is wrong.
+    Clock(BTreeSet<i32>, i64),
+    /// Mebibytes of memory.
+    Squeezed(BTreeSet<i32>, u64),
+    Asked(Tempo),
     /// By who sends and who receives.
     Links(BTreeMap<(i32, i32), Condition>),
 }
@@ -41,6 +49,10 @@ impl Fault {
             Self::Pause { .. } => Injury::Paused(target),
             Self::CutPower { .. } => Injury::Dark(target),
             Self::Damage { .. } => Injury::Damaged(target),
+            Self::TearWrite { .. } => Injury::Torn(target),
+            Self::SetClock { offset_ms, .. } => Injury::Clock(target, *offset_ms),
+            Self::Squeeze { mebibytes, .. } => Injury::Squeezed(target, *mebibytes),
+            Self::Ask { tempo } => Injury::Asked(*tempo),
             Self::BreakDisk { mode, .. } => Injury::Disk(target, *mode),
             Self::Cut { condition, .. } => links(nodes, *condition, |from, to| is_hit(from) != is_hit(to)),
             Self::Deafen { .. } => links(nodes, Condition::Silent, |_, to| is_hit(to)),
@@ -98,7 +110,11 @@ impl Injuries {
 
     pub fn node(&self, id: i32) -> Whole {
         let state = |injury: &Injury| match injury {
-            Injury::Killed(nodes) | Injury::Stopped(nodes) | Injury::Dark(nodes) | Injury::Damaged(nodes)
+            Injury::Killed(nodes)
+            | Injury::Stopped(nodes)
+            | Injury::Dark(nodes)
+            | Injury::Damaged(nodes)
+            | Injury::Torn(nodes)
                 if nodes.contains(&id) =>
             {
                 Whole::Down
@@ -117,12 +133,40 @@ impl Injuries {
         self.lasting.values().find_map(mode).unwrap_or_default()
     }
 
+    /// By how much its clock is wrong: what came last counts.
+    pub fn clock(&self, id: i32) -> i64 {
+        let offset_ms = |injury: &Injury| match injury {
+            Injury::Clock(nodes, offset_ms) if nodes.contains(&id) => Some(*offset_ms),
+            _ => None,
+        };
+        self.lasting.values().rev().find_map(offset_ms).unwrap_or(0)
+    }
+
+    /// How many mebibytes it may have, if not any number.
+    pub fn memory(&self, id: i32) -> Option<u64> {
+        let limit = |injury: &Injury| match injury {
+            Injury::Squeezed(nodes, mebibytes) if nodes.contains(&id) => Some(*mebibytes),
+            _ => None,
+        };
+        self.lasting.values().filter_map(limit).min()
+    }
+
+    pub fn tempo(&self) -> Tempo {
+        let tempo = |injury: &Injury| match injury {
+            Injury::Asked(tempo) => Some(*tempo),
+            _ => None,
+        };
+        self.lasting.values().rev().find_map(tempo).unwrap_or_default()
+    }
+
     /// Of those that concern a link the last one counts, but what cuts it off counts before what degrades it.
     pub fn link(&self, (from, to, _): Direction) -> Condition {
         let conditions = self.lasting.values().filter_map(|injury| match injury {
             Injury::Links(links) => links.get(&(from, to)).copied(),
-            // Nobody is there to refuse.
-            Injury::Dark(nodes) if nodes.contains(&from) || nodes.contains(&to) => Some(Condition::Silent),
+            // Nobody is there to refuse, or to be heard.
+            Injury::Dark(nodes) | Injury::Damaged(nodes) if nodes.contains(&from) || nodes.contains(&to) => {
+                Some(Condition::Silent)
+            }
             _ => None,
         });
         conditions
@@ -192,5 +236,35 @@ mod tests {
         assert_eq!((injuries.node(3), conditions(&injuries)), (Whole::Paused, [slow, slow]));
         injuries.lasting().into_iter().for_each(|event| drop(injuries.end(event)));
         assert_eq!((injuries.node(3), injuries.node(4)), (Whole::Running, Whole::Running));
+    }
+
+    #[test]
+    fn clock_memory_and_tempo_are_as_the_last_fault_has_left_them() {
+        let mut injuries = Injuries::default();
+        let mut begin = |event, fault: Fault| injuries.begin(event, fault.resolve(&situation()));
+        begin(0, Fault::SetClock { target: Target::All, offset_ms: 5 });
+        begin(1, Fault::SetClock { target: Target::Controller, offset_ms: -7 });
+        begin(2, Fault::Squeeze { target: Target::Controller, mebibytes: 256 });
+        begin(3, Fault::Ask { tempo: Tempo::Burst });
+        assert_eq!([1, 3].map(|id| injuries.clock(id)), [5, -7]);
+        assert_eq!([1, 3].map(|id| injuries.memory(id)), [None, Some(256)]);
+        assert_eq!(injuries.tempo(), Tempo::Burst);
+        (0..4).for_each(|event| drop(injuries.end(event)));
+        assert_eq!((injuries.clock(3), injuries.memory(3), injuries.tempo()), (0, None, Tempo::Usual));
+    }
+
+    #[test]
+    fn a_swizzle_cuts_one_after_the_other_and_heals_in_another_order() {
+        let mut orders = BTreeSet::new();
+        for seed in 0..30 {
+            let visit = super::super::Nemesis::SwizzleClog.visit(&mut Random::new(seed));
+            let hit: Vec<Injury> = visit.iter().map(|draft| draft.fault.resolve(&situation())).collect();
+            assert!((1..hit.len()).all(|place| hit[place] != hit[place - 1]), "each one is another node");
+            let all_cut_ms = visit.iter().map(|draft| draft.after_ms).max();
+            let healed: Vec<u64> = visit.iter().map(|draft| draft.after_ms + draft.for_ms).collect();
+            assert!(healed.iter().min() > all_cut_ms.as_ref());
+            orders.insert(healed.is_sorted());
+        }
+        assert_eq!(orders, [false, true].into(), "also in the same order, now and then");
     }
 }

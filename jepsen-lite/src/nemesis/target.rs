@@ -35,6 +35,11 @@ pub enum Target {
         seed: u64,
     },
     All,
+    /// The node at this place of a shuffled order, from 0.
+    Shuffled {
+        seed: u64,
+        place: u64,
+    },
 }
 
 /// What is known of the cluster when a fault begins.
@@ -58,6 +63,12 @@ impl Target {
             Self::Follower { seed } => {
                 let is_follower = |node: &i32| Some(*node) != situation.controller;
                 some(&situation.nodes.iter().copied().filter(is_follower).collect::<Vec<_>>(), 1, *seed)
+            }
+            Self::Shuffled { seed, place } => {
+                let mut nodes = situation.nodes.clone();
+                Random::new(*seed).shuffle(&mut nodes);
+                let place = usize::try_from(*place).unwrap_or(usize::MAX);
+                nodes.get(place).copied().into_iter().collect()
             }
             Self::PartitionLeader { seed } if situation.partition_leaders.is_empty() => {
                 some(&situation.nodes, 1, *seed)
@@ -102,6 +113,8 @@ mod tests {
             assert!(with_controller.contains(&3) && with_controller.len() == 2);
             assert!(of(Target::PartitionLeader { seed }).is_subset(&situation.partition_leaders));
             assert_eq!(of(Target::All).len(), 5);
+            let shuffled: BTreeSet<i32> = (0..5).flat_map(|place| of(Target::Shuffled { seed, place })).collect();
+            assert_eq!(shuffled.len(), 5, "each place has another node");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a run leaves to look at: one page that needs nothing else.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
@@ -22,6 +23,13 @@ pub fn write(file: &Path, results: &Results, history: &[Operation]) -> anyhow::R
     // Inside a script element only this could end it.
     let page = PAGE.replacen(PLACE, &data.replace('<', "\\u003c"), 1);
     fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Writes a script that does the run again; arguments, such as another `--out`, are added to what was asked for.
+pub fn write_script(file: &Path, again: &str) -> anyhow::Result<()> {
+    let script = format!("#!/bin/sh\n# The same run once more. `jepsen-lite` is looked for in PATH.\n{again} \"$@\"\n");
+    fs::write(file, script).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(fs::set_permissions(file, Permissions::from_mode(0o755))?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod leaders;
 mod log;
 mod moves;
 mod once;
+mod recreate;
 mod register;
 mod samples;
 mod topics;
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::generator::{Asker, PROCESSES_MAX};
+use crate::generator::{Asker, PROCESSES_MAX, Tempo};
 use crate::history::Outcome;
 use crate::op::Op;
 use crate::random::Random;
@@ -55,10 +56,12 @@ pub enum WorkloadName {
     IsrSafety,
     /// Partitions move while records are produced to them
     Reassign,
+    /// Topics go and others come under their names, each with its records
+    Recreate,
 }
 
 impl WorkloadName {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MetaRegister,
         Self::TopicSet,
         Self::LeaderEpoch,
@@ -69,6 +72,7 @@ impl WorkloadName {
         Self::OneLeader,
         Self::IsrSafety,
         Self::Reassign,
+        Self::Recreate,
     ];
 }
 
@@ -102,6 +106,7 @@ pub struct Context {
     pub nodes: Vec<(i32, String)>,
     pub seed: u64,
     pub stop: watch::Receiver<bool>,
+    pub tempo: watch::Receiver<Tempo>,
     pub network: Network,
 }
 
@@ -147,7 +152,8 @@ impl Context {
     fn asker(&self, workload: WorkloadName, number: u32, pace: Duration) -> Asker {
         let place = WorkloadName::ALL.iter().position(|name| *name == workload).expect("all are listed");
         let process = u32::try_from(place).expect("there are few") * PROCESSES_MAX * 1_000 + number;
-        Asker::new(Random::new(self.seed ^ u64::from(process) << 20), process, pace, self.stop.clone())
+        let random = Random::new(self.seed ^ u64::from(process) << 20);
+        Asker::new(random, process, pace, self.stop.clone(), self.tempo.clone())
     }
 }
 
@@ -174,6 +180,7 @@ pub async fn start(workload: WorkloadName, context: &Context, tasks: &mut JoinSe
         WorkloadName::OneLeader => leaders::start(context, tasks).await?,
         WorkloadName::IsrSafety => isr::start(context, tasks).await?,
         WorkloadName::Reassign => moves::start(context, tasks).await?,
+        WorkloadName::Recreate => recreate::start(context, tasks),
     }
     Ok(())
 }
@@ -189,6 +196,7 @@ pub async fn finish(workload: WorkloadName, context: &Context) -> anyhow::Result
         WorkloadName::ZombieFence => zombie::finish(context).await,
         WorkloadName::MetaRegister | WorkloadName::OneLeader | WorkloadName::IsrSafety => Ok(()),
         WorkloadName::Reassign => moves::finish(context).await,
+        WorkloadName::Recreate => recreate::finish(context).await,
     }
 }
 

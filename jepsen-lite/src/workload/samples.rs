@@ -6,7 +6,7 @@ use quorate_client::{AdminClient, ClientError, Freshness};
 use quorate_proto::admin::{ListPartitionsRequest, PartitionDescription};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName, once};
+use super::{Context, WorkloadName, once, recreate};
 use crate::generator::Asker;
 use crate::op::{Op, PartitionState, Sample};
 
@@ -37,7 +37,8 @@ async fn sample(context: &Context, node: i32, client: &AdminClient, process: u32
         let all = ListPartitionsRequest::default();
         let reply = client.list_partitions(all, Freshness::Stale).await?;
         // Theirs come back under the same name, as other topics.
-        let is_other = |partition: &PartitionDescription| !partition.topic.starts_with(once::PREFIX);
+        let comes_again = |topic: &str| [once::PREFIX, recreate::PREFIX].iter().any(|prefix| topic.starts_with(prefix));
+        let is_other = |partition: &PartitionDescription| !comes_again(&partition.topic);
         let partitions = reply.partitions.into_iter().filter(is_other).map(state).collect();
         Ok::<_, ClientError>(Op::Sample { node, seen: Some(Sample { offset: reply.offset, digest: None, partitions }) })
     };

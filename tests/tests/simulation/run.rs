@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jepsen_lite::checker::{self, Verdict};
+use jepsen_lite::generator::Tempo;
 use jepsen_lite::history::{Operation, Outcome as Answer};
 use jepsen_lite::nemesis::Nemesis;
 use jepsen_lite::random::Random;
@@ -144,7 +145,7 @@ pub fn run(seed: u64) -> Outcome {
         stop: Arc::new(watch::Sender::new(false)),
     };
     sim.client("clients", clients(cluster.addresses(), shape.workloads.clone(), seed, shared.clone()));
-    let schedule = Schedule::draw(random.draw(), &shape.nemeses, shape.faults_ms);
+    let schedule = Schedule::draw(shape.nodes, random.draw(), &shape.nemeses, shape.faults_ms);
     let mut turned = Turned { trace: Trace::default(), at_ms: 0, faults: Faults::new(schedule) };
     let turned_out = turned.turn(&mut sim, cluster, &shared);
     drop(sim);
@@ -241,7 +242,8 @@ async fn clients(
     let recorder = Arc::new(Recorder::new());
     *shared.recorder.lock().expect("no holder panics") = Some(recorder.clone());
     let network = Network::over(SimulatedNetwork);
-    let context = Context { recorder, nodes, seed, stop: shared.stop.subscribe(), network };
+    let (_, tempo) = watch::channel(Tempo::default());
+    let context = Context { recorder, nodes, seed, stop: shared.stop.subscribe(), tempo, network };
     all_are_in(&context).await;
     let mut tasks = JoinSet::new();
     for workload in &workloads {

@@ -1,0 +1,171 @@
+//! What nodes do with disks that are not as they left them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::Conductor;
+use crate::disk::Mode;
+use crate::disk::damage::{Harm, Kept, Part, inflict, tear};
+use crate::nemesis::Fault;
+use crate::random::Random;
+
+/// Under load every node syncs something within that.
+const SYNC_SURELY: Duration = Duration::from_millis(900);
+
+/// Within that a node has read its log.
+const START_SURELY: Duration = Duration::from_secs(3);
+
+/// Within that a node answers, however much it has to recover.
+const RECOVER_SURELY: Duration = Duration::from_secs(15);
+
+/// Between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Until what a full disk has done is seen, or something was written.
+const AFTERMATH: Duration = Duration::from_millis(500);
+
+/// Places at which the last write of a node is cut, one after the other.
+const TEARS: usize = 3;
+
+impl Conductor<'_> {
+    /// Starts a node that is down on a disk that was changed; then it is down again, and the disk as it was. What came
+    /// of it; nothing where it could not be done.
+    pub(super) async fn try_out(&mut self, node: i32, fault: &Fault) -> anyhow::Result<Option<String>> {
+        let from = Instant::now();
+        let outcome = match fault {
+            Fault::Damage { part, harm, seed, .. } => self.try_damaged(node, *part, *harm, *seed).await?,
+            Fault::TearWrite { seed, .. } => self.try_torn(node, *seed).await?,
+            other => unreachable!("{other:?} changes no files"),
+        };
+        self.late += from.elapsed();
+        Ok(outcome)
+    }
+
+    /// A node that reads the damaged file must notice, and end. One that does not read it yet may run: if it tells anyone
+    /// what it should not, the checkers find that. No other node hears it meanwhile, since all that it did is undone.
+    async fn try_damaged(&mut self, node: i32, part: Part, harm: Harm, seed: u64) -> anyhow::Result<Option<String>> {
+        let Some(file) = self.find(node, part).await? else {
+            self.skipped.push(format!("damage to node {node}: it has no {part:?} that is long enough yet"));
+            return Ok(None);
+        };
+        let kept = Kept::swap(&self.db.data(node))?;
+        let place = inflict(part, harm, &file, seed)?;
+        let name = file.file_name().context("a file has a name")?.to_string_lossy();
+        let what = format!("{node} {name} {harm:?} at {place}");
+        self.db.start(node, self.recorder.last_offset())?;
+        let refused = self.ends_within(node, START_SURELY).await?;
+        if !refused && part.is_read_at_start() {
+            self.report.object("refuses-damage", format!("node {node} runs with {what}"), &[]);
+        }
+        self.db.kill(node)?;
+        kept.put_back()?;
+        Ok(Some(format!("{what}: {}", if refused { "refused" } else { "not noticed yet" })))
+    }
+
+    /// A node makes tables of its log of writes when it starts.
+    async fn find(&mut self, node: i32, part: Part) -> anyhow::Result<Option<PathBuf>> {
+        let found = part.find(&self.db.data(node))?;
+        if found.is_some() || part != Part::Table {
+            return Ok(found);
+        }
+        self.db.start(node, self.recorder.last_offset())?;
+        let ended = self.ends_within(node, AFTERMATH).await?;
+        anyhow::ensure!(!ended, "node {node} does not start, and nothing is wrong with it");
+        self.db.kill(node)?;
+        Ok(part.find(&self.db.data(node))?)
+    }
+
+    /// A node whose last write was cut must come up by itself, wherever it was cut.
+    async fn try_torn(&mut self, node: i32, seed: u64) -> anyhow::Result<Option<String>> {
+        let mut random = Random::new(seed);
+        let mut torn = Vec::new();
+        for _ in 0..TEARS {
+            let folder = self.db.data(node).join("raft");
+            let Some(write_log) = newest_write_log(&folder)? else {
+                anyhow::bail!("node {node} has no log of writes in {}", folder.display());
+            };
+            let bytes = tear(&write_log, random.draw())?;
+            torn.push(bytes.to_string());
+            self.db.start(node, self.recorder.last_offset())?;
+            if let Err(why) = self.answers(node).await? {
+                let message = format!("node {node} does not recover from a write cut after {bytes} bytes: {why}");
+                self.report.object("recovers-from-torn-write", message, &[]);
+                break;
+            }
+            // It writes something that can be cut again.
+            sleep(AFTERMATH).await;
+            self.db.kill(node)?;
+        }
+        self.db.kill(node)?;
+        Ok(Some(format!("{node} cut after {} bytes", torn.join(", "))))
+    }
+
+    async fn ends_within(&mut self, node: i32, patience: Duration) -> anyhow::Result<bool> {
+        let from = Instant::now();
+        while from.elapsed() < patience {
+            if self.db.ended()?.iter().any(|(id, ..)| *id == node) {
+                return Ok(true);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(false)
+    }
+
+    /// The error says why not.
+    async fn answers(&mut self, node: i32) -> anyhow::Result<Result<(), String>> {
+        let from = Instant::now();
+        while from.elapsed() < RECOVER_SURELY {
+            if let Some((_, status, log)) = self.db.ended()?.into_iter().find(|(id, ..)| *id == node) {
+                return Ok(Err(format!("it has ended ({status}):\n{log}")));
+            }
+            if TcpStream::connect(self.db.api(node)).await.is_ok() {
+                return Ok(Ok(()));
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(Err(format!("it does not answer after {RECOVER_SURELY:?}")))
+    }
+
+    /// A disk whose fsync covered nothing shows it when the power is gone.
+    pub(super) async fn mend_disks(
+        &mut self,
+        nodes: &BTreeSet<i32>,
+        mode: Mode,
+        lasted: Duration,
+    ) -> anyhow::Result<()> {
+        if mode == Mode::SyncFails {
+            for node in nodes.iter().filter(|node| lasted > SYNC_SURELY && !self.db.is_down(**node)) {
+                let message = format!("node {node} went on for {lasted:?} after its disk had failed");
+                self.report.object("stops-when-fsync-fails", message, &[]);
+            }
+        }
+        if matches!(mode, Mode::SyncFails | Mode::SyncLies) {
+            nodes.iter().try_for_each(|node| self.db.kill(*node))?;
+            nodes.iter().try_for_each(|node| self.db.cut_power(*node).map(drop))?;
+        }
+        nodes.iter().try_for_each(|node| self.db.break_disk(*node, Mode::Sound))?;
+        if mode == Mode::Full {
+            // Whoever cannot go on without room has met that by now.
+            sleep(AFTERMATH).await;
+            self.db.ended()?;
+        }
+        Ok(())
+    }
+}
+
+fn newest_write_log(database: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let mut logs = Vec::new();
+    for entry in fs::read_dir(database)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "log") {
+            logs.push(file);
+        }
+    }
+    Ok(logs.into_iter().max())
+}
