@@ -179,7 +179,7 @@ pub async fn finish(context: &Context) -> anyhow::Result<()> {
         let mut images = Images::default();
         listen(context, &mut images, process, node, Duration::from_millis(300)).await;
         ensure!(images.now.is_some(), "node {id} gives no snapshot at the end");
-        context.client_of(node).describe_quorum(Freshness::Linearizable).await?;
+        context.patient_client_of(node).describe_quorum(Freshness::Linearizable).await?;
     }
     Ok(())
 }
