@@ -12,21 +12,26 @@
 //!
 //! | run | from | bounds | states | transitions |
 //! |---|---|---|---|---|
-//! | `changes_of_the_isr` | whole | 1 record, 1 crash, 3 changes | 470 000 | 2 800 000 |
-//! | `late_requests` | whole | 1 record, 1 crash, 2 changes, stale and repeated requests | 504 000 | 3 300 000 |
-//! | `unclean_restarts` | last standing | 2 crashes, 3 changes | 200 000 | 1 200 000 |
-//! | `records_after_the_last_stands` | last standing | 2 records, 1 crash, 2 changes | 146 000 | 805 000 |
-//! | `clean_stops` | last standing | 1 record, 1 crash, 1 stop, 2 changes | 265 000 | 1 430 000 |
-//! | `unclean_elections` | last standing, unclean allowed | 1 record, 2 crashes, 2 changes | 386 000 | 2 250 000 |
+//! | `changes_of_the_isr` | whole | 1 record, 1 crash, 3 changes | 469 941 | 2 791 314 |
+//! | `late_requests` | whole | 1 record, 3 changes; requests come late, and again | 540 578 | 3 330 008 |
+//! | `late_requests_of_who_restarted` | last standing | 1 record, 1 crash, 2 changes; so do they | 134 406 | 790 751 |
+//! | `unclean_restarts` | last standing | 2 crashes, 3 changes | 200 020 | 1 201 044 |
+//! | `records_after_the_last_stands` | last standing | 2 records, 1 crash, 2 changes | 146 131 | 805 244 |
+//! | `clean_stops` | last standing | 1 record, 1 crash, 1 stop, 2 changes | 265 125 | 1 430 492 |
+//! | `unclean_elections` | last standing, unclean allowed | 1 record, 1 crash, 2 changes | 95 220 | 511 464 |
 //!
-//! A change is one of the partition: an election, another ISR. "Last standing" has three changes behind it: a record is
-//! on 1 and 2 and not on 3, the ISR is [1], the ELR is [2]. Fencing, unfencing, fetching, learning and elections have no
-//! bound of their own. All runs together: 2 000 000 states, a minute of one core.
+//! A change is one of the partition: an election, another ISR. "Last standing" has two of them behind it: a record is on
+//! 1 and 2 and not on 3, the ISR is [1], the ELR is [2]. Fencing, unfencing, starting, fetching, learning and elections
+//! have no bound of their own. One AlterPartition request is under way at a time; where late ones are not played, one that
+//! can only be refused is lost. All runs together take a minute of one core, unoptimized as tests are.
 //!
-//! That they can fail is shown below, a mistake at a time, and by the mutants of the plans:
+//! Not here: more than one controller (what a failover loses was never committed), topics and replicas that change, log
+//! directories, elections by hand, deletion of old records.
+//!
+//! That the model can fail is shown by the last tests, a mistake each, and by the mutants of the plans:
 //! `MUTANT=M7 cargo test -p quorate-metadata --features mutants --test small_model` breaks `ReplicationQuorumSuperset`,
-//! M8 `LeaderCompleteness` and `LeaderCandidateCompleteness`, M10 `NeverTwoLeadersInSameEpoch`. M6 breaks nothing here: a
-//! leader that registers anew has lost its leader epoch too.
+//! M8 `LeaderCompleteness` and `LeaderCandidateCompleteness`, M10 `NeverTwoLeadersInSameEpoch`. M6 breaks nothing: who
+//! registers anew has lost its leader epoch with its broker epoch. M9 is a mistake of leaders, here `CommitsAlone`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -121,8 +126,14 @@ fn changes_of_the_isr() {
 
 #[test]
 fn late_requests() {
-    let reached = [p::FENCED_BROKER_IS_UNFENCED, p::ALTER_PARTITION_COMPLETES, p::UNCLEAN_RESTART_IS_SURVIVED];
-    exhaust(with_late_requests(whole(Used { writes: 1, crashes: 1, stops: 0 }, 2)), 503_000, &reached);
+    let reached = [p::FENCED_BROKER_IS_UNFENCED, p::ALTER_PARTITION_COMPLETES];
+    exhaust(with_late_requests(whole(Used { writes: 1, crashes: 0, stops: 0 }, 3)), 540_000, &reached);
+}
+
+#[test]
+fn late_requests_of_who_restarted() {
+    let reached = [p::FENCED_BROKER_IS_UNFENCED, p::ELR_MEMBER_IS_ELECTED, p::UNCLEAN_RESTART_IS_SURVIVED];
+    exhaust(with_late_requests(last_standing(Used { writes: 1, crashes: 1, stops: 0 }, 2)), 134_000, &reached);
 }
 
 #[test]
@@ -152,8 +163,8 @@ fn clean_stops() {
 #[test]
 fn unclean_elections() {
     let reached = [p::ELR_MEMBER_IS_ELECTED, p::UNCLEAN_ELECTION_IS_ON_RECORD, p::LOSS_IS_ON_RECORD];
-    let cluster = last_standing(Used { writes: 1, crashes: 2, stops: 0 }, 2);
-    exhaust(Cluster { unclean_allowed: true, ..cluster }, 385_000, &reached);
+    let cluster = last_standing(Used { writes: 1, crashes: 1, stops: 0 }, 2);
+    exhaust(Cluster { unclean_allowed: true, ..cluster }, 95_000, &reached);
 }
 
 #[test]
@@ -175,10 +186,16 @@ fn a_leader_that_asks_wrongly_is_found() {
     let alone = last_standing(Used { writes: 1, crashes: 1, stops: 0 }, 2);
     breaks(alone.clone(), Deviation::AsksForLaggards, p::LEADER_CANDIDATE_COMPLETENESS);
     breaks(alone, Deviation::NamesNoEpochs, p::LEADER_CANDIDATE_COMPLETENESS);
-    let repeated = with_late_requests(whole(Used { writes: 0, crashes: 0, stops: 0 }, 3));
-    breaks(repeated, Deviation::TrustsAnyRefusal, p::REPLICATION_QUORUM_SUPERSET);
-    let repeated = with_late_requests(whole(Used { writes: 1, crashes: 0, stops: 0 }, 3));
-    breaks(repeated, Deviation::TrustsAnyRefusal, p::LEADER_CANDIDATE_COMPLETENESS);
+}
+
+/// Without a crash: 2 is fenced and out of the ISR; the leader asks for it, and again as nobody answers; the second request
+/// is refused, so it commits without 2; 2 is unfenced; the first request comes, and is granted; the leader is fenced.
+#[test]
+fn a_leader_that_trusts_a_refusal_while_a_copy_is_under_way_is_found() {
+    let late = with_late_requests(whole(Used { writes: 1, crashes: 0, stops: 0 }, 3));
+    breaks(late.clone(), Deviation::TrustsAnyRefusal, p::REPLICATION_QUORUM_SUPERSET);
+    breaks(late.clone(), Deviation::TrustsAnyRefusal, p::LEADER_CANDIDATE_COMPLETENESS);
+    breaks(late, Deviation::TrustsAnyRefusal, p::LEADER_COMPLETENESS);
 }
 
 #[test]
@@ -200,7 +217,7 @@ fn a_broker_that_claims_a_clean_stop_is_found() {
 fn controllers_that_take_a_late_request_are_found() {
     let late = with_late_requests(whole(Used { writes: 1, crashes: 0, stops: 0 }, 3));
     breaks(late.clone(), Deviation::TakesAnyPartitionEpoch, p::REPLICATION_QUORUM_SUPERSET);
-    breaks(late.clone(), Deviation::TakesAnyLeaderEpoch, p::REPLICATION_QUORUM_SUPERSET);
+    breaks(late, Deviation::TakesAnyLeaderEpoch, p::REPLICATION_QUORUM_SUPERSET);
 }
 
 #[test]

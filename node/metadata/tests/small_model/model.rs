@@ -243,8 +243,8 @@ impl Cluster {
         true
     }
 
-    fn deliver(&self, next: &mut State, at: usize, copy_stays: bool) -> bool {
-        let mut request = next.network.remove(at);
+    fn deliver(&self, next: &mut State, request: usize, copy_stays: bool) -> bool {
+        let mut request = next.network.remove(request);
         if copy_stays {
             request.is_repeated = true;
             next.send(request);

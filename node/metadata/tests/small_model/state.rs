@@ -227,13 +227,13 @@ struct Facts<'a> {
     marks: [bool; 4],
 }
 
+/// Sets will do: elections go by the order of the replicas, which does not change.
 #[derive(PartialEq, Eq, Hash)]
 struct PartitionFacts {
     leader: Option<BrokerId>,
     leader_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     isr: Members,
-    /// Ordered, as elections read them.
     elr: Members,
     last_known: Members,
     is_recovering: bool,
