@@ -253,7 +253,9 @@ impl Leadership {
     fn wanted(&self, now_ms: i64) -> Vec<BrokerId> {
         let stays = |broker: &BrokerId| *broker == self.leader || !self.lags(*broker, now_ms);
         let stay = self.isr.iter().copied().filter(stays);
-        let join = self.followers.keys().copied().filter(|broker| !self.isr.contains(broker) && self.may_join(*broker));
+        // Who has all that is committed may still lag, where the high watermark stands still: it would have to go at once.
+        let joins = |broker: &BrokerId| self.may_join(*broker) && !self.lags(*broker, now_ms);
+        let join = self.followers.keys().copied().filter(|broker| !self.isr.contains(broker) && joins(broker));
         stay.chain(join).collect()
     }
 

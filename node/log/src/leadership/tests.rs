@@ -143,6 +143,20 @@ fn a_follower_joins_at_the_high_watermark_and_counts_from_the_asking() {
 }
 
 #[test]
+fn who_would_be_put_out_again_at_once_does_not_join() {
+    let mut scene = Scene::new(&[1], 2, 5, 5);
+    scene.leadership.on_append(at(9), 1);
+    scene.fetch(2, 5, 2);
+    assert_eq!(scene.high_watermark(), 5, "it stands still while the ISR is too small");
+    assert_eq!(scene.proposed(2), None, "it has all that is committed, but lags");
+    scene.fetch(2, 9, LAG_MAX_MS * 2);
+    let (proposal, members) = scene.proposed(LAG_MAX_MS * 2).unwrap();
+    assert_eq!(members, [1, 2]);
+    scene.apply(&proposal, LAG_MAX_MS * 2);
+    assert_eq!(scene.proposed(LAG_MAX_MS * 2 + 1), None);
+}
+
+#[test]
 fn a_follower_with_records_of_an_older_leader_does_not_join() {
     let mut scene = Scene::new(&[1], 1, 9, 4);
     scene.leadership.on_append(at(9), 1);
