@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{AdminClient, ClientError, Freshness};
+use quorate_proto::admin::{ListPartitionsRequest, PartitionDescription};
 use tokio::time::{Instant, sleep};
 
 use crate::db::Db;
@@ -39,7 +40,8 @@ async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Option<Stri
     match state {
         State::IsrShrunk if status.under_replicated > 0 => Ok(None),
         State::IsrShrunk => Ok(Some("all replicas are in sync".to_owned())),
-        State::Whole if status.leaderless + status.under_replicated + status.voters_unreachable > 0 => Ok(reasons()),
+        State::Whole if status.leaderless + status.voters_unreachable > 0 => Ok(reasons()),
+        State::Whole if status.under_replicated > 0 && lacks_a_node(client, db).await? => Ok(reasons()),
         State::Whole => {
             let brokers = client.list_brokers(Freshness::Linearizable).await?.brokers;
             // A broker that died a moment ago still counts as there.
@@ -52,6 +54,17 @@ async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Option<Stri
             Ok((!away.is_empty()).then(|| format!("brokers {away:?} are not back")))
         }
     }
+}
+
+/// Whether a replica on one of the nodes is not in sync. One on a broker without a process, where such a broker was
+/// given one, never is.
+async fn lacks_a_node(client: &AdminClient, db: &Db) -> Result<bool, ClientError> {
+    let request = ListPartitionsRequest { under_replicated: true, ..ListPartitionsRequest::default() };
+    let partitions = client.list_partitions(request, Freshness::Linearizable).await?.partitions;
+    let lacks = |partition: &PartitionDescription| {
+        partition.replicas.iter().any(|replica| db.ids().contains(replica) && !partition.isr.contains(replica))
+    };
+    Ok(partitions.iter().any(lacks))
 }
 
 /// The error names the first node that has ended although nobody has killed or stopped it.
