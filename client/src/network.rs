@@ -17,9 +17,9 @@ use tonic::transport::{Channel, Endpoint, Error};
 use tower::service_fn;
 
 /// Bytes both ways.
-pub trait Bytes: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Bytes for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
 /// A network that is not the machine's. Addresses are `host:port`.
 pub trait Transport: Send + Sync + 'static {
@@ -28,7 +28,7 @@ pub trait Transport: Send + Sync + 'static {
 }
 
 /// A connection over such a network.
-pub struct Connection(Box<dyn Bytes>);
+pub struct Connection(Box<dyn Duplex>);
 
 /// Those that come in at a port.
 pub type Incoming = BoxStream<'static, io::Result<Connection>>;
@@ -113,7 +113,7 @@ fn dialer(
 }
 
 impl Connection {
-    pub fn new(bytes: impl Bytes) -> Self {
+    pub fn new(bytes: impl Duplex) -> Self {
         Self(Box::new(bytes))
     }
 }

@@ -120,3 +120,23 @@ fn timed_out(after: Duration) -> ApiError {
     );
     ApiError::new(ErrorName::RequestTimedOut, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_listener_wakes_at_the_next_claim_and_not_at_those_before() {
+        let (operations, _queue) = mpsc::channel(1);
+        let (lost, _losses) = mpsc::unbounded_channel();
+        let (office, claim) = watch::channel(None);
+        let sessions = Arc::new(SessionTable::new(Duration::from_secs(3), lost));
+        let handle = ControllerHandle::new(operations, claim, sessions);
+        office.send_replace(Some(ControllerEpoch::new(1)));
+        office.send_replace(None);
+        let claims = handle.claims();
+        assert!(!claims.has_changed().expect("the office is there"), "it would be asked again without a pause");
+        office.send_replace(Some(ControllerEpoch::new(2)));
+        assert!(claims.has_changed().expect("the office is there"));
+    }
+}

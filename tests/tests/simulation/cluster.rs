@@ -78,7 +78,7 @@ impl Cluster {
         self.nodes.keys().map(|id| (*id, format!("{}:{API_PORT}", host(*id)))).collect()
     }
 
-    /// kill -9, and loses power with `kept` of what was not synced: none of it where that is `None`.
+    /// kill -9; or the power goes, and what was not synced is gone but for a part that is drawn.
     pub fn kill(&mut self, sim: &mut Sim<'static>, id: i32, lost_power: Option<&mut Random>) {
         let node = self.nodes.get_mut(&id).expect("targets are nodes of this cluster");
         if !node.is_up {

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use quorate_metadata::MetadataImage;
+use quorate_metadata::ids::Offset;
 use quorate_node::raft::{Logged, MemoryStore, QuorumStatus};
 
 use crate::cluster::Cluster;
@@ -55,6 +56,21 @@ impl Seen {
     pub fn controller(&self) -> Option<i32> {
         let epoch = |node: &&NodeSeen| node.inside.as_ref().map(|inside| inside.quorum.epoch);
         self.nodes.iter().filter(|node| node.is_controller()).max_by_key(epoch).map(|node| node.id)
+    }
+}
+
+/// The images of a cluster one after the other, but those that were replaced within a tick.
+#[derive(Default)]
+pub struct Images {
+    last: Offset,
+}
+
+impl Images {
+    /// The latest, if it was not there before.
+    pub fn next<'a>(&mut self, seen: &'a Seen) -> Option<&'a MetadataImage> {
+        let image = seen.latest().filter(|image| image.next_offset > self.last)?;
+        self.last = image.next_offset;
+        Some(image)
     }
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use quorate_metadata::ids::{BrokerEpoch, BrokerId, Offset};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 
 use super::Invariant;
-use crate::observe::Seen;
+use crate::observe::{Images, Seen};
 
 #[derive(Default)]
 pub struct BrokerEpochsGrow {
-    checked: Offset,
+    images: Images,
     last: BTreeMap<BrokerId, BrokerEpoch>,
 }
 
@@ -19,8 +19,7 @@ impl Invariant for BrokerEpochsGrow {
     }
 
     fn check(&mut self, seen: &Seen) -> Result<(), String> {
-        let Some(image) = seen.latest().filter(|image| image.next_offset > self.checked) else { return Ok(()) };
-        self.checked = image.next_offset;
+        let Some(image) = self.images.next(seen) else { return Ok(()) };
         for (id, registration) in &image.brokers {
             let before = self.last.insert(*id, registration.epoch).unwrap_or(registration.epoch);
             if registration.epoch < before {

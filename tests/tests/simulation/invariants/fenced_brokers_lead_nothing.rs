@@ -1,13 +1,11 @@
 //! P5: a fenced broker leads nothing and is in no ISR.
 
-use quorate_metadata::ids::Offset;
-
 use super::Invariant;
-use crate::observe::Seen;
+use crate::observe::{Images, Seen};
 
 #[derive(Default)]
 pub struct FencedBrokersLeadNothing {
-    checked: Offset,
+    images: Images,
 }
 
 impl Invariant for FencedBrokersLeadNothing {
@@ -16,8 +14,7 @@ impl Invariant for FencedBrokersLeadNothing {
     }
 
     fn check(&mut self, seen: &Seen) -> Result<(), String> {
-        let Some(image) = seen.latest().filter(|image| image.next_offset > self.checked) else { return Ok(()) };
-        self.checked = image.next_offset;
+        let Some(image) = self.images.next(seen) else { return Ok(()) };
         let fenced = image.brokers.values().filter(|broker| broker.fenced);
         for broker in fenced.map(|broker| broker.broker) {
             let sits = |partition: &quorate_metadata::record::Partition| {

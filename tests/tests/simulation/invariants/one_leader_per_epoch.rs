@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use quorate_metadata::ids::{BrokerId, LeaderEpoch, Offset, PartitionEpoch, TopicPartition};
+use quorate_metadata::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicPartition};
 
 use super::Invariant;
-use crate::observe::Seen;
+use crate::observe::{Images, Seen};
 
 #[derive(Default)]
 pub struct OneLeaderPerEpoch {
-    checked: Offset,
+    images: Images,
     last: HashMap<TopicPartition, (LeaderEpoch, PartitionEpoch)>,
     leaders: HashMap<(TopicPartition, LeaderEpoch), BrokerId>,
 }
@@ -20,8 +20,7 @@ impl Invariant for OneLeaderPerEpoch {
     }
 
     fn check(&mut self, seen: &Seen) -> Result<(), String> {
-        let Some(image) = seen.latest().filter(|image| image.next_offset > self.checked) else { return Ok(()) };
-        self.checked = image.next_offset;
+        let Some(image) = self.images.next(seen) else { return Ok(()) };
         for (id, partition) in image.partitions() {
             let now = (partition.leader_epoch, partition.partition_epoch);
             let before = self.last.insert(id, now).unwrap_or(now);
