@@ -2,6 +2,10 @@
 //!
 //! A leader may go back to the ISR that it had only when the change was certainly not applied. Very few answers prove
 //! that; after all others the metadata decides, so a change ends here when the metadata has overtaken it.
+//!
+//! A refusal proves nothing while an earlier copy of the request, which nobody answered, may be under way: it may be granted
+//! when the replica is eligible again, long after the leader has committed without it. Then the change is taken back: the
+//! leader asks for the ISR that is. That moves the partition epoch, and the metadata overtakes all copies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,6 +104,50 @@ struct Waiting {
     asked: Asked,
     due: Instant,
     backoff: Duration,
+    /// Copies of the request may be under way.
+    is_unanswered: bool,
+    /// It was refused while copies were under way: now the ISR that is is asked for.
+    is_taken_back: bool,
+}
+
+impl Waiting {
+    fn new(asked: Asked) -> Self {
+        Self { asked, due: Instant::now(), backoff: BACKOFF_MIN, is_unanswered: false, is_taken_back: false }
+    }
+
+    fn postpone(&mut self, now: Instant) {
+        self.due = now + self.backoff;
+        self.backoff = (2 * self.backoff).min(BACKOFF_MAX);
+    }
+
+    /// What to ask for; None until the metadata tells what it is.
+    fn request(&self, image: &MetadataImage) -> Option<PartitionAlteration> {
+        let change = &self.asked.change;
+        if !self.is_taken_back {
+            return Some(to_wire(change));
+        }
+        let current = image.partition(change.partition).filter(|it| it.partition_epoch == change.partition_epoch)?;
+        let isr = current.isr.iter().map(|&broker| (broker, None)).collect();
+        let unchanged = IsrChange { isr, recovery: current.recovery, ..change.clone() };
+        Some(PartitionAlteration { supersedes: true, ..to_wire(&unchanged) })
+    }
+
+    /// What the answer means for the change as it was asked for; None: it is to be asked for again.
+    fn judge(&mut self, outcome: Option<IsrOutcome>) -> Option<IsrOutcome> {
+        match outcome {
+            Some(IsrOutcome::NotApplied(_)) if self.is_unanswered => {
+                self.is_taken_back = true;
+                None
+            }
+            // What was applied is that it is taken back. The metadata is about to tell it.
+            Some(IsrOutcome::Applied { .. }) if self.is_taken_back => None,
+            None => {
+                self.is_unanswered = true;
+                None
+            }
+            outcome => outcome,
+        }
+    }
 }
 
 /// The handle, and the task that it asks.
@@ -165,7 +213,7 @@ impl Task {
             let _ = asked.answer.send(IsrOutcome::NotApplied(ApiError::new(ErrorName::InvalidRequest, message)));
             return;
         }
-        self.waiting.insert(id, Waiting { asked, due: Instant::now(), backoff: BACKOFF_MIN });
+        self.waiting.insert(id, Waiting::new(asked));
     }
 
     fn settle_overtaken(&mut self) {
@@ -203,7 +251,7 @@ impl Task {
     }
 
     async fn ask(&mut self, epoch: BrokerEpoch, due: &[TopicPartition]) {
-        let changes = due.iter().filter_map(|id| self.waiting.get(id)).map(|waiting| to_wire(&waiting.asked.change));
+        let changes = due.iter().filter_map(|id| self.waiting.get(id)?.request(&self.image));
         let request = AlterPartitionRequest {
             broker: self.config.broker.get(),
             broker_epoch: epoch.get(),
@@ -221,9 +269,10 @@ impl Task {
         let mut outcomes: BTreeMap<_, _> = answered.iter().filter_map(|it| Some((named(it)?, outcome(it)?))).collect();
         let now = Instant::now();
         for id in due {
-            match outcomes.remove(id) {
+            let Some(waiting) = self.waiting.get_mut(id) else { continue };
+            match waiting.judge(outcomes.remove(id)) {
                 Some(outcome) => self.settle(*id, outcome),
-                None => self.postpone(*id, now),
+                None => waiting.postpone(now),
             }
         }
     }
@@ -250,13 +299,6 @@ impl Task {
         if let Some(waiting) = self.waiting.remove(&id) {
             // The caller may have gone.
             let _ = waiting.asked.answer.send(outcome);
-        }
-    }
-
-    fn postpone(&mut self, id: TopicPartition, now: Instant) {
-        if let Some(waiting) = self.waiting.get_mut(&id) {
-            waiting.due = now + waiting.backoff;
-            waiting.backoff = (2 * waiting.backoff).min(BACKOFF_MAX);
         }
     }
 }
@@ -321,6 +363,7 @@ fn to_wire(change: &IsrChange) -> PartitionAlteration {
         partition_epoch: change.partition_epoch.get(),
         isr: change.isr.iter().map(member).collect(),
         recovery: change.recovery as i32,
+        supersedes: false,
     }
 }
 
@@ -369,6 +412,43 @@ mod tests {
             };
             assert_eq!(verdict(name), expected, "{name}");
         }
+    }
+
+    fn refused() -> Option<IsrOutcome> {
+        Some(IsrOutcome::NotApplied(ApiError::new(ErrorName::IneligibleReplica, "broker 2 is fenced")))
+    }
+
+    fn applied() -> Option<IsrOutcome> {
+        let (isr, recovery) = (vec![BrokerId::new(1)], LeaderRecoveryState::Recovered);
+        Some(IsrOutcome::Applied { partition_epoch: PartitionEpoch::new(1), isr, recovery })
+    }
+
+    fn waiting() -> Waiting {
+        Waiting::new(Asked { change: change(), answer: oneshot::channel().0 })
+    }
+
+    #[test]
+    fn a_refusal_of_the_only_copy_is_the_outcome() {
+        assert_eq!(waiting().judge(refused()), refused());
+    }
+
+    #[test]
+    fn a_change_that_is_refused_while_a_copy_is_under_way_is_taken_back() {
+        let image = image(&[&[1, 2]]);
+        let mut waiting = waiting();
+        assert_eq!(waiting.request(&image), Some(to_wire(&change())));
+        assert_eq!(waiting.judge(None), None);
+        assert_eq!(waiting.request(&image), Some(to_wire(&change())));
+        assert_eq!(waiting.judge(refused()), None);
+        let taken_back = waiting.request(&image).unwrap();
+        assert!(taken_back.supersedes);
+        assert_eq!(taken_back.isr.iter().map(|member| member.broker).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(taken_back.partition_epoch, change().partition_epoch.get());
+        // That this was applied says nothing of the change itself, which the metadata overtakes now.
+        assert_eq!(waiting.judge(applied()), None);
+        let mut moved = image;
+        shrink(&mut moved, 0, &[1]);
+        assert_eq!(waiting.request(&moved), None);
     }
 
     #[test]

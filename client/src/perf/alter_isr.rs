@@ -152,6 +152,7 @@ impl Leader {
             partition_epoch: self.partition_epoch,
             isr: isr.iter().map(|id| IsrMember { broker: *id, epoch: None }).collect(),
             recovery: 0,
+            supersedes: false,
         };
         let request =
             AlterPartitionRequest { broker: self.broker, broker_epoch: self.epoch, partitions: vec![alteration] };

@@ -87,6 +87,7 @@ fn stale_change(
         partition_epoch: of.partition_epoch - 2 * behind(Stale::PartitionEpoch),
         isr: vec![IsrMember { broker: leader, epoch: None }],
         recovery: 0,
+        supersedes: false,
     };
     let broker_epoch = epoch - i64::from(behind(Stale::BrokerEpoch));
     AlterPartitionRequest { broker: leader, broker_epoch, partitions: vec![alteration] }

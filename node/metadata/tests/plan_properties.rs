@@ -405,7 +405,7 @@ fn alter(image: &MetadataImage, at: u8, members: u8, recovering: bool) -> Vec<Re
     let recovery = if recovering { LeaderRecoveryState::Recovering } else { LeaderRecoveryState::Recovered };
     let (leader_epoch, partition_epoch): (LeaderEpoch, PartitionEpoch) =
         (partition.leader_epoch, partition.partition_epoch);
-    let partitions = vec![PartitionAlteration { id, leader_epoch, partition_epoch, isr, recovery }];
+    let partitions = vec![PartitionAlteration { id, leader_epoch, partition_epoch, isr, recovery, supersedes: false }];
     alter_partition(image, &AlterPartition { broker: leader, broker_epoch, partitions }).unwrap().records
 }
 

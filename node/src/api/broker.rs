@@ -97,7 +97,9 @@ impl Broker for BrokerService {
                 .await
         };
         let remote = |channel, request| async move { BrokerClient::new(channel).alter_partition(request).await };
-        self.gateway.route(passage(forwarded), request.into_inner(), local, remote).await
+        // The leader has to know that a copy may be under way: a refusal of a later one then proves nothing.
+        let passage = Passage { repeatable: false, ..passage(forwarded) };
+        self.gateway.route(passage, request.into_inner(), local, remote).await
     }
 
     async fn allocate_producer_ids(
@@ -181,6 +183,7 @@ fn alteration(body: &AlterPartitionRequest) -> Result<alter_partition::AlterPart
                     })
                     .collect(),
                 recovery: recovery(asked.recovery)?,
+                supersedes: asked.supersedes,
             })
         })
         .collect::<Result<_, ApiError>>()?;

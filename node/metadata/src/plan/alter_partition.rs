@@ -26,6 +26,8 @@ pub struct PartitionAlteration {
     pub partition_epoch: PartitionEpoch,
     pub isr: Vec<IsrMember>,
     pub recovery: LeaderRecoveryState,
+    /// Moves the partition epoch even where nothing else differs, so that no earlier request is granted any more.
+    pub supersedes: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
             .isr(wanted.isr.iter().map(|member| member.broker).collect())
             .recovery(wanted.recovery)
             .build();
+        let change = change.or_else(|| wanted.supersedes.then(|| PartitionChange::none(wanted.id, cause)));
         let altered = altered(partition, change.as_ref());
         records.extend(change.map(Record::PartitionChange));
         still_led_by(request.broker, altered)

@@ -284,6 +284,7 @@ impl Cluster {
             partition_epoch: request.partition_epoch,
             isr: REPLICAS.into_iter().filter_map(member).collect(),
             recovery: LeaderRecoveryState::Recovered,
+            supersedes: false,
         };
         match self.deviation {
             Some(Deviation::TakesAnyPartitionEpoch) => wanted.partition_epoch = partition.partition_epoch,

@@ -278,7 +278,7 @@ fn delete(image: &MetadataImage, command: &Command) -> Result<Step> {
     step(Ok(plan), |answers| answers.iter().filter_map(|answer| refusal("", answer)).collect())
 }
 
-/// `alter PARTITION… isr=1,2@EPOCH [by=ID] [broker_epoch=N] [leader_epoch=N] [partition_epoch=N] [recovery=…]`
+/// `alter PARTITION… isr=1,2@EPOCH [by=ID] [broker_epoch=N] [leader_epoch=N] [partition_epoch=N] [recovery=…] [supersedes=true]`
 fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
     let mut args = Arguments::of(command);
     let ids = args.words().into_iter().map(|word| partition(image, word)).collect::<Result<Vec<_>>>()?;
@@ -299,12 +299,16 @@ fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
             Some("recovering") => LeaderRecoveryState::Recovering,
             _ => LeaderRecoveryState::Recovered,
         },
+        supersedes: args.value("supersedes")?.unwrap_or(false),
     };
     let broker_epoch = args.value("broker_epoch")?.unwrap_or(stored);
     args.end()?;
     let partitions = ids.iter().map(|&id| PartitionAlteration { id, ..alteration.clone() }).collect();
+    let goes_on = alteration.supersedes;
     let plan = alter_partition(image, &AlterPartition { broker, broker_epoch, partitions });
-    step(plan, |answers| answers.iter().filter_map(|(id, answer)| refusal(&name(image, *id), answer)).collect())
+    let refusals =
+        |answers: Vec<_>| answers.iter().filter_map(|(id, answer)| refusal(&name(image, *id), answer)).collect();
+    Ok(Step { goes_on, ..step(plan, refusals)? })
 }
 
 fn member(text: &str) -> Result<IsrMember> {

@@ -250,6 +250,7 @@ impl World {
             partition_epoch: proposal.partition_epoch,
             isr,
             recovery: LeaderRecoveryState::Recovered,
+            supersedes: false,
         };
         let request = AlterPartition { broker: leader, broker_epoch, partitions: vec![alteration] };
         let outcome = match alter_partition(&self.image, &request) {
