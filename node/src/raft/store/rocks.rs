@@ -88,7 +88,14 @@ fn refuse(path: &Path, torn: Option<wal::Torn>, error: rocksdb::Error) -> RaftEr
 }
 
 fn database_options() -> Options {
-    let mut options = Options::default();
+    // A manifest that lost its end names older files, and the logs between them and today's are gone: the database would
+    // open as it was long ago, with an older vote. Each log names the one before it, so that such a hole is found.
+    let mut options = Options::default()
+        .get_options_from_string(match Mutant::UncheckedBytes.is_on() {
+            true => "",
+            false => "track_and_verify_wals=true",
+        })
+        .expect("the database knows its options");
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
@@ -273,7 +280,71 @@ fn named_place(text: &str) -> Option<(PathBuf, u64)> {
 
 #[cfg(test)]
 mod tests {
+    use openraft::EntryPayload;
+
+    use super::super::super::types::{CommittedLeader, Vote};
     use super::*;
+
+    const OLD_TERM: u64 = 3;
+    const NEW_TERM: u64 = 7;
+
+    fn write_in_term(store: &RocksDisk, term: u64, indices: Range<u64>) {
+        let entry = |index| {
+            let leader = CommittedLeader { term };
+            Entry { log_id: LogId::new(leader, index), payload: EntryPayload::Blank }
+        };
+        let writes = [Write::Vote(Vote::new(term, 1)), Write::Append(indices.map(entry).collect())];
+        store.write_all(writes.iter()).unwrap();
+    }
+
+    fn open(data: &Path) -> Result<RocksDisk, RaftError> {
+        let path = data.join("raft");
+        let db = DB::open_cf_descriptors(&database_options(), &path, families())
+            .map_err(|error| refuse(&path, None, error))?;
+        Ok(RocksDisk { db, path })
+    }
+
+    fn copy(from: &Path, to: &Path) {
+        durable::create_directory(&to.join("raft")).unwrap();
+        for entry in std::fs::read_dir(from.join("raft")).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), to.join("raft").join(entry.file_name())).unwrap();
+        }
+    }
+
+    fn manifest(data: &Path) -> PathBuf {
+        let mut files = std::fs::read_dir(data.join("raft")).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST")).unwrap()
+    }
+
+    /// Whatever the manifest lost, the database is refused or it is whole: never an older vote, never a shorter log.
+    #[test]
+    fn a_manifest_that_lost_its_end_does_not_bring_back_an_older_vote() {
+        let whole = tempfile::tempdir().unwrap();
+        let disk = open(whole.path()).unwrap();
+        write_in_term(&disk, OLD_TERM, 0..10);
+        for name in [LOG, META] {
+            disk.db.flush_cf(disk.family(name)).unwrap();
+        }
+        write_in_term(&disk, NEW_TERM, 10..20);
+        for name in [LOG, META] {
+            disk.db.flush_cf(disk.family(name)).unwrap();
+        }
+        let expected = disk.load().unwrap();
+        drop(disk);
+
+        let length = std::fs::metadata(manifest(whole.path())).unwrap().len();
+        let mut refused = 0;
+        for kept in 0..length {
+            let cut = tempfile::tempdir().unwrap();
+            copy(whole.path(), cut.path());
+            std::fs::File::options().write(true).open(manifest(cut.path())).unwrap().set_len(kept).unwrap();
+            match open(cut.path()) {
+                Ok(disk) => assert_eq!(disk.load().unwrap(), expected, "{kept} of {length} bytes kept"),
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 0);
+    }
 
     #[test]
     fn the_place_of_a_damaged_table_is_read_from_the_message() {
