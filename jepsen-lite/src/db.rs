@@ -248,11 +248,11 @@ impl Db {
         Ok(())
     }
 
-    /// What a node that is down says of its metadata log.
-    pub fn inspect(&self, id: i32) -> anyhow::Result<Output> {
+    /// What a node that is down says of its metadata `log` or its `vote`.
+    pub fn inspect(&self, id: i32, what: &str) -> anyhow::Result<Output> {
         ensure!(self.is_down(id), "node {id} still runs");
         let mut command = Command::new(self.layout.binaries.join("quorate-node"));
-        command.arg("inspect").arg("--data").arg(self.data(id)).arg("log").output().context("cannot start quorate-node")
+        command.arg("inspect").arg("--data").arg(self.data(id)).arg(what).output().context("cannot start quorate-node")
     }
 
     pub fn folder(&self, id: i32) -> &Path {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Conductor;
 use crate::disk::Mode;
 use crate::disk::damage::{Harm, Kept, Part, inflict, tear};
+use crate::dumps::Memory;
 use crate::nemesis::Fault;
 use crate::random::Random;
 
@@ -47,23 +48,28 @@ impl Conductor<'_> {
         Ok(outcome)
     }
 
-    /// A node that reads the damaged file must notice, and end. One that does not read it yet may run: if it tells anyone
-    /// what it should not, the checkers find that. No other node hears it meanwhile, since all that it did is undone.
+    /// A node that reads the damage must notice, and end. One that does not read it yet may run, as long as it has
+    /// forgotten nothing. No other node hears it meanwhile, since all that it did is undone.
     async fn try_damaged(&mut self, node: i32, part: Part, harm: Harm, seed: u64) -> anyhow::Result<Option<String>> {
         let Some(file) = self.find(node, part).await? else {
             self.skipped.push(format!("damage to node {node}: it has no {part:?} that is long enough yet"));
             return Ok(None);
         };
+        let memory = Memory::of(self.db, node)?.with_context(|| format!("node {node} cannot be read, and is sound"))?;
         let kept = Kept::swap(&self.db.data(node))?;
         let place = inflict(part, harm, &file, seed)?;
         let name = file.file_name().context("a file has a name")?.to_string_lossy();
         let what = format!("{node} {name} {harm:?} at {place}");
         self.db.start(node, self.recorder.last_offset())?;
         let refused = self.ends_within(node, START_SURELY).await?;
-        if !refused && part.is_read_at_start() {
+        if !refused && part.counts_wholly() {
             self.report.object("refuses-damage", format!("node {node} runs with {what}"), &[]);
         }
         self.db.kill(node)?;
+        if let Some(now) = Memory::of(self.db, node)?.filter(|now| !refused && now.lacks(memory)) {
+            let message = format!("node {node} runs with {what}, and of {memory:?} has {now:?}");
+            self.report.object("forgets-nothing", message, &[]);
+        }
         kept.put_back()?;
         Ok(Some(format!("{what}: {}", if refused { "refused" } else { "not noticed yet" })))
     }

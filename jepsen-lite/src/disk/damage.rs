@@ -56,9 +56,10 @@ impl Part {
         if self == Self::WriteLog { 8 * 1024 } else { 32 }
     }
 
-    /// Whether it is read from beginning to end when a node starts. Of tables and snapshots it may read a part.
-    pub fn is_read_at_start(self) -> bool {
-        matches!(self, Self::WriteLog | Self::Manifest)
+    /// Whether all of it counts, and is read when a node starts. Of tables and snapshots it may read a part, and what the
+    /// end of a manifest says may be in the logs of writes as well.
+    pub fn counts_wholly(self) -> bool {
+        self == Self::WriteLog
     }
 
     /// The newest one that is long enough.

@@ -86,7 +86,7 @@ pub enum State {
 
 impl Nemesis {
     /// What is done unless one says what: all that a cluster of any settings must survive.
-    pub const USUAL: [Self; 20] = [
+    pub const USUAL: [Self; 21] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -103,6 +103,7 @@ impl Nemesis {
         Self::PowerCut,
         Self::SyncFails,
         Self::Corruption,
+        Self::FileDamage,
         Self::TornWrite,
         Self::Clock,
         Self::SwizzleClog,

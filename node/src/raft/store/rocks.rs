@@ -27,6 +27,8 @@ const META: &str = "meta";
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
+/// Has no value.
+const OPENED: &[u8] = b"opened";
 
 /// The log is written once, read rarely and purged soon: small tables, little memory.
 const MEMTABLE_BYTES: usize = 16 << 20;
@@ -55,14 +57,10 @@ impl Store for RocksStore {
     }
 
     fn open(&self) -> Result<Opened, RaftError> {
-        let path = self.data.join("raft");
-        durable::create_directory(&path).map_err(RaftError::io(format!("create {path:?}")))?;
-        let checked = if Mutant::UncheckedBytes.is_on() { None } else { wal::check(&path)? };
-        let db = DB::open_cf_descriptors(&database_options(), &path, families())
-            .map_err(|error| refuse(&path, checked, error))?;
+        let disk = RocksDisk::open(self.data.join("raft"))?;
         let snapshots = Snapshots::directory(self.data.join("snapshots"))
             .map_err(RaftError::io(format!("open {:?}", self.data.join("snapshots"))))?;
-        Ok(Opened { disk: Arc::new(RocksDisk { db, path }), snapshots })
+        Ok(Opened { disk: Arc::new(disk), snapshots })
     }
 }
 
@@ -132,6 +130,25 @@ struct RocksDisk {
 }
 
 impl RocksDisk {
+    fn open(path: PathBuf) -> Result<Self, RaftError> {
+        durable::create_directory(&path).map_err(RaftError::io(format!("create {path:?}")))?;
+        let checked = if Mutant::UncheckedBytes.is_on() { None } else { wal::check(&path)? };
+        let db = DB::open_cf_descriptors(&database_options(), &path, families())
+            .map_err(|error| refuse(&path, checked, error))?;
+        let disk = Self { db, path };
+        disk.begin_next_log().map_err(RaftError::io(format!("open {:?}", disk.path)))?;
+        Ok(disk)
+    }
+
+    /// The log that the database begins when it opens does not name the one before it. The next one does.
+    fn begin_next_log(&self) -> io::Result<()> {
+        let mut options = WriteOptions::default();
+        options.set_sync(true);
+        let meta = self.family(META);
+        let begun = self.db.put_cf_opt(meta, OPENED, [], &options).and_then(|()| self.db.flush_cf(meta));
+        begun.map_err(|error| to_io(&self.path, error))
+    }
+
     fn family(&self, name: &str) -> &ColumnFamily {
         self.db.cf_handle(name).expect("opened with both families")
     }
@@ -298,10 +315,7 @@ mod tests {
     }
 
     fn open(data: &Path) -> Result<RocksDisk, RaftError> {
-        let path = data.join("raft");
-        let db = DB::open_cf_descriptors(&database_options(), &path, families())
-            .map_err(|error| refuse(&path, None, error))?;
-        Ok(RocksDisk { db, path })
+        RocksDisk::open(data.join("raft"))
     }
 
     fn copy(from: &Path, to: &Path) {
@@ -316,34 +330,61 @@ mod tests {
         files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST")).unwrap()
     }
 
-    /// Whatever the manifest lost, the database is refused or it is whole: never an older vote, never a shorter log.
-    #[test]
-    fn a_manifest_that_lost_its_end_does_not_bring_back_an_older_vote() {
-        let whole = tempfile::tempdir().unwrap();
-        let disk = open(whole.path()).unwrap();
-        write_in_term(&disk, OLD_TERM, 0..10);
-        for name in [LOG, META] {
-            disk.db.flush_cf(disk.family(name)).unwrap();
-        }
-        write_in_term(&disk, NEW_TERM, 10..20);
-        for name in [LOG, META] {
-            disk.db.flush_cf(disk.family(name)).unwrap();
-        }
-        let expected = disk.load().unwrap();
-        drop(disk);
-
-        let length = std::fs::metadata(manifest(whole.path())).unwrap().len();
-        let mut refused = 0;
-        for kept in 0..length {
+    /// A cut manifest leads to a refusal or to a database that is whole: never to an older vote or a shorter log.
+    fn survives_a_cut_manifest(whole: &Path) {
+        let copied = |cut_to: u64| {
             let cut = tempfile::tempdir().unwrap();
-            copy(whole.path(), cut.path());
-            std::fs::File::options().write(true).open(manifest(cut.path())).unwrap().set_len(kept).unwrap();
-            match open(cut.path()) {
-                Ok(disk) => assert_eq!(disk.load().unwrap(), expected, "{kept} of {length} bytes kept"),
-                Err(_) => refused += 1,
+            copy(whole, cut.path());
+            std::fs::File::options().write(true).open(manifest(cut.path())).unwrap().set_len(cut_to).unwrap();
+            cut
+        };
+        let length = std::fs::metadata(manifest(whole)).unwrap().len();
+        let expected = open(copied(length).path()).unwrap().load().unwrap();
+        assert_eq!(expected.vote, Some(Vote::new(NEW_TERM, 1)));
+        let mut refused = 0;
+        // A head has as many bytes: each record is cut.
+        for kept in (0..length).step_by(7) {
+            match open(copied(kept).path()).map(|disk| disk.load()) {
+                Ok(Ok(found)) => assert_eq!(found, expected, "{kept} of {length} bytes kept"),
+                Ok(Err(_)) | Err(_) => refused += 1,
             }
         }
         assert!(refused > 0);
+    }
+
+    fn flush(disk: &RocksDisk) {
+        [LOG, META].iter().for_each(|name| disk.db.flush_cf(disk.family(name)).unwrap());
+    }
+
+    #[test]
+    fn a_manifest_cut_after_tables_were_written_does_not_bring_back_an_older_vote() {
+        let whole = tempfile::tempdir().unwrap();
+        let disk = open(whole.path()).unwrap();
+        for (term, indices) in [(OLD_TERM, 0..10), (NEW_TERM, 10..20)] {
+            write_in_term(&disk, term, indices);
+            flush(&disk);
+        }
+        drop(disk);
+        survives_a_cut_manifest(whole.path());
+    }
+
+    #[test]
+    fn a_manifest_cut_after_restarts_does_not_bring_back_an_older_vote() {
+        let whole = tempfile::tempdir().unwrap();
+        for (term, indices) in [(OLD_TERM, 0..10), (NEW_TERM, 10..20)] {
+            write_in_term(&open(whole.path()).unwrap(), term, indices);
+        }
+        drop(open(whole.path()).unwrap());
+        survives_a_cut_manifest(whole.path());
+    }
+
+    #[test]
+    fn a_manifest_cut_after_the_first_start_does_not_bring_back_an_empty_log() {
+        let whole = tempfile::tempdir().unwrap();
+        write_in_term(&open(whole.path()).unwrap(), NEW_TERM, 0..10);
+        survives_a_cut_manifest(whole.path());
+        drop(open(whole.path()).unwrap());
+        survives_a_cut_manifest(whole.path());
     }
 
     #[test]
