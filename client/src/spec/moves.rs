@@ -1,11 +1,7 @@
-//! The file that says what goes where, in the form of Kafka's tool.
-
-use std::path::Path;
+//! What goes where, in the form of Kafka's tool.
 
 use quorate_proto::admin::{PartitionTarget, TopicPartition};
 use serde::Deserialize;
-
-use crate::failure::{Failure, Outcome};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,13 +21,8 @@ struct Move {
     log_dirs: Vec<String>,
 }
 
-pub fn read(path: &Path) -> Outcome<Vec<PartitionTarget>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::local(format!("cannot read {}", path.display()), error))?;
-    parse(&text).map_err(|why| Failure::usage(format!("{}: {why}", path.display())))
-}
-
-fn parse(text: &str) -> Result<Vec<PartitionTarget>, String> {
+/// `{"version":1,"partitions":[{"topic":"orders","partition":0,"replicas":[1,2,3]}]}`
+pub fn moves(text: &str) -> Result<Vec<PartitionTarget>, String> {
     let moves: Moves = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if moves.version != 1 {
         return Err(format!("version {} is not known; expected 1", moves.version));
@@ -63,13 +54,13 @@ mod tests {
             partition: Some(TopicPartition { topic: "orders".to_owned(), partition }),
             replicas: replicas.to_vec(),
         };
-        assert_eq!(parse(text), Ok(vec![target(0, &[1, 2, 3]), target(1, &[2])]));
+        assert_eq!(moves(text), Ok(vec![target(0, &[1, 2, 3]), target(1, &[2])]));
     }
 
     #[test]
     fn what_is_not_understood_is_refused() {
         let with = |fields: &str| format!(r#"{{"version":1,"partitions":[{{"topic":"t","partition":0,{fields}}}]}}"#);
-        assert!(parse(&with(r#""replicas":[1]"#)).is_ok());
+        assert!(moves(&with(r#""replicas":[1]"#)).is_ok());
         for wrong in [
             with(r#""replicas":[1],"log_dirs":["/data"]"#),
             with(r#""replicas":[1],"leader":1"#),
@@ -78,7 +69,7 @@ mod tests {
             r#"{"version":1,"partitions":[]}"#.to_owned(),
             "orders-0 1,2,3".to_owned(),
         ] {
-            assert!(parse(&wrong).is_err(), "{wrong}");
+            assert!(moves(&wrong).is_err(), "{wrong}");
         }
     }
 }

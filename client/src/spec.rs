@@ -1,8 +1,13 @@
-//! Arguments with an inner form.
+//! Texts with an inner form, as people write them in arguments and files.
 
-use quorate_client::log::Start;
+mod moves;
+
 use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{Assignment, ConfigResource};
+
+use crate::log::Start;
+
+pub use moves::moves;
 
 /// `key=value`; the value may hold more equal signs.
 pub fn key_value(text: &str) -> Result<(String, String), String> {
