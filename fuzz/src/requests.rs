@@ -2,7 +2,7 @@
 //! named, and certain to have changed nothing. What is planned replays, wherever its batches are cut, and after each of
 //! them
 //! - the image keeps every rule of `image/verify.rs`;
-//! - the batch survives its encoding, and the image its snapshot;
+//! - the batch survives its encoding; the image survives its snapshot, also with a transaction that is open;
 //! - a partition has had one leader in a leader epoch, and its epochs do not fall (P2);
 //! - whoever was elected was in ISR or ELR, or the change says that it is unclean and had a right to be (P3).
 //!

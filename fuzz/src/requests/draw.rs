@@ -416,13 +416,14 @@ impl Draw<'_> {
             Self::brokers,
         );
         let member = |broker| IsrMember { broker, epoch: self.option(|draw| draw.broker_epoch(image, broker)) };
-        PartitionAlteration {
-            id,
-            isr: members.into_iter().map(member).collect(),
-            leader_epoch: self.mostly(|_, _| leader_epoch, |draw| LeaderEpoch::new(draw.any())),
-            partition_epoch: self.mostly(|_, _| partition_epoch, |draw| PartitionEpoch::new(draw.any())),
-            recovery: self.mostly(|_, _| LeaderRecoveryState::Recovered, |_| LeaderRecoveryState::Recovering),
-        }
+        let isr = members.into_iter().map(member).collect();
+        let leader_epoch = self.mostly(|_, _| leader_epoch, |draw| LeaderEpoch::new(draw.any()));
+        let partition_epoch = self.mostly(|_, _| partition_epoch, |draw| PartitionEpoch::new(draw.any()));
+        let (recovery, supersedes) = self.mostly(
+            |_, byte| (LeaderRecoveryState::Recovered, byte % 8 == 7),
+            |_| (LeaderRecoveryState::Recovering, false),
+        );
+        PartitionAlteration { id, isr, leader_epoch, partition_epoch, recovery, supersedes }
     }
 
     fn kind(&mut self) -> ElectionKind {
