@@ -21,6 +21,7 @@ mod nodes;
 pub mod perf;
 mod replicas;
 mod retry;
+pub mod spec;
 mod watch;
 pub mod world;
 

@@ -162,18 +162,25 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
     settings: &[(String, String)],
 ) -> Result<NodeConfig, ConfigError> {
+    let Some(path) = file else { return merge("", "", environment, settings) };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    merge(&path.display().to_string(), &text, environment, settings)
+}
+
+/// As `load`, of a file's text; `origin` is what errors call it.
+pub fn merge(
+    origin: &str,
+    text: &str,
+    environment: impl Iterator<Item = (String, String)>,
+    settings: &[(String, String)],
+) -> Result<NodeConfig, ConfigError> {
     let mut merged = defaults();
-    if let Some(path) = file {
-        let text =
-            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let origin = path.display().to_string();
-        let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
-            origin: origin.clone(),
-            message: error.message().to_owned(),
-        })?;
-        for (key, value) in table {
-            put(&mut merged, &origin, key, value)?;
-        }
+    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
+        origin: origin.to_owned(),
+        message: error.message().to_owned(),
+    })?;
+    for (key, value) in table {
+        put(&mut merged, origin, key, value)?;
     }
     for (name, text) in environment {
         if let Some(key) = name.strip_prefix("QUORATE_")

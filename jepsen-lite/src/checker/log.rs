@@ -110,7 +110,7 @@ fn contiguous(number: i32, partition: &Partition<'_>, report: &mut Report) {
     for (place, records) in partition.read.iter().copied().chain(dumps) {
         for pair in records.windows(2) {
             let ((before, before_epoch, _), (after, epoch, _)) = (pair[0], pair[1]);
-            if after != before + 1 {
+            if before.checked_add(1) != Some(after) {
                 let message = format!("partition {number}: after position {before} comes {after}");
                 report.object("contiguous", message, &[place]);
             }

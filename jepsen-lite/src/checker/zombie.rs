@@ -32,11 +32,10 @@ pub fn check(history: &[Placed<'_>]) -> Report {
     for (place, operation) in history {
         let Op::Beat { broker, epoch, fenced: Some(_) } = operation.op else { continue };
         report.count("heartbeats", 1);
-        let newer = registered
-            .get(&broker)
-            .into_iter()
-            .flatten()
-            .find(|(ended_us, newer, _)| *newer > epoch && operation.invoked_us > ended_us + OFFICE_US);
+        let newer =
+            registered.get(&broker).into_iter().flatten().find(|(ended_us, newer, _)| {
+                *newer > epoch && operation.invoked_us > ended_us.saturating_add(OFFICE_US)
+            });
         if let Some((_, newer, by)) = newer {
             let message = format!("broker {broker} is heard with epoch {epoch}, and had registered with {newer}");
             report.object("old-epoch-refused", message, &[*by, *place]);
@@ -62,6 +61,7 @@ mod tests {
     fn the_newest_incarnation_is_heard() {
         let told = [register(5, false).at(0), beat(5).at(1), register(9, false).at(2), beat(9).at(3), beat(5).at(3)];
         assert_valid(check, &told);
+        assert_valid(check, &[register(9, false).at(u64::MAX), beat(5).at(u64::MAX)]);
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub struct Producer {
     pub base_sequence: i32,
 }
 
+impl Producer {
+    /// What a frame without a producer has in its place.
+    const NONE: Self = Self { id: -1, epoch: -1, base_sequence: -1 };
+}
+
 /// What a leader is asked to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewBatch {
@@ -64,7 +69,7 @@ pub struct CorruptBatch(pub &'static str);
 impl StoredBatch {
     /// Gives `batch` its place.
     pub fn new(base: LogOffset, epoch: LeaderEpoch, batch: &NewBatch) -> Result<Self, CorruptBatch> {
-        let producer = batch.producer.unwrap_or(Producer { id: -1, epoch: -1, base_sequence: -1 });
+        let producer = batch.producer.unwrap_or(Producer::NONE);
         let mut frame = BytesMut::with_capacity(HEADER_BYTES + batch.records.len());
         frame.put_u32(0);
         frame.put_i64(base.0);
@@ -79,7 +84,7 @@ impl StoredBatch {
         frame[..CRC].copy_from_slice(&checksum.to_be_bytes());
         let stored = Self { frame: frame.freeze() };
         stored.check_fields()?;
-        if batch.producer.is_some_and(|producer| producer.id < 0) {
+        if batch.producer == Some(Producer::NONE) {
             return Err(CorruptBatch("negative producer id"));
         }
         Ok(stored)
@@ -108,9 +113,11 @@ impl StoredBatch {
         if self.leader_epoch().get() < 0 {
             return Err(CorruptBatch("negative leader epoch"));
         }
-        match self.producer() {
-            Some(producer) if producer.epoch < 0 => Err(CorruptBatch("negative producer epoch")),
-            Some(producer) if producer.base_sequence < 0 => Err(CorruptBatch("negative sequence")),
+        match self.stamp() {
+            Producer::NONE => Ok(()),
+            Producer { id: ..0, .. } => Err(CorruptBatch("negative producer id")),
+            Producer { epoch: ..0, .. } => Err(CorruptBatch("negative producer epoch")),
+            Producer { base_sequence: ..0, .. } => Err(CorruptBatch("negative sequence")),
             _ => Ok(()),
         }
     }
@@ -137,10 +144,15 @@ impl StoredBatch {
     }
 
     pub fn producer(&self) -> Option<Producer> {
-        let id = i64::from_be_bytes(self.field(PRODUCER));
-        let epoch = i16::from_be_bytes(self.field(PRODUCER + 8));
-        let base_sequence = i32::from_be_bytes(self.field(PRODUCER + 10));
-        (id >= 0).then_some(Producer { id, epoch, base_sequence })
+        Some(self.stamp()).filter(|stamp| *stamp != Producer::NONE)
+    }
+
+    fn stamp(&self) -> Producer {
+        Producer {
+            id: i64::from_be_bytes(self.field(PRODUCER)),
+            epoch: i16::from_be_bytes(self.field(PRODUCER + 8)),
+            base_sequence: i32::from_be_bytes(self.field(PRODUCER + 10)),
+        }
     }
 
     pub fn records(&self) -> Bytes {
@@ -192,6 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn without_a_producer_nothing_of_one_is_there() {
+        let none = NewBatch { producer: None, ..batch() };
+        let stored = StoredBatch::new(LogOffset(10), LeaderEpoch::new(4), &none).unwrap();
+        assert_eq!(StoredBatch::decode(stored.frame().clone()).unwrap().producer(), None);
+        let mut other = stored.frame().to_vec();
+        other[PRODUCER + 9] = 0;
+        let checksum = crc32fast::hash(&other[CRC..]);
+        other[..CRC].copy_from_slice(&checksum.to_be_bytes());
+        assert_eq!(StoredBatch::decode(other.into()), Err(CorruptBatch("negative producer id")));
+    }
+
+    #[test]
     fn fields_out_of_range_are_refused() {
         let epoch = LeaderEpoch::new(0);
         let refused = |base, batch: NewBatch| StoredBatch::new(LogOffset(base), epoch, &batch).unwrap_err().0;
@@ -199,6 +223,7 @@ mod tests {
         assert_eq!(refused(i64::MAX, batch()), "offset out of range");
         let producer = |id, epoch, base_sequence| Some(Producer { id, epoch, base_sequence });
         assert_eq!(refused(0, NewBatch { producer: producer(-1, 0, 0), ..batch() }), "negative producer id");
+        assert_eq!(refused(0, NewBatch { producer: producer(-1, -1, -1), ..batch() }), "negative producer id");
         assert_eq!(refused(0, NewBatch { producer: producer(1, -1, 0), ..batch() }), "negative producer epoch");
         assert_eq!(refused(0, NewBatch { producer: producer(1, 0, -1), ..batch() }), "negative sequence");
     }

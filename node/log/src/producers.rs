@@ -13,6 +13,8 @@ use crate::error::AppendRefused;
 const REMEMBERED_BATCHES: usize = 5;
 /// Bounds memory and the size of a checkpoint (below 1 MiB). The producer that wrote longest ago is forgotten first.
 const PRODUCERS_MAX: usize = 4096;
+/// Of a batch that is remembered, encoded.
+const WRITTEN_BYTES: usize = 16;
 /// Sequences are 0 to i32::MAX, and then 0 again.
 const SEQUENCES: u32 = 1 << 31;
 
@@ -106,6 +108,10 @@ impl Producers {
         let mut by_id = BTreeMap::new();
         while body.has_remaining() {
             let (id, epoch, count) = (body.try_get_i64()?, body.try_get_i16()?, body.try_get_u8()?);
+            if count == 0 {
+                // A producer is known by a batch.
+                return Err(TryGetError { requested: WRITTEN_BYTES, available: 0 });
+            }
             let mut batches = VecDeque::new();
             for _ in 0..count {
                 let (first_sequence, last_sequence) = (body.try_get_i32()?, body.try_get_i32()?);
@@ -171,6 +177,13 @@ mod tests {
         let mut across = Producers::default();
         across.record(&stored(1, i32::MAX, 3, 0));
         assert_eq!(check(&across, 2, 1), Ok(None));
+    }
+
+    #[test]
+    fn a_producer_without_a_batch_is_not_read() {
+        let [id, epoch, count] = [&7_i64.to_be_bytes()[..], &0_i16.to_be_bytes(), &[0]];
+        assert!(Producers::decode(&[id, epoch, count].concat()).is_err());
+        assert!(Producers::decode(&[id, epoch, count, &[0; WRITTEN_BYTES]].concat()).is_err());
     }
 
     #[test]

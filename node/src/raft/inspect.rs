@@ -9,7 +9,7 @@ use openraft::EntryPayload;
 use quorate_metadata::ids::{ClusterId, ControllerId};
 
 use super::RaftError;
-use super::store::{Snapshots, open_read_only};
+use super::store::{Snapshots, codec, open_read_only};
 use super::types::{Entry, controller_id};
 
 /// Entries read from the disk at once.
@@ -30,6 +30,26 @@ pub enum EntryKind {
     Normal,
     /// The voters it names.
     Membership(Vec<ControllerId>),
+}
+
+/// An entry as one row of the log holds it, for whoever has the bytes and no disk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredEntry(Entry);
+
+impl StoredEntry {
+    /// Refuses what no node of this release has written under this key.
+    pub fn decode(key: &[u8], value: &[u8]) -> Result<Self, String> {
+        codec::decode_entry(key, value).map(Self)
+    }
+
+    /// The value that this release writes for it.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode_entry(&self.0)
+    }
+
+    pub fn dump(self) -> DumpedEntry {
+        dumped(self.0)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

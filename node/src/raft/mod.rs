@@ -44,7 +44,9 @@ use crate::machine::Workers;
 pub use dial::DialMap;
 pub use error::{ProposeError, RaftError, ReadError};
 pub use identity::{Formatted, format, identify};
-pub use inspect::{DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, dump_log, dump_snapshot, dump_vote};
+pub use inspect::{
+    DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, StoredEntry, dump_log, dump_snapshot, dump_vote,
+};
 pub use leadership::{LeaderInfo, Leadership};
 pub use node::RaftNode;
 pub use status::{QuorumStatus, VoterState, VoterStatus};

@@ -1,6 +1,7 @@
 //! `quorate config …`
 
 use clap::{Args, Subcommand};
+use quorate_client::spec::{ResourceName, key_value, resource};
 use quorate_client::{ClientError, Freshness};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp};
@@ -9,7 +10,6 @@ use serde::Serialize;
 use crate::args::Planning;
 use crate::failure::{Failure, Outcome};
 use crate::output::{cell, table};
-use crate::parse::{ResourceName, key_value, resource};
 use crate::plan;
 use crate::session::Session;
 

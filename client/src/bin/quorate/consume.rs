@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use quorate_client::ClientError;
 use quorate_client::log::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Start};
+use quorate_client::{ClientError, spec};
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format, json};
-use crate::parse;
 use crate::session::Session;
 use crate::topic;
 
@@ -27,7 +26,7 @@ pub struct Arguments {
     #[arg(short, long = "partition", value_name = "P", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
     partitions: Vec<i32>,
     /// Begin here: an offset, beginning, end, or a time in milliseconds since 1970
-    #[arg(long, value_name = "OFFSET|beginning|end|@TIMESTAMP_MS", default_value = "beginning", value_parser = parse::start)]
+    #[arg(long, value_name = "OFFSET|beginning|end|@TIMESTAMP_MS", default_value = "beginning", value_parser = spec::start)]
     from: Start,
     /// Go on with the records to come, rather than end where the log ended at the start
     #[arg(long)]

@@ -7,7 +7,6 @@ mod consume;
 mod context;
 mod failure;
 mod output;
-mod parse;
 mod partition;
 mod perf;
 mod plan;

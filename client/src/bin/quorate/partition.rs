@@ -2,6 +2,7 @@
 
 use clap::{ArgGroup, Args, Subcommand};
 use quorate_client::Freshness;
+use quorate_client::spec::{TopicPartition, topic_partition};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{self, ElectedPartition, ElectionKind, ListPartitionsRequest, PartitionChangeNote};
 use serde::Serialize;
@@ -9,7 +10,6 @@ use serde::Serialize;
 use crate::args::Planning;
 use crate::failure::{Failure, Outcome};
 use crate::output::{cell, judged, list, note, optional, table};
-use crate::parse::{TopicPartition, topic_partition};
 use crate::plan;
 use crate::reasons::{BrokerStates, reasons};
 use crate::reassign::{self, Reassign};

@@ -1,18 +1,17 @@
 //! `quorate partition reassign …`
 
-mod file;
 mod progress;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use quorate_proto::admin::{self, CancelReassignmentRequest, ChangeReassignmentRequest};
+use quorate_client::spec::{Throttle, moves, rate, throttle};
+use quorate_proto::admin::{self, CancelReassignmentRequest, ChangeReassignmentRequest, PartitionTarget};
 use serde::Serialize;
 
 use crate::args::{Consent, Planning};
 use crate::failure::{Failure, Outcome};
 use crate::output::{cell, judged, note, table};
-use crate::parse::{Throttle, rate, throttle};
 use crate::plan;
 use crate::session::Session;
 
@@ -126,13 +125,19 @@ impl Item {
 
 async fn start(session: &Session, arguments: Reassign) -> Outcome {
     let Some(path) = arguments.file else { return Err(Failure::usage("--file is missing")) };
-    let targets = file::read(&path)?;
+    let targets = read(&path)?;
     let planning = arguments.planning;
     session.confirm(&format!("move the replicas of {} partitions", targets.len()), arguments.consent, planning)?;
     let reply = session.client.start_reassignment(targets, arguments.throttle, planning.mode()).await?;
     let items =
         reply.partitions.into_iter().map(|started| Item::new(started.partition, started.error, &started.progress));
     answer(session, reply.id, reply.result, items.collect(), planning).await
+}
+
+fn read(path: &Path) -> Outcome<Vec<PartitionTarget>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::local(format!("cannot read {}", path.display()), error))?;
+    moves(&text).map_err(|why| Failure::usage(format!("{}: {why}", path.display())))
 }
 
 async fn cancel(session: &Session, id: i64, force: bool, planning: Planning, consent: Consent) -> Outcome {

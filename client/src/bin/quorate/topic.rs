@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
+use quorate_client::spec::{assignments, key_value, replicas};
 use quorate_client::{ClientError, Freshness, check_item};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::config_resource::Resource;
@@ -15,7 +16,6 @@ use serde::Serialize;
 use crate::args::{Consent, Planning};
 use crate::failure::{Failure, Outcome};
 use crate::output::{cell, table, trouble};
-use crate::parse::{assignments, key_value, replicas};
 use crate::partition::partitions_table;
 use crate::plan;
 use crate::session::Session;

@@ -88,6 +88,7 @@ fn a_record_is_there_once_and_only_if_it_was_not_refused() {
 #[test]
 fn nothing_is_skipped_and_epochs_do_not_fall() {
     assert_breaks("contiguous", &[fetch(20, &[(0, 7), (2, 9)]), dump(1, &LOG)]);
+    assert_breaks("contiguous", &[fetch(20, &[(i64::MAX, 7), (i64::MIN, 9)]), dump(1, &LOG)]);
     let falls = Op::Dump { partition: 0, broker: 1, start: 0, records: Some(vec![(0, 2, 7), (1, 1, 8)]) };
     assert_breaks("epochs-never-fall", &[operation(0, Outcome::Ok, falls)]);
 }

@@ -75,7 +75,9 @@ impl ConfigKey {
             ConfigType::Long(min, max) => value.parse().is_ok_and(|value: i64| (*min..=*max).contains(&value)),
             ConfigType::Double(min, max) => value.parse().is_ok_and(|value: f64| (*min..=*max).contains(&value)),
             ConfigType::Enum(allowed) => allowed.contains(&value),
-            ConfigType::ListOf(allowed) => !value.is_empty() && items(value).all(|item| allowed.contains(&item)),
+            ConfigType::ListOf(allowed) => {
+                items(value).next().is_some() && items(value).all(|item| allowed.contains(&item))
+            }
             ConfigType::List => true,
         };
         if valid { Ok(()) } else { Err(format!("must be {}", self.takes)) }
@@ -129,6 +131,7 @@ mod tests {
         assert_eq!(check("min.cleanable.dirty.ratio", "1.5"), Err("must be a number from 0 to 1".to_owned()));
         assert_eq!(check("retention.ms", "soon"), Err("must be a whole number, at least -1".to_owned()));
         assert_eq!(check("cleanup.policy", "delete,forget"), Err("must be a list of compact, delete".to_owned()));
+        assert_eq!(check("cleanup.policy", " ,"), Err("must be a list of compact, delete".to_owned()));
         assert_eq!(check("preallocate", "yes"), Err("must be true or false".to_owned()));
         assert!(check("min.cleanable.dirty.ratio", "NaN").is_err());
     }

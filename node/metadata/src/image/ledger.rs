@@ -66,6 +66,11 @@ impl Ledger {
 
     /// Replays a batch, all of it or, on an error, nothing. Whether its epoch may speak is for the caller to know.
     pub fn replay(&mut self, batch: &Batch) -> Result<Replayed, ReplayError> {
+        let first_offset = self.working.next_offset;
+        if batch.records.is_empty() {
+            // No delta would tell of its epoch and time, nor would a snapshot: they would be on this node alone.
+            return Ok(Replayed { first_offset, next_offset: first_offset, visible: Vec::new() });
+        }
         let mut next = self.clone();
         let mut visible = Vec::new();
         next.working.controller_epoch = batch.controller_epoch;
@@ -73,7 +78,6 @@ impl Ledger {
         for segment in segments(&batch.records) {
             next.replay_segment(segment, &mut visible)?;
         }
-        let first_offset = self.working.next_offset;
         *self = next;
         Ok(Replayed { first_offset, next_offset: self.working.next_offset, visible })
     }
@@ -190,6 +194,16 @@ mod tests {
         let replayed = replay(&mut ledger, 1, &[feature("a", 1), feature("b", 1)]);
         assert_eq!(ends(&replayed.visible), [(0, 2, 1)]);
         assert_eq!(ledger.visible().features.len(), 2);
+    }
+
+    #[test]
+    fn a_batch_without_records_changes_nothing() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[begin(), feature("a", 1)]);
+        let before = ledger.clone();
+        let replayed = replay(&mut ledger, 2, &[]);
+        assert_eq!((replayed.first_offset, replayed.next_offset), (Offset::new(2), Offset::new(2)));
+        assert_eq!(ledger, before);
     }
 
     #[test]

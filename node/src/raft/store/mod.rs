@@ -7,7 +7,7 @@
 //! [`LogStore`] is what openraft sees. It keeps the newest entries in memory and queues every write to one flusher, which
 //! writes what has queued up meanwhile as one batch: the fsync in progress is the batching window, no timer is needed.
 
-mod codec;
+pub(super) mod codec;
 #[cfg(test)]
 mod conformance;
 mod flush;
