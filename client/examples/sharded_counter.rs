@@ -12,11 +12,11 @@ use quorate_client::agent::{
     AgentConfig, Assignment, BrokerAgent, DeleteReason, OfflineReason, PartitionHost, STRAY_GRACE, Standing,
 };
 use quorate_client::network::Network;
+use quorate_client::world;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{Endpoint, SecurityProtocol};
 use tokio::{sync::watch, time::Instant};
-use uuid::Uuid;
 
 #[derive(Parser)]
 struct Arguments {
@@ -82,7 +82,7 @@ async fn count(counters: Arc<Counters>, standing: watch::Receiver<Standing>) {
 async fn main() {
     let Arguments { bootstrap, broker, cluster_id: cluster, listen } = Arguments::parse();
     let (name, host, security) = ("PLAINTEXT".to_owned(), listen.ip().to_string(), SecurityProtocol::Plaintext);
-    let (incarnation, directory) = (IncarnationId::new(Uuid::new_v4()), DirectoryId::new(Uuid::new_v4()));
+    let (incarnation, directory) = (IncarnationId::new(world::uuid()), DirectoryId::new(world::uuid()));
     let endpoints = vec![Endpoint { name, host, port: listen.port(), security }];
     let (features, resolve) = (features::supported(), Arc::new(str::to_owned));
     let (directories, registration_timeout) = (vec![directory], Duration::from_secs(60));

@@ -25,6 +25,7 @@ pub fn simulate(seed: u64, wall_ms: fn() -> i64) {
 }
 
 /// Milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "where the time of day comes from")]
 pub fn wall_ms() -> i64 {
     if let Some(given) = SIMULATED.with_borrow(|simulated| simulated.as_ref().map(|simulated| simulated.wall_ms)) {
         return given();
@@ -34,6 +35,7 @@ pub fn wall_ms() -> i64 {
 }
 
 /// A source of chance of its own.
+#[expect(clippy::disallowed_methods, reason = "where chance comes from")]
 pub fn chance() -> SmallRng {
     SIMULATED.with_borrow_mut(|simulated| match simulated {
         Some(Simulated { chance, .. }) => SmallRng::from_rng(chance),

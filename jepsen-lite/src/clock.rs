@@ -25,6 +25,7 @@ pub fn find_library() -> Result<PathBuf, String> {
     try_out(&library).map(|()| library)
 }
 
+#[expect(clippy::disallowed_methods, reason = "it is compared with the real time of day")]
 fn try_out(library: &Path) -> Result<(), String> {
     let folder = tempfile::tempdir().map_err(|error| format!("cannot make a folder: {error}"))?;
     let clock = Clock::prepare(library, folder.path()).map_err(|error| format!("cannot set a clock: {error}"))?;

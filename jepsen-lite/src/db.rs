@@ -10,9 +10,9 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use quorate_client::world;
 use quorate_metadata::ids::ClusterId;
 use tokio::time::{Instant, sleep};
-use uuid::Uuid;
 
 use crate::clock::{self, Clock};
 use crate::disk::{self, Cut, Disk, Mode};
@@ -129,7 +129,7 @@ impl Db {
 
     /// Gives each disk its identity.
     fn format(&self) -> anyhow::Result<()> {
-        let cluster = ClusterId::new(Uuid::new_v4()).to_string();
+        let cluster = ClusterId::new(world::uuid()).to_string();
         for (id, node) in &self.nodes {
             let mut command = Command::new(self.layout.binaries.join("quorate-node"));
             command.args(["format", "--node-id", &id.to_string(), "--cluster-id", &cluster]);

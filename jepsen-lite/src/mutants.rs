@@ -4,9 +4,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use tokio::time::Instant;
 
 use crate::run::Results;
 
@@ -86,13 +87,13 @@ pub struct Fate {
 /// Runs the trial with one seed after the other until it turns invalid, or the time is up.
 pub fn hunt(trial: Trial, budget: Duration, folder: &Path) -> anyhow::Result<Fate> {
     let control = one(trial, None, 1, &folder.join("control"))?.0 == Some(0);
-    let began = SystemTime::now();
+    let began = Instant::now();
     let mut seed = 0;
-    while began.elapsed()? < budget {
+    while began.elapsed() < budget {
         seed += 1;
         let (status, rules) = one(trial, Some(trial.mutant), seed, &folder.join(seed.to_string()))?;
         if status == Some(1) {
-            return Ok(Fate { trial, control, killed: Some((seed, began.elapsed()?)), rules });
+            return Ok(Fate { trial, control, killed: Some((seed, began.elapsed())), rules });
         }
     }
     Ok(Fate { trial, control, killed: None, rules: Vec::new() })

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::Context;
 use jepsen_lite::checker::Verdict;
@@ -10,6 +9,7 @@ use jepsen_lite::environment::Environment;
 use jepsen_lite::run::Setup;
 use jepsen_lite::schedule::Schedule;
 use jepsen_lite::shrink::{Odds, shrink};
+use tokio::time::Instant;
 
 use super::{ClusterArgs, STOPPED, ShrinkArgs, run_once, show};
 
@@ -34,7 +34,7 @@ pub fn reduce(arguments: &ShrinkArgs) -> anyhow::Result<Verdict> {
     let (_, schedule, setup) = read(&arguments.recorded, &arguments.cluster)?;
     anyhow::ensure!(!out.exists(), "{} exists already: name another --out", out.display());
     fs::create_dir_all(out)?;
-    let search = Search { arguments, setup: setup.clone(), until: SystemTime::now() + arguments.budget };
+    let search = Search { arguments, setup: setup.clone(), until: Instant::now() + arguments.budget };
     let mut tries = 0;
     let mut broken = None;
     let mut fails = |candidate: &Schedule| {
@@ -66,12 +66,12 @@ pub fn reduce(arguments: &ShrinkArgs) -> anyhow::Result<Verdict> {
 struct Search<'a> {
     arguments: &'a ShrinkArgs,
     setup: Setup,
-    until: SystemTime,
+    until: Instant,
 }
 
 impl Search<'_> {
     fn fails(&self, candidate: &Schedule, number: u32) -> anyhow::Result<bool> {
-        if SystemTime::now() > self.until {
+        if Instant::now() > self.until {
             return Ok(false);
         }
         let mut broken = Ok(());

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use quorate_client::world;
 use quorate_metadata::ids::ClientId;
 use quorate_proto::admin::admin_client::AdminClient;
 use quorate_proto::admin::{self as wire, MutationOptions, NewTopic, TopicRef};
@@ -10,7 +11,6 @@ use quorate_proto::error::from_status;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status};
-use uuid::Uuid;
 
 use crate::PATIENCE;
 
@@ -56,7 +56,7 @@ pub async fn refusal<T: std::fmt::Debug>(call: impl Future<Output = Result<Respo
 /// Options of a mutation with an identity of its own.
 pub fn mutation(timeout: Duration) -> Option<MutationOptions> {
     Some(MutationOptions {
-        client_id: ClientId::new(Uuid::new_v4()).to_string(),
+        client_id: ClientId::new(world::uuid()).to_string(),
         request_id: 1,
         timeout_ms: u32::try_from(timeout.as_millis()).expect("a test's timeout is short"),
         plan_only: false,

@@ -1,5 +1,6 @@
 //! A broker without a process: the test itself speaks for it.
 
+use quorate_client::world;
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
@@ -9,7 +10,6 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use uuid::Uuid;
 
 use crate::call::Broker;
 use crate::{PATIENCE, free_port};
@@ -21,11 +21,11 @@ pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
     RegisterRequest {
         cluster_id: cluster_id.to_owned(),
         broker,
-        incarnation: IncarnationId::new(Uuid::new_v4()).to_string(),
+        incarnation: IncarnationId::new(world::uuid()).to_string(),
         endpoints: vec![endpoint],
         rack: None,
         features: features_to_wire(&features::supported()),
-        directories: vec![DirectoryId::new(Uuid::new_v4()).to_string()],
+        directories: vec![DirectoryId::new(world::uuid()).to_string()],
         previous_epoch: None,
     }
 }

@@ -11,11 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
-use uuid::Uuid;
 
 use super::{PerfError, Samples, Target};
 use crate::admin::brokers as wire;
-use crate::{AdminClient, Freshness, Mode};
+use crate::{AdminClient, Freshness, Mode, world};
 
 /// Until all of them are unfenced.
 const UNFENCE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,7 +116,7 @@ fn registration(cluster: &str, broker: i32) -> RegisterRequest {
     RegisterRequest {
         cluster_id: cluster.to_owned(),
         broker,
-        incarnation: IncarnationId::new(Uuid::new_v4()).to_string(),
+        incarnation: IncarnationId::new(world::uuid()).to_string(),
         // Nobody dials it: these brokers have no data.
         endpoints: vec![metadata::Endpoint {
             name: "PLAINTEXT".to_owned(),
@@ -127,7 +126,7 @@ fn registration(cluster: &str, broker: i32) -> RegisterRequest {
         }],
         rack: None,
         features: features_to_wire(&features::supported()),
-        directories: vec![DirectoryId::new(Uuid::new_v4()).to_string()],
+        directories: vec![DirectoryId::new(world::uuid()).to_string()],
         previous_epoch: None,
     }
 }

@@ -9,6 +9,7 @@ use quorate_metadata::Record;
 use quorate_metadata::ids::{BrokerId, TopicId};
 use quorate_proto::admin::DescribeQuorumReply;
 use quorate_proto::record;
+use rand::RngExt;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -17,7 +18,7 @@ use super::{
     LocalArgs, PerfError, Report, Samples, Target, address_of, after_cleaning, assigned, create, delete, names,
     progress,
 };
-use crate::{Event, Freshness, Watch, WatchFilter};
+use crate::{Event, Freshness, Watch, WatchFilter, world};
 
 /// Longer than any session: a round that takes so long has failed.
 const MOVE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -129,7 +130,7 @@ fn cast(quorum: &DescribeQuorumReply, observe: Observer) -> Result<Cast, PerfErr
     if standbys.len() < 2 {
         return Err(PerfError::cluster("at least three nodes are needed"));
     }
-    let victim = standbys.remove(rand::random_range(0..standbys.len()));
+    let victim = standbys.remove(world::chance().random_range(0..standbys.len()));
     let observer = match observe {
         Observer::Controller => controller,
         Observer::Standby => standbys[0],

@@ -7,10 +7,11 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quorate_proto::admin::DescribeQuorumReply;
+use rand::RngExt;
 use tokio::time::{Instant, sleep};
 
 use super::{LocalArgs, PerfError, Target};
-use crate::{AdminClient, Freshness};
+use crate::{AdminClient, Freshness, world};
 
 /// A cluster that is not whole again after this long has a problem that a measurement must not hide.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -132,7 +133,7 @@ pub(super) async fn whole(client: &AdminClient) -> Result<DescribeQuorumReply, P
 
 /// So that what is killed next is not always killed at the same point of its heartbeat interval.
 pub(super) async fn random_phase() {
-    sleep(Duration::from_millis(rand::random_range(0..300))).await;
+    sleep(Duration::from_millis(world::chance().random_range(0..300))).await;
 }
 
 #[cfg(test)]

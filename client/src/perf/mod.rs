@@ -22,11 +22,10 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{Assignment, CreatedTopic, DescribeQuorumReply, NewTopic, TopicRef};
-use uuid::Uuid;
 
 pub use report::{Report, Samples};
 
-use crate::{AdminClient, ClientError, Freshness, InvalidAddress, Mode, Options, check_item};
+use crate::{AdminClient, ClientError, Freshness, InvalidAddress, Mode, Options, check_item, world};
 
 /// Topics per request when a measurement removes what it made.
 const DELETE_CHUNK: usize = 500;
@@ -114,7 +113,7 @@ fn address_of(quorum: &DescribeQuorumReply, node: i32) -> Result<String, PerfErr
 
 /// Names that no other run uses.
 fn names(measurement: &str, count: usize) -> Vec<String> {
-    let run = Uuid::new_v4().simple().to_string();
+    let run = world::uuid().simple().to_string();
     (0..count).map(|number| format!("perf-{measurement}-{}-{number}", &run[..8])).collect()
 }
 

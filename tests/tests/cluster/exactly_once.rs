@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use quorate_client::world;
 use quorate_proto::admin::{
     AlterConfigsRequest, ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, CreateTopicsReply,
     CreateTopicsRequest, config_resource,
 };
 use quorate_tests::{Cluster, mutation, new_topic, outcome, wait};
-use uuid::Uuid;
 
 fn create(name: &str) -> CreateTopicsRequest {
     CreateTopicsRequest { options: mutation(Duration::from_secs(30)), topics: vec![new_topic(name, 3, 3)] }
@@ -39,7 +39,7 @@ async fn a_retry_gets_the_first_answer_over_failover_restart_and_snapshot() {
     // Other clients write until every node has put the request into a snapshot.
     wait("a snapshot on every node", async || {
         for _ in 0..10 {
-            let request = create(&format!("filler-{}", Uuid::new_v4()));
+            let request = create(&format!("filler-{}", world::uuid()));
             outcome(cluster.admin(active).create_topics(request)).await.expect("answered within its time");
         }
         cluster.ids().into_iter().all(|id| cluster.printed(id).contains("snapshot written")).then_some(())

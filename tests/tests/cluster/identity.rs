@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
+use quorate_client::world;
 use quorate_metadata::ids::ClusterId;
 use quorate_tests::{Cluster, Run, binary, free_port, new_topic};
-use uuid::Uuid;
 
 #[tokio::test]
 async fn a_wiped_disk_under_an_old_id_is_refused_by_name() {
@@ -25,7 +25,7 @@ async fn a_wiped_disk_under_an_old_id_is_refused_by_name() {
 async fn a_node_of_another_cluster_is_refused_by_name() {
     let mut cluster = Cluster::start(3).await;
     let stranger = cluster.standby().await;
-    let other = ClusterId::new(Uuid::new_v4()).to_string();
+    let other = ClusterId::new(world::uuid()).to_string();
     cluster.kill(stranger);
     // Its configuration contradicts its own disk.
     let configured = cluster.run_again(stranger, &[("cluster_id", &other)]);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use quorate_client::{AdminClient, ClientError, Mode, check_item};
+use quorate_client::{AdminClient, ClientError, Mode, check_item, world};
 use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, config_resource};
 use quorate_tests::{Cluster, new_topic, topic_named, wait};
 use rand::rngs::StdRng;
@@ -21,7 +21,7 @@ const TOPICS_PER_CLIENT: u64 = 20;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_nodes_are_killed_again_and_again() {
     let rounds: u64 = number("QUORATE_TEST_ROUNDS").unwrap_or(8);
-    let seed = number("QUORATE_TEST_SEED").unwrap_or_else(rand::random);
+    let seed = number("QUORATE_TEST_SEED").unwrap_or_else(|| world::chance().random());
     println!("QUORATE_TEST_SEED={seed} QUORATE_TEST_ROUNDS={rounds}");
     let mut random = StdRng::seed_from_u64(seed);
     // Small enough for snapshots to be taken, sent and restarted from on the way.

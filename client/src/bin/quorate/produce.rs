@@ -1,12 +1,12 @@
 //! `quorate produce`: lines of the standard input become records.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::log::{Acknowledged, Acks, Delivery, ProducedRecord, Producer, ProducerOptions};
 use quorate_client::perf::produce::AcksArg;
-use quorate_client::{ClientError, Freshness, check_item};
+use quorate_client::{ClientError, Freshness, check_item, world};
 use quorate_proto::admin::TopicRef;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -132,13 +132,10 @@ fn line(format: Format, at: &Acknowledged) -> String {
             Some(offset) => format!("partition {partition} offset {offset}"),
             None => format!("partition {partition}"),
         },
-        Format::Json | Format::Yaml => output::json(&Line { partition, offset, leader_epoch, time_ms: now_ms() }),
+        Format::Json | Format::Yaml => {
+            output::json(&Line { partition, offset, leader_epoch, time_ms: world::wall_ms() })
+        }
     }
-}
-
-fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 fn summary(acknowledged: u64, failed: u64, elapsed: Duration) -> String {

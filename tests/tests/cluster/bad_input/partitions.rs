@@ -1,9 +1,9 @@
 //! AlterPartition: the checks in their order, each by its name.
 
+use quorate_client::world;
 use quorate_metadata::ids::TopicId;
 use quorate_proto::broker::{AlterPartitionRequest, IsrMember, PartitionAlteration};
 use quorate_tests::{Cluster, outcome, wait};
-use uuid::Uuid;
 
 use super::{ABSENT, STRANGER, Untouched, assigned, cluster_with_an_absent_broker, name_of};
 
@@ -26,7 +26,7 @@ async fn in_sync_replicas_that_cannot_be() {
     let right = PartitionAlteration { topic_id: id, isr: isr(&[1]), ..PartitionAlteration::default() };
     let from_leader =
         |alteration| AlterPartitionRequest { broker: 1, broker_epoch: first, partitions: vec![alteration] };
-    let unknown = TopicId::new(Uuid::new_v4()).to_string();
+    let unknown = TopicId::new(world::uuid()).to_string();
     let member = |broker, epoch| IsrMember { broker, epoch: Some(epoch) };
     let rows = [
         (PartitionAlteration { topic_id: unknown, ..right.clone() }, "UNKNOWN_TOPIC_ID"),

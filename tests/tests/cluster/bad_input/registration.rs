@@ -1,11 +1,11 @@
 //! Brokers that cannot register, and heartbeats from nobody.
 
+use quorate_client::world;
 use quorate_metadata::ids::{ClusterId, DirectoryId};
 use quorate_proto::broker::RegisterRequest;
 use quorate_proto::error::{CONTROLLER_ENDPOINT, fact, from_status};
 use quorate_proto::metadata::VersionRange;
 use quorate_tests::{Cluster, Heartbeats, outcome, registration};
-use uuid::Uuid;
 
 use super::{ABSENT, STRANGER, Untouched, cluster_with_an_absent_broker, name_of};
 
@@ -31,7 +31,7 @@ async fn brokers_that_cannot_register() {
     let feature = |min, max| [("metadata.version".to_owned(), VersionRange { min, max })].into();
     let rows = [
         (
-            RegisterRequest { cluster_id: ClusterId::new(Uuid::new_v4()).to_string(), ..right.clone() },
+            RegisterRequest { cluster_id: ClusterId::new(world::uuid()).to_string(), ..right.clone() },
             "INCONSISTENT_CLUSTER_ID",
         ),
         (RegisterRequest { cluster_id: String::new(), ..right.clone() }, "INCONSISTENT_CLUSTER_ID"),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use quorate_client::world;
 use quorate_metadata::ids::TopicId;
 use quorate_proto::admin::{
     Assignment, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, MorePartitions, NewTopic, TopicRef,
 };
 use quorate_tests::{Cluster, mutation, new_topic, outcome, refusal, topic_named};
-use uuid::Uuid;
 
 use super::{ABSENT, STRANGER, Untouched, assigned, cluster_with_an_absent_broker, name_of};
 
@@ -87,7 +87,7 @@ async fn topics_that_cannot_be_deleted() {
     let cluster = Cluster::start(3).await;
     let id = cluster.create(new_topic("there", 1, 1)).await.id;
     let by_id = |id: &str| TopicRef { name: None, id: Some(id.to_owned()) };
-    let unknown = TopicId::new(Uuid::new_v4()).to_string();
+    let unknown = TopicId::new(world::uuid()).to_string();
     let both = TopicRef { name: Some("there".to_owned()), id: Some(id.clone()) };
     let rows = [
         (vec![both], "INVALID_REQUEST"),
