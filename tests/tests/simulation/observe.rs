@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::Offset;
 use quorate_node::raft::{Logged, MemoryStore, QuorumStatus};
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 
@@ -74,26 +75,45 @@ impl Images {
     }
 }
 
-/// A fingerprint of all that was seen, in order.
-#[derive(Default)]
-pub struct Trace(DefaultHasher);
+/// How much simulated time one fingerprint stands for.
+const FINGERPRINT_MS: u64 = 100;
+
+/// Fingerprints of all that was seen, in order.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Trace {
+    fingerprints: Vec<u64>,
+    /// What two runs say at their end.
+    told: u64,
+    #[serde(skip)]
+    so_far: DefaultHasher,
+}
 
 impl Trace {
     pub fn note(&mut self, at_ms: u64, seen: &Seen) {
         for node in &seen.nodes {
-            (at_ms, node.id, node.incarnation, node.disk.version()).hash(&mut self.0);
+            (at_ms, node.id, node.incarnation, node.disk.version()).hash(&mut self.so_far);
             if let Some(InsideSeen { quorum, image }) = &node.inside {
                 let quorum = (quorum.epoch, quorum.leader, quorum.log_end, quorum.committed, quorum.applied);
-                (quorum, image.next_offset, image.digest()).hash(&mut self.0);
+                (quorum, image.next_offset, image.digest()).hash(&mut self.so_far);
             }
+        }
+        if at_ms.is_multiple_of(FINGERPRINT_MS) {
+            self.fingerprints.push(self.so_far.finish());
         }
     }
 
-    pub fn add(&mut self, text: &str) {
-        text.hash(&mut self.0);
+    pub fn tell(&mut self, text: &str) {
+        text.hash(&mut self.so_far);
+        self.told = self.so_far.finish();
     }
 
-    pub fn value(&self) -> u64 {
-        self.0.finish()
+    /// Where two runs of one seed part.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let (mine, others) = (&self.fingerprints, &other.fingerprints);
+        let same = mine.iter().zip(others).take_while(|(mine, other)| mine == other).count();
+        if same < mine.len().max(others.len()) {
+            return Some(format!("two runs of this seed differ from {} ms on", same as u64 * FINGERPRINT_MS));
+        }
+        (self.told != other.told).then(|| "two runs of this seed differ in what clients were told".to_owned())
     }
 }

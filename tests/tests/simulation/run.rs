@@ -1,8 +1,8 @@
 //! One seed: a cluster forms and is asked, is broken while it is asked, heals, and must serve again; then everything that
 //! was said is judged.
 
-use std::any::Any;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use jepsen_lite::schedule::Schedule;
 use jepsen_lite::workload::{self, Context, WorkloadName};
 use quorate_client::network::Network;
 use quorate_client::{Freshness, world};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -30,8 +31,11 @@ use crate::observe::{Seen, Trace};
 /// Of simulated time, for a cluster to form, and to become whole when all faults are over.
 const PATIENCE_MS: u64 = 60_000;
 
-/// Beyond that a seed hangs.
+/// Of simulated time: beyond that a seed hangs.
 const LONGEST: Duration = Duration::from_secs(600);
+
+/// How far the seed of this process has come.
+pub static AT_MS: AtomicU64 = AtomicU64::new(0);
 
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -95,11 +99,12 @@ impl Shape {
     }
 }
 
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
     pub seed: u64,
     pub shape: String,
     pub violations: Vec<String>,
-    pub trace: u64,
+    pub trace: Trace,
     pub simulated_ms: u64,
     pub acknowledged: usize,
     pub operations: usize,
@@ -107,11 +112,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub fn of_panic(seed: u64, panic: &Box<dyn Any + Send>) -> Self {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        let violations = vec![format!("panicked: {}", text.unwrap_or("without a word"))];
-        let shape = String::new();
-        Self { seed, shape, violations, trace: 0, simulated_ms: 0, acknowledged: 0, operations: 0, faults: 0 }
+    /// It did not come to an end.
+    pub fn of_failure(seed: u64, why: String) -> Self {
+        Self { seed, violations: vec![why], ..Self::default() }
     }
 }
 
@@ -175,6 +178,7 @@ impl Turned {
         loop {
             let is_over = sim.step().map_err(|error| error.to_string())?;
             self.at_ms += 1;
+            AT_MS.store(self.at_ms, Ordering::Relaxed);
             let seen = Seen::of(&cluster);
             self.trace.note(self.at_ms, &seen);
             for invariant in &mut invariants {
@@ -278,7 +282,7 @@ fn judge(seed: u64, shape: &Shape, turned: Turned, turned_out: Result<(), String
     let recorder = shared.recorder.lock().expect("no holder panics").clone();
     let history: Vec<Operation> = recorder.map(|recorder| recorder.take()).unwrap_or_default();
     let mut trace = turned.trace;
-    history.iter().for_each(|operation| trace.add(&format!("{operation:?}")));
+    history.iter().for_each(|operation| trace.tell(&format!("{operation:?}")));
     let mut violations: Vec<String> = turned_out.err().into_iter().collect();
     for report in shape.workloads.iter().flat_map(|workload| checker::check(*workload, &history)) {
         if report.verdict == Verdict::Invalid {
@@ -291,7 +295,7 @@ fn judge(seed: u64, shape: &Shape, turned: Turned, turned_out: Result<(), String
         seed,
         shape: format!("{shape:?}"),
         violations,
-        trace: trace.value(),
+        trace,
         simulated_ms: turned.at_ms,
         acknowledged: history.iter().filter(is_ok).count(),
         operations: history.len(),
