@@ -14,7 +14,7 @@ use quorate_client::{AdminClient, ClientError, check_item};
 use quorate_proto::admin::TopicDescription;
 use quorate_proto::log::{FetchPartition, FetchRequest, RecordBatch, Records};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Context, WorkloadName, create, describe};
 use crate::generator::Asker;
@@ -29,6 +29,9 @@ const PARTITIONS: i32 = 6;
 
 /// Longer than any fault and the way back from it.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// For a replica that cannot tell what it has: its broker may have lost the lease a moment ago.
+const DUMP_PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn start(context: &Context, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
     create(context, TOPIC, PARTITIONS, 2).await?;
@@ -134,6 +137,7 @@ async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broke
     let (_, address) = context.nodes.iter().find(|(node, _)| *node == broker).context("a replica on no node")?;
     let mut log = context.log(address);
     let invoked_us = context.recorder.now_us();
+    let until = Instant::now() + DUMP_PATIENCE;
     let (mut start, mut records) = (0, Vec::<Fetched>::new());
     loop {
         let offset = records.last().map_or(start, |(position, ..)| position + 1);
@@ -141,7 +145,12 @@ async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broke
         let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };
         let reply = timeout(Duration::from_secs(20), log.fetch(request)).await??.into_inner();
         let fetched = reply.partitions.into_iter().next().context("an answer without the partition")?;
-        check_item(fetched.error.as_ref()).with_context(|| format!("{TOPIC}-{partition} on broker {broker}"))?;
+        let refused = check_item(fetched.error.as_ref()).err();
+        if refused.as_ref().is_some_and(|error| error.error().is_retryable()) && Instant::now() < until {
+            sleep(PACE).await;
+            continue;
+        }
+        refused.map_or(Ok(()), Err).with_context(|| format!("{TOPIC}-{partition} on broker {broker}"))?;
         start = fetched.log_start_offset;
         if fetched.batches.is_empty() {
             break;

@@ -183,11 +183,14 @@ impl Faults {
                     cluster.kill(sim, id, None);
                     has_ended = true;
                 }
+                // Down by now for another reason, which may be over: nobody else brings it up then.
+                (None, Some(place)) if !cluster.nodes[&id].is_up => {
+                    self.stopping.remove(place);
+                    has_ended = true;
+                }
                 (None, Some(place)) if at_ms - self.stopping[place].1 > STOP_PATIENCE_MS => {
                     return Err(format!("node {id} does not stop"));
                 }
-                // Down by now for another reason.
-                (None, Some(place)) if !cluster.nodes[&id].is_up => drop(self.stopping.remove(place)),
                 _ => {}
             }
         }

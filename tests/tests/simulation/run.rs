@@ -31,6 +31,10 @@ use crate::observe::{Seen, Trace};
 /// Of simulated time, for a cluster to form, and to become whole when all faults are over.
 const PATIENCE_MS: u64 = 60_000;
 
+/// When all faults are over. A controller that was cut off may not know yet that it is none, and what it has replayed looks
+/// whole: within this a successor is elected.
+const SETTLES_MS: u64 = 1_000;
+
 /// Of simulated time: beyond that a seed hangs.
 const LONGEST: Duration = Duration::from_secs(600);
 
@@ -206,7 +210,7 @@ impl Turned {
             Phase::Forming if *shared.begun.borrow() => Phase::Faults(now),
             Phase::Forming if is_late(0) => return Err("the cluster does not form".to_owned()),
             Phase::Faults(since) if !self.faults.step(now - since, seen, cluster, sim)? => Phase::Healing(now),
-            Phase::Healing(_) if is_whole(seen, cluster) => {
+            Phase::Healing(since) if now - since > SETTLES_MS && is_whole(seen, cluster) => {
                 shared.stop.send_replace(true);
                 Phase::Ending(now)
             }
