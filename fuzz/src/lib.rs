@@ -13,7 +13,9 @@ pub mod spec;
 mod tests {
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 7] = [
+    type Claim = fn(&[u8]);
+
+    const TARGETS: [(&str, Claim); 7] = [
         ("config", crate::config::check),
         ("history", crate::history::check),
         ("log_entry", crate::log_entry::check),
