@@ -146,11 +146,6 @@ impl Cluster {
             let told = Batch { controller_epoch: delta.controller_epoch, timestamp_ms: delta.timestamp_ms, ..told };
             self.follower.replay_visible(&told, delta.next_offset).expect("what is visible replays");
         }
-        let is_abort = matches!(batch.records.last(), Some(Record::AbortTransaction { .. }));
-        if is_abort {
-            // What was elected in it never was.
-            self.leaders.retain(|(partition, _), _| self.draft.working().partition(*partition).is_some());
-        }
         batch.records.iter().for_each(|record| check_change(&before, self.image(), record));
         self.note_leaders();
     }

@@ -139,8 +139,12 @@ impl Waiting {
                 self.is_taken_back = true;
                 None
             }
-            // What was applied is that it is taken back. The metadata is about to tell it.
-            Some(IsrOutcome::Applied { .. }) if self.is_taken_back => None,
+            // What was applied is that it is taken back, which the metadata is about to tell: unless the controller is of a
+            // release that knows no such thing.
+            Some(IsrOutcome::Applied { partition_epoch, .. }) if self.is_taken_back => {
+                self.is_taken_back = partition_epoch > self.asked.change.partition_epoch;
+                None
+            }
             None => {
                 self.is_unanswered = true;
                 None
@@ -418,9 +422,9 @@ mod tests {
         Some(IsrOutcome::NotApplied(ApiError::new(ErrorName::IneligibleReplica, "broker 2 is fenced")))
     }
 
-    fn applied() -> Option<IsrOutcome> {
+    fn applied(epoch: i32) -> Option<IsrOutcome> {
         let (isr, recovery) = (vec![BrokerId::new(1)], LeaderRecoveryState::Recovered);
-        Some(IsrOutcome::Applied { partition_epoch: PartitionEpoch::new(1), isr, recovery })
+        Some(IsrOutcome::Applied { partition_epoch: PartitionEpoch::new(epoch), isr, recovery })
     }
 
     fn waiting() -> Waiting {
@@ -445,10 +449,18 @@ mod tests {
         assert_eq!(taken_back.isr.iter().map(|member| member.broker).collect::<Vec<_>>(), [1, 2]);
         assert_eq!(taken_back.partition_epoch, change().partition_epoch.get());
         // That this was applied says nothing of the change itself, which the metadata overtakes now.
-        assert_eq!(waiting.judge(applied()), None);
+        assert_eq!(waiting.judge(applied(1)), None);
         let mut moved = image;
         shrink(&mut moved, 0, &[1]);
         assert_eq!(waiting.request(&moved), None);
+    }
+
+    #[test]
+    fn a_controller_that_cannot_take_a_change_back_is_asked_for_it_again() {
+        let image = image(&[&[1, 2]]);
+        let mut waiting = waiting();
+        assert_eq!([waiting.judge(None), waiting.judge(refused()), waiting.judge(applied(0))], [None, None, None]);
+        assert_eq!(waiting.request(&image), Some(to_wire(&change())));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Whole clusters in one thread each, on simulated time, network and disks: real nodes, real gRPC, real brokers, the
+//! Whole clusters in one process each, on simulated time, network and disks: real nodes, real gRPC, real brokers, the
 //! workloads and checkers of `jepsen-lite`, and invariants that are looked at after every millisecond. A seed decides
 //! everything; every tenth is run twice, and both times must be the same.
 //!
@@ -55,7 +55,10 @@ fn work(left: &Mutex<std::ops::Range<u64>>, twice: u64) -> Vec<Outcome> {
         let Some(seed) = left.lock().expect("no holder panics").next() else { return outcomes };
         let mut outcome = process::start(seed);
         if twice > 0 && seed.is_multiple_of(twice) {
-            outcome.violations.extend(outcome.trace.difference(&process::start(seed).trace));
+            let again = process::start(seed);
+            let difference = outcome.trace.difference(&again.trace);
+            outcome.violations.extend(again.violations.into_iter().map(|violation| format!("run again: {violation}")));
+            outcome.violations.extend(difference);
         }
         if !outcome.violations.is_empty() {
             tell(&outcome);

@@ -69,8 +69,8 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
         let change = PartitionChangeBuilder::new(image, wanted.id, partition, rules.of(topic), cause)
             .isr(wanted.isr.iter().map(|member| member.broker).collect())
             .recovery(wanted.recovery)
+            .supersede(wanted.supersedes)
             .build();
-        let change = change.or_else(|| wanted.supersedes.then(|| PartitionChange::none(wanted.id, cause)));
         let altered = altered(partition, change.as_ref());
         records.extend(change.map(Record::PartitionChange));
         still_led_by(request.broker, altered)

@@ -9,7 +9,7 @@
 //! 4. seat the leader: one from the ELR, or an unclean one, is alone in the ISR; and finish the reassignment, if the one
 //!    from the ELR is all that is to stay;
 //! 5. remember the last leader, if there is none now;
-//! 6. write what differs. Nothing differs: no change.
+//! 6. write what differs. Nothing differs: no change, unless it is to supersede earlier requests.
 //!
 //! Writing the leader is what bumps the leader epoch. It is written if it changed, and re-stated if a replica left the
 //! partition for good: the old replica must not go on fetching under an epoch that still names it. An ISR that
@@ -130,6 +130,7 @@ pub struct PartitionChangeBuilder<'a> {
     /// Its copy cannot be trusted: no seat in the ELR either.
     distrusted: Option<BrokerId>,
     forget_elr: bool,
+    supersedes: bool,
     replicas: Vec<BrokerId>,
     directories: Vec<DirectoryId>,
     isr: Vec<BrokerId>,
@@ -176,6 +177,7 @@ impl<'a> PartitionChangeBuilder<'a> {
             excluded: None,
             distrusted: None,
             forget_elr: false,
+            supersedes: false,
             replicas: before.replicas.clone(),
             directories: before.directories.clone(),
             isr: before.isr.clone(),
@@ -265,6 +267,13 @@ impl<'a> PartitionChangeBuilder<'a> {
     #[must_use]
     pub fn forget_elr(mut self) -> Self {
         self.forget_elr = true;
+        self
+    }
+
+    /// Moves the partition epoch even where nothing else differs.
+    #[must_use]
+    pub fn supersede(mut self, supersedes: bool) -> Self {
+        self.supersedes = supersedes;
         self
     }
 
@@ -450,7 +459,7 @@ impl<'a> PartitionChangeBuilder<'a> {
             recovery: changed(&before.recovery, self.recovery),
             ..none.clone()
         };
-        if change == none {
+        if change == none && !self.supersedes {
             return None;
         }
         Some(PartitionChange { unclean: matches!(elected, Elected::Uncleanly(_)), ..change })

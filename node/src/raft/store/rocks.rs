@@ -2,6 +2,7 @@
 //!
 //! Two column families share one write-ahead log, so one batch and one fsync cover vote and entries together.
 
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -67,7 +68,7 @@ impl Store for RocksStore {
 /// For those who look but must not touch, also while the node runs.
 pub fn open_read_only(data: &Path) -> Result<Arc<dyn Disk>, RaftError> {
     let path = data.join("raft");
-    let db = DB::open_cf_descriptors_read_only(&Options::default(), &path, families(), false)
+    let db = DB::open_cf_descriptors_read_only(&verifying_options(), &path, families(), false)
         .map_err(|error| RaftError::io(format!("open {path:?}"))(to_io(&path, error)))?;
     Ok(Arc::new(RocksDisk { db, path }))
 }
@@ -85,15 +86,15 @@ fn refuse(path: &Path, torn: Option<wal::Torn>, error: rocksdb::Error) -> RaftEr
     }
 }
 
+/// A manifest that lost its end names older files, and the logs between them and today's are gone: the database would open
+/// as it was long ago, with an older vote. Each log names the one before it, so that such a hole is found.
+fn verifying_options() -> Options {
+    let verifies = if Mutant::UncheckedBytes.is_on() { "" } else { "track_and_verify_wals=true" };
+    Options::default().get_options_from_string(verifies).expect("the database knows its options")
+}
+
 fn database_options() -> Options {
-    // A manifest that lost its end names older files, and the logs between them and today's are gone: the database would
-    // open as it was long ago, with an older vote. Each log names the one before it, so that such a hole is found.
-    let mut options = Options::default()
-        .get_options_from_string(match Mutant::UncheckedBytes.is_on() {
-            true => "",
-            false => "track_and_verify_wals=true",
-        })
-        .expect("the database knows its options");
+    let mut options = verifying_options();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
@@ -131,7 +132,28 @@ struct RocksDisk {
 
 impl RocksDisk {
     fn open(path: PathBuf) -> Result<Self, RaftError> {
-        durable::create_directory(&path).map_err(RaftError::io(format!("create {path:?}")))?;
+        if !path.exists() {
+            Self::create(&path)?;
+        }
+        Self::open_existing(path)
+    }
+
+    /// Aside, and then under its name: who dies before the database has its first log leaves none, for one without a log is
+    /// refused.
+    fn create(path: &Path) -> Result<(), RaftError> {
+        let part = path.with_extension("part");
+        let failed = || RaftError::io(format!("create {path:?}"));
+        match fs::remove_dir_all(&part) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
+            _ => {}
+        }
+        durable::create_directory(&part).map_err(failed())?;
+        drop(Self::open_existing(part.clone())?);
+        let above = path.parent().expect("it lies in a data directory");
+        fs::rename(&part, path).and_then(|()| durable::sync_directory(above)).map_err(failed())
+    }
+
+    fn open_existing(path: PathBuf) -> Result<Self, RaftError> {
         let checked = if Mutant::UncheckedBytes.is_on() { None } else { wal::check(&path)? };
         let db = DB::open_cf_descriptors(&database_options(), &path, families())
             .map_err(|error| refuse(&path, checked, error))?;
@@ -320,13 +342,13 @@ mod tests {
 
     fn copy(from: &Path, to: &Path) {
         durable::create_directory(&to.join("raft")).unwrap();
-        for entry in std::fs::read_dir(from.join("raft")).unwrap().map(Result::unwrap) {
-            std::fs::copy(entry.path(), to.join("raft").join(entry.file_name())).unwrap();
+        for entry in fs::read_dir(from.join("raft")).unwrap().map(Result::unwrap) {
+            fs::copy(entry.path(), to.join("raft").join(entry.file_name())).unwrap();
         }
     }
 
     fn manifest(data: &Path) -> PathBuf {
-        let mut files = std::fs::read_dir(data.join("raft")).unwrap().map(|entry| entry.unwrap().path());
+        let mut files = fs::read_dir(data.join("raft")).unwrap().map(|entry| entry.unwrap().path());
         files.find(|path| path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST")).unwrap()
     }
 
@@ -335,10 +357,10 @@ mod tests {
         let copied = |cut_to: u64| {
             let cut = tempfile::tempdir().unwrap();
             copy(whole, cut.path());
-            std::fs::File::options().write(true).open(manifest(cut.path())).unwrap().set_len(cut_to).unwrap();
+            fs::File::options().write(true).open(manifest(cut.path())).unwrap().set_len(cut_to).unwrap();
             cut
         };
-        let length = std::fs::metadata(manifest(whole)).unwrap().len();
+        let length = fs::metadata(manifest(whole)).unwrap().len();
         let expected = open(copied(length).path()).unwrap().load().unwrap();
         assert_eq!(expected.vote, Some(Vote::new(NEW_TERM, 1)));
         let mut refused = 0;
@@ -385,6 +407,23 @@ mod tests {
         survives_a_cut_manifest(whole.path());
         drop(open(whole.path()).unwrap());
         survives_a_cut_manifest(whole.path());
+    }
+
+    #[test]
+    fn a_first_start_that_ended_before_there_was_a_log_is_begun_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let part = data.path().join("raft.part");
+        durable::create_directory(&part).unwrap();
+        drop(RocksDisk::open_existing(part.clone()).unwrap());
+        for file in fs::read_dir(&part).unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "log") {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        assert!(RocksDisk::open_existing(part.clone()).is_err());
+        write_in_term(&open(data.path()).unwrap(), NEW_TERM, 0..10);
+        assert_eq!(open(data.path()).unwrap().load().unwrap().vote, Some(Vote::new(NEW_TERM, 1)));
+        assert!(!part.exists());
     }
 
     #[test]
