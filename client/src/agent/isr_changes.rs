@@ -104,15 +104,22 @@ struct Waiting {
     asked: Asked,
     due: Instant,
     backoff: Duration,
-    /// Copies of the request may be under way.
-    is_unanswered: bool,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// No copy of the request is under way.
+    Asked,
+    /// Copies that nobody answered may be.
+    CopiesUnderWay,
     /// It was refused while copies were under way: now the ISR that is is asked for.
-    is_taken_back: bool,
+    TakenBack,
 }
 
 impl Waiting {
     fn new(asked: Asked) -> Self {
-        Self { asked, due: Instant::now(), backoff: BACKOFF_MIN, is_unanswered: false, is_taken_back: false }
+        Self { asked, due: Instant::now(), backoff: BACKOFF_MIN, phase: Phase::Asked }
     }
 
     fn postpone(&mut self, now: Instant) {
@@ -123,7 +130,7 @@ impl Waiting {
     /// What to ask for; None until the metadata tells what it is.
     fn request(&self, image: &MetadataImage) -> Option<PartitionAlteration> {
         let change = &self.asked.change;
-        if !self.is_taken_back {
+        if self.phase != Phase::TakenBack {
             return Some(to_wire(change));
         }
         let current = image.partition(change.partition).filter(|it| it.partition_epoch == change.partition_epoch)?;
@@ -134,23 +141,19 @@ impl Waiting {
 
     /// What the answer means for the change as it was asked for; None: it is to be asked for again.
     fn judge(&mut self, outcome: Option<IsrOutcome>) -> Option<IsrOutcome> {
-        match outcome {
-            Some(IsrOutcome::NotApplied(_)) if self.is_unanswered => {
-                self.is_taken_back = true;
-                None
-            }
+        self.phase = match (self.phase, outcome) {
+            (Phase::CopiesUnderWay | Phase::TakenBack, Some(IsrOutcome::NotApplied(_))) => Phase::TakenBack,
             // What was applied is that it is taken back, which the metadata is about to tell: unless the controller is of a
             // release that knows no such thing.
-            Some(IsrOutcome::Applied { partition_epoch, .. }) if self.is_taken_back => {
-                self.is_taken_back = partition_epoch > self.asked.change.partition_epoch;
-                None
+            (Phase::TakenBack, Some(IsrOutcome::Applied { partition_epoch, .. })) => {
+                let is_known = partition_epoch > self.asked.change.partition_epoch;
+                if is_known { Phase::TakenBack } else { Phase::CopiesUnderWay }
             }
-            None => {
-                self.is_unanswered = true;
-                None
-            }
-            outcome => outcome,
-        }
+            (Phase::Asked | Phase::CopiesUnderWay, None) => Phase::CopiesUnderWay,
+            (Phase::TakenBack, None) => Phase::TakenBack,
+            (_, outcome) => return outcome,
+        };
+        None
     }
 }
 
@@ -261,42 +264,55 @@ impl Task {
             broker_epoch: epoch.get(),
             partitions: changes.collect(),
         };
-        let answered = match self.call(request).await {
-            Ok(reply) => reply.partitions,
+        let channel = if request.partitions.is_empty() { None } else { self.channel().await };
+        let Some((address, channel)) = channel else {
+            // Nothing was sent, so nothing is under way.
+            return self.postpone(due);
+        };
+        let answered = match call(channel.clone(), request).await {
+            Ok(reply) => {
+                self.channel = Some((address, channel));
+                reply.partitions
+            }
             Err(status) => {
                 debug!(%status, "ISR changes not answered");
                 self.candidates.learn(&status);
-                self.channel = None;
                 Vec::new()
             }
         };
         let mut outcomes: BTreeMap<_, _> = answered.iter().filter_map(|it| Some((named(it)?, outcome(it)?))).collect();
-        let now = Instant::now();
         for id in due {
             let Some(waiting) = self.waiting.get_mut(id) else { continue };
-            match waiting.judge(outcomes.remove(id)) {
-                Some(outcome) => self.settle(*id, outcome),
-                None => waiting.postpone(now),
+            if let Some(outcome) = waiting.judge(outcomes.remove(id)) {
+                self.settle(*id, outcome);
+            }
+        }
+        self.postpone(due);
+    }
+
+    /// What still waits is asked for again later.
+    fn postpone(&mut self, due: &[TopicPartition]) {
+        let now = Instant::now();
+        for id in due {
+            if let Some(waiting) = self.waiting.get_mut(id) {
+                waiting.postpone(now);
             }
         }
     }
 
-    async fn call(&mut self, request: AlterPartitionRequest) -> Result<AlterPartitionReply, Status> {
-        let (address, channel) = match self.channel.clone() {
-            Some(known) => known,
-            None => {
-                let address = self.candidates.next().await;
-                let channel = connect(&self.config, &address).await;
-                (address, channel.map_err(|error| Status::unavailable(error.to_string()))?)
+    /// Of the node that answered last, or of another one. Whoever gets it puts it back when it has answered.
+    async fn channel(&mut self) -> Option<(String, Channel)> {
+        if let Some(known) = self.channel.take() {
+            return Some(known);
+        }
+        let address = self.candidates.next().await;
+        match connect(&self.config, &address).await {
+            Ok(channel) => Some((address, channel)),
+            Err(error) => {
+                debug!(%address, %error, "not connected");
+                None
             }
-        };
-        let mut request = Request::new(request);
-        request.set_timeout(CALL_TIMEOUT);
-        let mut client = BrokerClient::new(channel.clone());
-        let answered = tokio::time::timeout(CALL_TIMEOUT, client.alter_partition(request)).await;
-        let reply = answered.map_err(|_| Status::deadline_exceeded("the node does not answer"))??;
-        self.channel = Some((address, channel));
-        Ok(reply.into_inner())
+        }
     }
 
     fn settle(&mut self, id: TopicPartition, outcome: IsrOutcome) {
@@ -305,6 +321,14 @@ impl Task {
             let _ = waiting.asked.answer.send(outcome);
         }
     }
+}
+
+async fn call(channel: Channel, request: AlterPartitionRequest) -> Result<AlterPartitionReply, Status> {
+    let mut request = Request::new(request);
+    request.set_timeout(CALL_TIMEOUT);
+    let mut client = BrokerClient::new(channel);
+    let answered = tokio::time::timeout(CALL_TIMEOUT, client.alter_partition(request)).await;
+    Ok(answered.map_err(|_| Status::deadline_exceeded("the node does not answer"))??.into_inner())
 }
 
 /// Why the change has no meaning any more, when the metadata has moved on; whether it was applied is to be read there.

@@ -51,8 +51,8 @@ impl Conductor<'_> {
     /// A node that reads the damage must notice, and end. One that does not read it yet may run, as long as it has
     /// forgotten nothing. No other node hears it meanwhile, since all that it did is undone.
     async fn try_damaged(&mut self, node: i32, part: Part, harm: Harm, seed: u64) -> anyhow::Result<Option<String>> {
-        let Some(file) = self.find(node, part).await? else {
-            self.skipped.push(format!("damage to node {node}: it has no {part:?} that is long enough yet"));
+        let Some((part, file)) = self.find(node, part).await? else {
+            self.skipped.push(format!("damage to node {node}: it has neither {part:?} nor Table that is long enough"));
             return Ok(None);
         };
         let memory = Memory::of(self.db, node)?.with_context(|| format!("node {node} cannot be read, and is sound"))?;
@@ -62,29 +62,45 @@ impl Conductor<'_> {
         let what = format!("{node} {name} {harm:?} at {place}");
         self.db.start(node, self.recorder.last_offset())?;
         let refused = self.ends_within(node, START_SURELY).await?;
-        if !refused && part.counts_wholly() {
+        self.db.kill(node)?;
+        let outcome = if refused { "refused" } else { self.ran_with(node, part, &what, memory)? };
+        kept.put_back()?;
+        Ok(Some(format!("{what}: {outcome}")))
+    }
+
+    /// What there is to say of a node that ran on damaged files, and is down again.
+    fn ran_with(&mut self, node: i32, part: Part, what: &str, memory: Memory) -> anyhow::Result<&'static str> {
+        if part.counts_wholly() {
             self.report.object("refuses-damage", format!("node {node} runs with {what}"), &[]);
         }
-        self.db.kill(node)?;
-        if let Some(now) = Memory::of(self.db, node)?.filter(|now| !refused && now.lacks(memory)) {
+        let Some(now) = Memory::of(self.db, node)? else { return Ok("refused by the next who read it") };
+        if now.lacks(memory) {
             let message = format!("node {node} runs with {what}, and of {memory:?} has {now:?}");
             self.report.object("forgets-nothing", message, &[]);
         }
-        kept.put_back()?;
-        Ok(Some(format!("{what}: {}", if refused { "refused" } else { "not noticed yet" })))
+        Ok("not noticed yet")
     }
 
-    /// A node makes tables of its log of writes when it starts.
-    async fn find(&mut self, node: i32, part: Part) -> anyhow::Result<Option<PathBuf>> {
-        let found = part.find(&self.db.data(node))?;
-        if found.is_some() || part != Part::Table {
-            return Ok(found);
+    /// The file to hit. Who has no snapshot yet has tables: a node makes them of its log of writes when it starts.
+    async fn find(&mut self, node: i32, part: Part) -> anyhow::Result<Option<(Part, PathBuf)>> {
+        let data = self.db.data(node);
+        let among = |parts: &[Part]| -> std::io::Result<Option<(Part, PathBuf)>> {
+            for part in parts {
+                if let Some(file) = part.find(&data)? {
+                    return Ok(Some((*part, file)));
+                }
+            }
+            Ok(None)
+        };
+        let candidates = [part, Part::Table];
+        if let Some(found) = among(&candidates)? {
+            return Ok(Some(found));
         }
         self.db.start(node, self.recorder.last_offset())?;
         let ended = self.ends_within(node, AFTERMATH).await?;
         anyhow::ensure!(!ended, "node {node} does not start, and nothing is wrong with it");
         self.db.kill(node)?;
-        Ok(part.find(&self.db.data(node))?)
+        Ok(among(&candidates)?)
     }
 
     /// A node whose last write was cut must come up by itself, wherever it was cut.

@@ -134,7 +134,7 @@ impl EventLoop {
                     Some(Leadership::Resigned) => self.resign("another controller was elected"),
                     None => break,
                 },
-                outcome = Self::next_replayed(&mut self.claim) => self.on_replayed(outcome),
+                outcome = Self::next_settled(&mut self.claim) => self.on_settled(outcome),
                 Some(Ok(probed)) = self.probes.join_next() => self.on_probed(probed),
                 Some(Ok(Some(epoch))) = self.reclaims.join_next() => self.on_reclaim(epoch),
                 Some(lost) = self.streams_lost.recv() => self.on_stream_lost(lost),
@@ -149,14 +149,14 @@ impl EventLoop {
         self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due)
     }
 
-    async fn next_replayed(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
+    async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
         match claim {
-            Some(claim) => claim.in_flight.next_replayed().await,
+            Some(claim) => claim.in_flight.next_settled().await,
             None => std::future::pending().await,
         }
     }
 
-    fn on_replayed(&mut self, outcome: Result<(), LostClaim>) {
+    fn on_settled(&mut self, outcome: Result<(), LostClaim>) {
         let Err(lost) = outcome else { return self.commit_due_digest() };
         warn!(%lost, "claim lost");
         self.resign("a proposal was not confirmed");
@@ -279,7 +279,7 @@ impl EventLoop {
             return group.parked.into_iter().for_each(Parked::release);
         };
         if group.records.is_empty() {
-            return group.parked.into_iter().for_each(|parked| claim.in_flight.park_behind_newest(parked));
+            return confirm(&self.raft, claim, group.parked);
         }
         let end = claim.draft.working().next_offset;
         let base = Offset::new(end.get() - group.records.len() as i64);
@@ -391,6 +391,15 @@ fn try_replay(
     match next.working().verify_changed(&batch).first() {
         Some(violation) => Err(violation.to_string()),
         None => Ok((next, batch.records)),
+    }
+}
+
+/// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.
+fn confirm(raft: &RaftNode, claim: &mut Claim, mut parked: Vec<Parked>) {
+    // For most of the controller's own operations nobody waits.
+    parked.retain(|parked| !parked.sender.is_closed());
+    if !parked.is_empty() {
+        claim.in_flight.push_without_records(raft.confirm(claim.epoch), parked);
     }
 }
 

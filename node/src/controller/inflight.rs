@@ -1,4 +1,4 @@
-//! Batches that were proposed and not yet replayed here, with the replies that wait for them.
+//! Batches that were proposed and not yet replayed here, and what else replies wait for.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::oneshot;
 
 use super::operation::Reply;
-use crate::raft::{Outcome, ProposeError};
+use crate::raft::{Outcome, ProposeError, ReadError};
 
 /// Several batches travel at once, so that a commit never waits for the one before it to be answered.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 8;
@@ -23,20 +23,38 @@ impl Parked {
         let _ = self.sender.send(self.reply);
     }
 
-    fn fail(self) {
-        let error = ApiError::new(
-            ErrorName::OutcomeUnknown,
-            "the controller changed before the commit was confirmed; it may have been applied",
-        );
-        let _ = self.sender.send(Err(error));
+    fn fail(self, name: ErrorName, why: &str) {
+        let _ = self.sender.send(Err(ApiError::new(name, why)));
     }
 }
 
+/// What replies wait for.
+enum Awaited {
+    /// Their records, which are in a batch; replayed here, the log is at `next_offset`.
+    Replay { next_offset: Offset, replayed: oneshot::Receiver<Result<Outcome, ProposeError>> },
+    /// They have no records, and are true if this node was still the controller when they were planned.
+    Office(oneshot::Receiver<Result<(), ReadError>>),
+}
+
 struct InFlight {
-    /// Where the log is once this batch is replayed.
-    next_offset: Offset,
-    replayed: oneshot::Receiver<Result<Outcome, ProposeError>>,
+    awaited: Awaited,
     parked: Vec<Parked>,
+}
+
+impl InFlight {
+    fn fail(self) {
+        let (name, why) = match self.awaited {
+            Awaited::Replay { .. } => (
+                ErrorName::OutcomeUnknown,
+                "the controller changed before the commit was confirmed; it may have been applied",
+            ),
+            Awaited::Office(_) => (
+                ErrorName::NotController,
+                "no majority confirms that this node is still the controller; nothing was written",
+            ),
+        };
+        self.parked.into_iter().for_each(|parked| parked.fail(name, why));
+    }
 }
 
 #[derive(Default)]
@@ -70,26 +88,24 @@ impl InFlightBatches {
         replayed: oneshot::Receiver<Result<Outcome, ProposeError>>,
         parked: Vec<Parked>,
     ) {
-        self.batches.push_back(InFlight { next_offset, replayed, parked });
+        self.batches.push_back(InFlight { awaited: Awaited::Replay { next_offset, replayed }, parked });
     }
 
-    /// Parks a reply that rests on everything in flight, or releases it when nothing is.
-    pub fn park_behind_newest(&mut self, parked: Parked) {
-        match self.batches.back_mut() {
-            Some(newest) => newest.parked.push(parked),
-            None => parked.release(),
-        }
+    /// Replies without records, which also rest on everything in flight before them.
+    pub fn push_without_records(&mut self, office: oneshot::Receiver<Result<(), ReadError>>, parked: Vec<Parked>) {
+        self.batches.push_back(InFlight { awaited: Awaited::Office(office), parked });
     }
 
-    /// Waits for the oldest batch and releases its replies. Pending for ever while there is none. Cancel safe.
-    pub async fn next_replayed(&mut self) -> Result<(), LostClaim> {
+    /// Waits for the oldest and releases its replies. Pending for ever while there is none. Cancel safe.
+    pub async fn next_settled(&mut self) -> Result<(), LostClaim> {
         let Some(oldest) = self.batches.front_mut() else { return std::future::pending().await };
-        let outcome = (&mut oldest.replayed).await.unwrap_or(Err(ProposeError::Stopped));
-        let oldest = self.batches.pop_front().expect("the oldest batch was just awaited");
-        match confirmed(outcome, oldest.next_offset) {
-            Ok(()) => oldest.parked.into_iter().for_each(Parked::release),
+        let settled = oldest.awaited.settled().await;
+        let oldest = self.batches.pop_front().expect("the oldest was just awaited");
+        match settled {
+            Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
+            Ok(false) => oldest.fail(),
             Err(lost) => {
-                oldest.parked.into_iter().for_each(Parked::fail);
+                oldest.fail();
                 return Err(lost);
             }
         }
@@ -97,7 +113,20 @@ impl InFlightBatches {
     }
 
     pub fn fail_all(&mut self) {
-        self.batches.drain(..).flat_map(|batch| batch.parked).for_each(Parked::fail);
+        self.batches.drain(..).for_each(InFlight::fail);
+    }
+}
+
+impl Awaited {
+    /// Whether the replies are true. Without a majority that answers, the office may be kept all the same.
+    async fn settled(&mut self) -> Result<bool, LostClaim> {
+        match self {
+            Self::Replay { next_offset, replayed } => {
+                let outcome = replayed.await.unwrap_or(Err(ProposeError::Stopped));
+                confirmed(outcome, *next_offset).map(|()| true)
+            }
+            Self::Office(office) => Ok(matches!(office.await, Ok(Ok(())))),
+        }
     }
 }
 
@@ -106,5 +135,44 @@ fn confirmed(outcome: Result<Outcome, ProposeError>, expected: Offset) -> Result
         Outcome::Replayed { next_offset } if next_offset == expected => Ok(()),
         Outcome::Replayed { next_offset } => Err(LostClaim::OffsetDiffers { expected, found: next_offset }),
         Outcome::WrongEpoch => Err(LostClaim::Overtaken),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parked(reply: &[u8]) -> (Parked, oneshot::Receiver<Reply>) {
+        let (sender, receiver) = oneshot::channel();
+        (Parked { sender, reply: Ok(reply.to_vec()) }, receiver)
+    }
+
+    #[tokio::test]
+    async fn a_reply_without_records_waits_for_the_office_and_for_what_is_in_flight_before_it() {
+        let mut in_flight = InFlightBatches::default();
+        let (commit, replayed) = oneshot::channel();
+        in_flight.push(Offset::new(7), replayed, Vec::new());
+        let (confirmation, office) = oneshot::channel();
+        let (held, mut answer) = parked(b"empty plan");
+        in_flight.push_without_records(office, vec![held]);
+        confirmation.send(Ok(())).expect("somebody waits");
+        let early = tokio::time::timeout(std::time::Duration::from_millis(5), in_flight.next_settled()).await;
+        assert!(early.is_err() && answer.try_recv().is_err(), "it rests on the batch before it");
+        commit.send(Ok(Outcome::Replayed { next_offset: Offset::new(7) })).expect("somebody waits");
+        in_flight.next_settled().await.expect("the batch is replayed");
+        assert!(answer.try_recv().is_err(), "it has not been looked at yet");
+        in_flight.next_settled().await.expect("the office is kept");
+        assert_eq!(answer.await.expect("an answer"), Ok(b"empty plan".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn without_a_majority_a_reply_without_records_is_not_given() {
+        let mut in_flight = InFlightBatches::default();
+        let (confirmation, office) = oneshot::channel();
+        let (held, answer) = parked(b"stale");
+        in_flight.push_without_records(office, vec![held]);
+        confirmation.send(Err(ReadError::Stopped)).expect("somebody waits");
+        in_flight.next_settled().await.expect("the office may be kept all the same");
+        assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
     }
 }

@@ -17,7 +17,7 @@ use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, DirectoryI
 use quorate_proto::raft as proto;
 
 use super::identity::LocalVoter;
-use super::leadership::{LeaderInfo, Leadership};
+use super::leadership::{LeaderInfo, Leadership, epoch};
 use super::network::{ENTRY_BYTES_MAX, Link};
 use super::status::{self, QuorumStatus};
 use super::store::Store;
@@ -161,6 +161,23 @@ impl RaftNode {
             }
             sleep(READ_RETRY_INTERVAL).await;
         }
+    }
+
+    /// Resolves well when a majority has heard, after this call, that this node leads under the claimed epoch: nobody
+    /// else had committed anything when it was called.
+    pub fn confirm(&self, claimed: ControllerEpoch) -> oneshot::Receiver<Result<(), ReadError>> {
+        let (sender, confirmed) = oneshot::channel();
+        let raft = self.shared.started.raft.clone();
+        self.shared.started.runtime.spawn(async move {
+            let result = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+                Ok((read, _)) if epoch(read.committed_leader_id().term) == claimed => Ok(()),
+                Ok((read, _)) => Err(ReadError::Unavailable(format!("it leads anew, from entry {read}"))),
+                Err(error) => Err(ReadError::Unavailable(error.to_string())),
+            };
+            // Who asked may have resigned meanwhile.
+            let _ = sender.send(result);
+        });
+        confirmed
     }
 
     /// What the leader, once confirmed by a majority, says must be replayed.

@@ -76,6 +76,23 @@ async fn without_a_majority_nothing_is_read_or_written_and_all_resumes_with_it()
 }
 
 #[tokio::test]
+async fn an_office_is_confirmed_by_a_majority_and_under_its_epoch_only() {
+    let mut cluster = Cluster::formed(3).await;
+    cluster.write("before").await;
+    let (leader, epoch) = cluster.leader().await;
+    let raft = cluster.running[&leader].raft.clone();
+    assert_eq!(raft.confirm(epoch).await.unwrap(), Ok(()));
+    let old = ControllerEpoch::new(epoch.get() - 1);
+    assert!(raft.confirm(old).await.unwrap().is_err(), "an office of before");
+    let others: Vec<i32> = (1..=3).filter(|id| *id != leader).collect();
+    assert!(cluster.running[&others[0]].raft.confirm(epoch).await.unwrap().is_err(), "a follower");
+    for id in &others {
+        cluster.stop(*id).await;
+    }
+    assert!(raft.confirm(epoch).await.unwrap().is_err(), "nobody has heard it");
+}
+
+#[tokio::test]
 async fn leadership_moves_on_request_and_is_told_alternating() {
     let mut cluster = Cluster::formed(3).await;
     cluster.write("before").await;

@@ -78,40 +78,45 @@ impl Images {
 /// How much simulated time one fingerprint stands for.
 const FINGERPRINT_MS: u64 = 100;
 
-/// Fingerprints of all that was seen, in order.
+/// Fingerprints of all that was seen and told, in order.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Trace {
     fingerprints: Vec<u64>,
-    /// What two runs say at their end.
+    /// Of what was seen, to the last tick.
+    seen: u64,
+    /// Of what clients were told.
     told: u64,
     #[serde(skip)]
-    so_far: DefaultHasher,
+    seeing: DefaultHasher,
+    #[serde(skip)]
+    telling: DefaultHasher,
 }
 
 impl Trace {
     pub fn note(&mut self, at_ms: u64, seen: &Seen) {
         for node in &seen.nodes {
-            (at_ms, node.id, node.incarnation, node.disk.version()).hash(&mut self.so_far);
+            (at_ms, node.id, node.incarnation, node.disk.version()).hash(&mut self.seeing);
             if let Some(InsideSeen { quorum, image }) = &node.inside {
                 let quorum = (quorum.epoch, quorum.leader, quorum.log_end, quorum.committed, quorum.applied);
-                (quorum, image.next_offset, image.digest()).hash(&mut self.so_far);
+                (quorum, image.next_offset, image.digest()).hash(&mut self.seeing);
             }
         }
+        self.seen = self.seeing.finish();
         if at_ms.is_multiple_of(FINGERPRINT_MS) {
-            self.fingerprints.push(self.so_far.finish());
+            self.fingerprints.push(self.seen);
         }
     }
 
     pub fn tell(&mut self, text: &str) {
-        text.hash(&mut self.so_far);
-        self.told = self.so_far.finish();
+        text.hash(&mut self.telling);
+        self.told = self.telling.finish();
     }
 
     /// Where two runs of one seed part.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let (mine, others) = (&self.fingerprints, &other.fingerprints);
         let same = mine.iter().zip(others).take_while(|(mine, other)| mine == other).count();
-        if same < mine.len().max(others.len()) {
+        if same < mine.len().max(others.len()) || self.seen != other.seen {
             return Some(format!("two runs of this seed differ from {} ms on", same as u64 * FINGERPRINT_MS));
         }
         (self.told != other.told).then(|| "two runs of this seed differ in what clients were told".to_owned())
