@@ -73,7 +73,8 @@ impl<'a> Conductor<'a> {
         Self { db, recorder, tempo, report, injuries, fired, skipped: Vec::new(), late: Duration::ZERO }
     }
 
-    /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the faults.
+    /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the faults, and so
+    /// does a cluster that does not become whole again.
     pub async fn run(mut self, schedule: &Schedule) -> anyhow::Result<Conducted> {
         let carried_out = self.carry_out(schedule, Instant::now()).await;
         for event in self.injuries.lasting() {
@@ -94,6 +95,10 @@ impl<'a> Conductor<'a> {
                 self.end(number).await?;
             } else if let Some(why) = self.obstacle(event).await {
                 self.skipped.push(format!("{:?} at {at_ms} ms: {why}", event.nemesis));
+                if self.report.has("becomes-whole") {
+                    // Whatever is done to it now shows nothing more.
+                    return Ok(());
+                }
             } else {
                 self.begin(number, event).await?;
             }

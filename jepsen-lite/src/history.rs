@@ -3,10 +3,11 @@
 //! An operation that was neither answered nor refused for certain is `info`: it may take effect at any time after it
 //! was invoked, also long after its client has given up. Its end is therefore no bound for any checker.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::op::Op;
@@ -62,25 +63,25 @@ pub enum HistoryError {
 }
 
 pub fn read(path: &Path) -> Result<Vec<Operation>, HistoryError> {
-    parse(BufReader::with_capacity(1 << 20, File::open(path)?))
+    parse(&fs::read(path)?)
 }
 
-pub fn parse(mut lines: impl BufRead) -> Result<Vec<Operation>, HistoryError> {
-    let mut operations = Vec::new();
-    let mut text = Vec::new();
-    for line in 1.. {
-        text.clear();
-        if lines.read_until(b'\n', &mut text)? == 0 {
-            break;
-        }
-        let operation: Operation =
-            serde_json::from_slice(&text).map_err(|source| HistoryError::Malformed { line, source })?;
-        if operation.ended_us < operation.invoked_us {
-            return Err(HistoryError::Backwards { line });
-        }
-        operations.push(operation);
+pub fn parse(text: &[u8]) -> Result<Vec<Operation>, HistoryError> {
+    let mut lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    // What follows the end of the last line is no line.
+    lines.pop_if(|rest| rest.is_empty());
+    let operations: Vec<_> = lines.par_iter().enumerate().map(|(at, text)| parse_line(at + 1, text)).collect();
+    // One after the other, so that the first mistake is the one that is told.
+    operations.into_iter().collect()
+}
+
+fn parse_line(line: usize, text: &[u8]) -> Result<Operation, HistoryError> {
+    let operation: Operation =
+        serde_json::from_slice(text).map_err(|source| HistoryError::Malformed { line, source })?;
+    if operation.ended_us < operation.invoked_us {
+        return Err(HistoryError::Backwards { line });
     }
-    Ok(operations)
+    Ok(operation)
 }
 
 pub fn write(path: &Path, operations: &[Operation]) -> io::Result<()> {

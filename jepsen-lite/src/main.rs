@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use jepsen_lite::checker::{Report, Verdict};
+use jepsen_lite::checker::Verdict;
 use jepsen_lite::history;
 use jepsen_lite::mutants;
 use jepsen_lite::nemesis::Nemesis;
@@ -298,7 +298,7 @@ fn hunt(only: &[String], budget: Duration, out: &Path) -> anyhow::Result<Verdict
     for trial in mutants::TRIALS.iter().filter(|trial| only.is_empty() || only.iter().any(|name| name == trial.mutant))
     {
         let fate = mutants::hunt(*trial, budget, &out.join(trial.mutant))?;
-        println!("{}: {:?}, control valid: {}, {}", trial.mutant, fate.killed, fate.control, fate.rules.join(", "));
+        eprintln!("{}: {:?}, control valid: {}, {}", trial.mutant, fate.killed, fate.control, fate.rules.join(", "));
         fates.push(fate);
     }
     println!("{}", mutants::table(&fates));
@@ -315,8 +315,7 @@ fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdic
         workloads.dedup();
     }
     anyhow::ensure!(!workloads.is_empty(), "the history is empty");
-    let reports: Vec<Report> =
-        workloads.iter().flat_map(|workload| jepsen_lite::checker::check(*workload, &history)).collect();
+    let reports = jepsen_lite::checker::check_all(&workloads, &history);
     reports.iter().for_each(show::show_report);
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
     println!("{verdict:?}: {} operations", history.len());

@@ -125,7 +125,7 @@ pub fn judge(
     again: String,
 ) -> Results {
     let Conducted { fired, skipped } = conducted;
-    let mut reports: Vec<Report> = workloads.iter().flat_map(|workload| checker::check(*workload, history)).collect();
+    let mut reports = checker::check_all(workloads, history);
     reports.extend(others);
     reports.push(coverage::check(workloads, history, &fired));
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);

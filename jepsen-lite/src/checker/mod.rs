@@ -17,6 +17,7 @@ pub mod zombie;
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::history::Operation;
@@ -88,6 +89,11 @@ impl Report {
 
 /// An operation and its place in the history.
 pub type Placed<'a> = (usize, &'a Operation);
+
+/// Runs the checkers of all these workloads, side by side.
+pub fn check_all(workloads: &[WorkloadName], history: &[Operation]) -> Vec<Report> {
+    workloads.par_iter().flat_map_iter(|workload| check(*workload, history)).collect()
+}
 
 /// Runs every checker of the workload over its operations.
 pub fn check(workload: WorkloadName, history: &[Operation]) -> Vec<Report> {
