@@ -25,7 +25,7 @@ fn check_lines(lines: &[u8]) {
     if operations.len() > OPERATIONS_MAX {
         return;
     }
-    assert_eq!(parse(&*written(&operations)).ok().as_ref(), Some(&operations));
+    assert_eq!(parse(&written(&operations)).ok().as_ref(), Some(&operations));
     for workload in WorkloadName::ALL {
         verdicts(workload, &operations).iter().for_each(|report| check_report(report, operations.len()));
     }

@@ -22,8 +22,9 @@ pub async fn reach(db: &mut Db, state: State, patience: Duration) -> Result<(), 
             nobody_has_ended(db)?;
         }
         let why = match look(&client, db, state).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(why)) => why,
+            Ok(Look::There) => return Ok(()),
+            Ok(Look::Never(why)) => return Err(why),
+            Ok(Look::NotYet(why)) => why,
             Err(error) => error.to_string(),
         };
         if Instant::now() > deadline {
@@ -33,13 +34,27 @@ pub async fn reach(db: &mut Db, state: State, patience: Duration) -> Result<(), 
     }
 }
 
-/// What is missing, if anything.
-async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Option<String>, ClientError> {
+/// Whether the cluster is in a state, and why not.
+enum Look {
+    There,
+    NotYet(String),
+    /// However long one waits.
+    Never(String),
+}
+
+async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Look, ClientError> {
     let status = client.cluster_status(Freshness::Linearizable).await?;
-    let reasons = || Some(status.reasons.join("; "));
+    let reasons = || Look::NotYet(status.reasons.join("; "));
+    let acknowledged = db.ids().into_iter().map(|id| db.since(id)).max().unwrap_or_default();
+    if status.offset < acknowledged {
+        let offset = status.offset;
+        return Ok(Look::Never(format!(
+            "the metadata log ends at {offset}, and offset {acknowledged} was acknowledged"
+        )));
+    }
     match state {
-        State::IsrShrunk if status.under_replicated > 0 => Ok(None),
-        State::IsrShrunk => Ok(Some("all replicas are in sync".to_owned())),
+        State::IsrShrunk if status.under_replicated > 0 => Ok(Look::There),
+        State::IsrShrunk => Ok(Look::NotYet("all replicas are in sync".to_owned())),
         State::Whole if status.leaderless + status.voters_unreachable > 0 => Ok(reasons()),
         State::Whole if status.under_replicated > 0 && lacks_a_node(client, db).await? => Ok(reasons()),
         State::Whole => {
@@ -51,7 +66,8 @@ async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Option<Stri
                     .any(|broker| broker.id == *id && broker.state == "unfenced" && broker.epoch > db.since(*id))
             };
             let away: Vec<i32> = db.ids().into_iter().filter(|id| !is_there(id)).collect();
-            Ok((!away.is_empty()).then(|| format!("brokers {away:?} are not back")))
+            let not_back = || Look::NotYet(format!("brokers {away:?} are not back"));
+            Ok(if away.is_empty() { Look::There } else { not_back() })
         }
     }
 }

@@ -4,6 +4,7 @@
 
 mod recorded;
 mod show;
+mod stop;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ use jepsen_lite::schedule::Schedule;
 use jepsen_lite::soak::{self, Sum};
 use jepsen_lite::synthetic;
 use jepsen_lite::workload::WorkloadName;
-use tokio::signal::unix::{SignalKind, signal};
+use stop::Stopped;
 use tokio::time::Instant;
 
 #[derive(Debug, Parser)]
@@ -176,8 +177,6 @@ fn refuse(error: &clap::Error) -> ! {
 
 const USAGE: i32 = 3;
 
-const STOPPED: &str = "stopped by a signal";
-
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -242,22 +241,14 @@ fn run_once(setup: Setup, folder: &Path, schedule: Schedule, again: String) -> a
     // Dropped, a run ends the processes that it has started.
     runtime.block_on(async {
         tokio::select! {
+            biased;
+            () = stop::told() => Err(Stopped.into()),
             done = run::run(&plan, again) => done,
-            stopped = told_to_stop() => Err(stopped.err().unwrap_or_else(|| anyhow::anyhow!(STOPPED))),
         }
     })
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    }
-}
-
-/// A run that the harness could not carry out counts as unknown, and the next one follows.
+/// A run that the harness could not carry out counts as unknown, and the next one follows unless it was told to stop.
 fn soak(arguments: &SoakArgs) -> anyhow::Result<Verdict> {
     let began = Instant::now();
     let mut sum = Sum::default();
@@ -283,7 +274,11 @@ fn soak(arguments: &SoakArgs) -> anyhow::Result<Verdict> {
             }
             Err(error) => {
                 println!("seed {seed} could not be carried out: {error:#}");
+                let is_stopped = error.is::<Stopped>();
                 sum.fail(format!("seed {seed}: {error:#}"), folder);
+                if is_stopped {
+                    break;
+                }
             }
         }
     }

@@ -11,7 +11,8 @@ use jepsen_lite::schedule::Schedule;
 use jepsen_lite::shrink::{Odds, shrink};
 use tokio::time::Instant;
 
-use super::{ClusterArgs, STOPPED, ShrinkArgs, run_once, show};
+use super::stop::Stopped;
+use super::{ClusterArgs, ShrinkArgs, run_once, show};
 
 pub fn replay(recorded: &Path, times: u32, cluster: &ClusterArgs) -> anyhow::Result<Verdict> {
     let (file, schedule, setup) = read(recorded, cluster)?;
@@ -97,7 +98,7 @@ impl Search<'_> {
         let folder = self.arguments.cluster.out.join(format!("{number}-{run}"));
         let again = again(&folder, &self.setup);
         let done = match run_once(self.setup.clone(), &folder, candidate.clone(), again) {
-            Err(error) if error.to_string() == STOPPED => return Err(error),
+            Err(error) if error.is::<Stopped>() => return Err(error),
             done => done,
         };
         let is_invalid = done.is_ok_and(|done| done.results.verdict == Verdict::Invalid);
