@@ -204,7 +204,8 @@ impl Db {
         Ok(())
     }
 
-    /// The metadata offset when the process of this node was started: an older registration is of an earlier one.
+    /// Where the metadata log ended, as far as anybody was told, when the process of this node was started: an older
+    /// registration is of an earlier one.
     pub fn since(&self, id: i32) -> i64 {
         self.nodes[&id].since
     }

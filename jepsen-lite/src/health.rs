@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{AdminClient, ClientError, Freshness};
-use quorate_proto::admin::{ListPartitionsRequest, PartitionDescription};
+use quorate_proto::admin::{BrokerDescription, ListPartitionsRequest, PartitionDescription};
 use tokio::time::{Instant, sleep};
 
 use crate::db::Db;
@@ -59,17 +59,18 @@ async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Look, Clien
         State::Whole if status.under_replicated > 0 && lacks_a_node(client, db).await? => Ok(reasons()),
         State::Whole => {
             let brokers = client.list_brokers(Freshness::Linearizable).await?.brokers;
-            // A broker that died a moment ago still counts as there.
-            let is_there = |id: &i32| {
-                brokers
-                    .iter()
-                    .any(|broker| broker.id == *id && broker.state == "unfenced" && broker.epoch > db.since(*id))
-            };
+            let is_there = |id: &i32| brokers.iter().any(|broker| broker.id == *id && is_back(broker, db.since(*id)));
             let away: Vec<i32> = db.ids().into_iter().filter(|id| !is_there(id)).collect();
             let not_back = || Look::NotYet(format!("brokers {away:?} are not back"));
             Ok(if away.is_empty() { Look::There } else { not_back() })
         }
     }
+}
+
+/// A broker that died a moment ago still counts as there, under its old registration. What was told of the log may be where
+/// it ends, which is where the next registration goes.
+fn is_back(broker: &BrokerDescription, since: i64) -> bool {
+    broker.state == "unfenced" && broker.epoch >= since
 }
 
 /// Whether a replica on one of the nodes is not in sync. One on a broker without a process, where such a broker was
@@ -88,5 +89,18 @@ pub fn nobody_has_ended(db: &mut Db) -> Result<(), String> {
     match db.ended().map_err(|error| error.to_string())?.first() {
         None => Ok(()),
         Some((id, status, log)) => Err(format!("node {id} has ended by itself ({status}):\n{log}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_is_back_when_it_has_registered_since_its_process_was_started() {
+        let broker = |epoch, state: &str| BrokerDescription { epoch, state: state.to_owned(), ..Default::default() };
+        assert!(!is_back(&broker(70, "unfenced"), 71), "the registration of the process before");
+        assert!(is_back(&broker(71, "unfenced"), 71), "the first record after what was told");
+        assert!(!is_back(&broker(71, "fenced"), 71));
     }
 }

@@ -111,7 +111,8 @@ fn one(trial: Trial, mutant: Option<&str>, seed: u64, out: &Path) -> anyhow::Res
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot start a run")?;
     ensure!(status.code() != Some(3), "{}: the trial is wrongly written", trial.mutant);
     let rules = read(&out.join("results.json")).map(|results| rules(&results)).unwrap_or_default();
-    if status.code() != Some(2) {
+    let is_expected = status.code() == Some(if mutant.is_some() { 1 } else { 0 });
+    if is_expected {
         std::fs::remove_dir_all(out)?;
     }
     Ok((status.code(), rules))
