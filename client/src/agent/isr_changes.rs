@@ -109,8 +109,8 @@ struct Waiting {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No copy of the request is under way.
-    Asked,
+    /// Every copy of the request was answered, if it was sent at all.
+    NoCopies,
     /// Copies that nobody answered may be.
     CopiesUnderWay,
     /// It was refused while copies were under way: now the ISR that is is asked for.
@@ -119,7 +119,7 @@ enum Phase {
 
 impl Waiting {
     fn new(asked: Asked) -> Self {
-        Self { asked, due: Instant::now(), backoff: BACKOFF_MIN, phase: Phase::Asked }
+        Self { asked, due: Instant::now(), backoff: BACKOFF_MIN, phase: Phase::NoCopies }
     }
 
     fn postpone(&mut self, now: Instant) {
@@ -149,9 +149,9 @@ impl Waiting {
                 let is_known = partition_epoch > self.asked.change.partition_epoch;
                 if is_known { Phase::TakenBack } else { Phase::CopiesUnderWay }
             }
-            (Phase::Asked | Phase::CopiesUnderWay, None) => Phase::CopiesUnderWay,
+            (Phase::NoCopies | Phase::CopiesUnderWay, None) => Phase::CopiesUnderWay,
             (Phase::TakenBack, None) => Phase::TakenBack,
-            (_, outcome) => return outcome,
+            (_, settled @ Some(_)) => return settled,
         };
         None
     }

@@ -91,6 +91,7 @@ impl Gateway {
         Remote: Fn(Channel, Request<T>) -> RemoteFuture,
         RemoteFuture: Future<Output = Result<Response<M>, Status>>,
     {
+        let mut in_doubt = false;
         loop {
             let attempt = if self.controller.claimed().is_some() {
                 local(body.clone(), passage.remaining()).await.map(Response::new).map_err(|error| self.status(&error))
@@ -101,8 +102,10 @@ impl Gateway {
             };
             match attempt {
                 Err(status) if !passage.forwarded && may_retry(&status, &passage) => {
+                    let refusal = error::from_status(&status);
+                    in_doubt |= !refusal.is_definite();
                     if !self.pause(passage.deadline).await {
-                        return Err(status);
+                        return Err(if in_doubt { self.status(&open_outcome(refusal)) } else { status });
                     }
                 }
                 answered => return answered,
@@ -225,11 +228,33 @@ impl Gateway {
     }
 }
 
+/// That the last attempt did nothing says nothing of those before it.
+fn open_outcome(last: ApiError) -> ApiError {
+    if last.is_definite() {
+        let message = format!("an earlier attempt may still be applied; the last one: {}", last.message);
+        return ApiError::new(ErrorName::OutcomeUnknown, message);
+    }
+    last
+}
+
 /// Whether the same request may be sent again: it certainly did nothing, or a repetition is recognised.
 fn may_retry(status: &Status, passage: &Passage) -> bool {
     match error::from_status(status).name {
         ErrorName::NotController | ErrorName::ControllerUnavailable => true,
         ErrorName::OutcomeUnknown => passage.repeatable,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_that_did_nothing_does_not_settle_those_before_it() {
+        let after = |name| open_outcome(ApiError::new(name, "the last")).name;
+        assert_eq!(after(ErrorName::NotController), ErrorName::OutcomeUnknown);
+        assert_eq!(after(ErrorName::ControllerUnavailable), ErrorName::OutcomeUnknown);
+        assert_eq!(after(ErrorName::RequestTimedOut), ErrorName::RequestTimedOut, "as open as it was");
     }
 }

@@ -100,6 +100,10 @@ impl BrokerStream {
         };
         self.check_identity(&wanted)?;
         self.stamp(&wanted);
+        // Another one may be in office, under whom the broker has registered anew.
+        if self.gateway.raft.is_deaf() {
+            return Err(ApiError::new(ErrorName::NotController, "no majority answers this controller"));
+        }
         let answer = match self.unchanged(&wanted)? {
             Some(answer) => answer,
             None => self.decide(wanted).await?,

@@ -49,20 +49,17 @@ impl EventLoop {
         let mut operations = Vec::new();
         if claim.draft.has_open_transaction() {
             let abort = checkpoint::abort_transaction(&claim.draft);
-            operations.push(Operation::internal("abort-transaction", move |_, _| Ok(abort)).0);
+            operations.push(Operation::internal("abort-transaction", move |_, _| Ok(abort)));
         }
         if claim.draft.visible().cluster.is_none() {
             let cluster = self.raft.cluster();
             operations
-                .push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))).0);
+                .push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))));
         }
         let registration = self.config.registration.clone();
-        operations.push(
-            Operation::internal("register-controller", move |image, _| {
-                Ok(brokers::register_controller(image, registration))
-            })
-            .0,
-        );
+        operations.push(Operation::internal("register-controller", move |image, _| {
+            Ok(brokers::register_controller(image, registration))
+        }));
         operations
     }
 

@@ -11,7 +11,7 @@ use quorate_metadata::mutant::Mutant;
 use quorate_metadata::plan::checkpoint;
 use quorate_metadata::record::ControllerRegistration;
 use quorate_metadata::rng::Rng;
-use quorate_metadata::{ApiError, Batch, ErrorName, Record};
+use quorate_metadata::{ApiError, Batch, ErrorName, MetadataImage, Record};
 use quorate_proto::batch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -275,11 +275,10 @@ impl EventLoop {
     }
 
     fn propose(&mut self, group: Group) {
-        let Some(claim) = &mut self.claim else {
-            return group.parked.into_iter().for_each(Parked::release);
-        };
+        // Without a claim everything has been refused already.
+        let Some(claim) = &mut self.claim else { return };
         if group.records.is_empty() {
-            return confirm(&self.raft, claim, group.parked);
+            return park_until_confirmed(&self.raft, claim, group.parked);
         }
         let end = claim.draft.working().next_offset;
         let base = Offset::new(end.get() - group.records.len() as i64);
@@ -333,9 +332,8 @@ impl EventLoop {
     pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
         self.metrics.brokers_fenced.inc();
-        let (operation, _) =
-            Operation::internal("fence", move |image, _| quorate_metadata::plan::brokers::fence(image, broker));
-        self.run_all(vec![operation]);
+        let fence = move |image: &MetadataImage, _: &mut Rng| quorate_metadata::plan::brokers::fence(image, broker);
+        self.run_all(vec![Operation::internal("fence", fence)]);
     }
 
     fn on_tick(&mut self) {
@@ -395,7 +393,7 @@ fn try_replay(
 }
 
 /// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.
-fn confirm(raft: &RaftNode, claim: &mut Claim, mut parked: Vec<Parked>) {
+fn park_until_confirmed(raft: &RaftNode, claim: &mut Claim, mut parked: Vec<Parked>) {
     // For most of the controller's own operations nobody waits.
     parked.retain(|parked| !parked.sender.is_closed());
     if !parked.is_empty() {
@@ -420,10 +418,7 @@ fn remember(batches: &mut [Vec<Record>], request: RequestId, reply: Vec<u8>) {
 }
 
 /// A retry of what this client was already answered gets the same answer.
-fn answered_before(
-    image: &quorate_metadata::MetadataImage,
-    operation: &Operation,
-) -> Option<Result<Vec<u8>, ApiError>> {
+fn answered_before(image: &MetadataImage, operation: &Operation) -> Option<Result<Vec<u8>, ApiError>> {
     let request = operation.request?;
     match image.requests.look_up(request.client, request.request) {
         RequestOutcome::New => None,

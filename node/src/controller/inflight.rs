@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use quorate_metadata::ids::Offset;
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::oneshot;
+use tracing::debug;
 
 use super::operation::Reply;
 use crate::raft::{Outcome, ProposeError, ReadError};
 
-/// Several batches travel at once, so that a commit never waits for the one before it to be answered.
+/// Several travel at once, so that a commit never waits for the one before it to be answered. Rounds of heartbeats for
+/// replies without records count as well: who floods a controller with refusals waits, as others do.
 pub const BATCHES_IN_FLIGHT_MAX: usize = 8;
 
 pub struct Parked {
@@ -50,7 +52,7 @@ impl InFlight {
             ),
             Awaited::Office(_) => (
                 ErrorName::NotController,
-                "no majority confirms that this node is still the controller; nothing was written",
+                "no majority confirms that this node is still the controller; this attempt wrote nothing",
             ),
         };
         self.parked.into_iter().for_each(|parked| parked.fail(name, why));
@@ -99,9 +101,9 @@ impl InFlightBatches {
     /// Waits for the oldest and releases its replies. Pending for ever while there is none. Cancel safe.
     pub async fn next_settled(&mut self) -> Result<(), LostClaim> {
         let Some(oldest) = self.batches.front_mut() else { return std::future::pending().await };
-        let settled = oldest.awaited.settled().await;
+        let may_be_given = oldest.awaited.may_be_given().await;
         let oldest = self.batches.pop_front().expect("the oldest was just awaited");
-        match settled {
+        match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),
             Err(lost) => {
@@ -118,14 +120,17 @@ impl InFlightBatches {
 }
 
 impl Awaited {
-    /// Whether the replies are true. Without a majority that answers, the office may be kept all the same.
-    async fn settled(&mut self) -> Result<bool, LostClaim> {
+    /// Whether the replies may be given. Without a majority that answers, the office may be kept all the same.
+    async fn may_be_given(&mut self) -> Result<bool, LostClaim> {
         match self {
             Self::Replay { next_offset, replayed } => {
                 let outcome = replayed.await.unwrap_or(Err(ProposeError::Stopped));
                 confirmed(outcome, *next_offset).map(|()| true)
             }
-            Self::Office(office) => Ok(matches!(office.await, Ok(Ok(())))),
+            Self::Office(office) => {
+                let confirmed = office.await.unwrap_or(Err(ReadError::Stopped));
+                Ok(confirmed.inspect_err(|why| debug!(%why, "the office is not confirmed")).is_ok())
+            }
         }
     }
 }
@@ -140,6 +145,8 @@ fn confirmed(outcome: Result<Outcome, ProposeError>, expected: Offset) -> Result
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     fn parked(reply: &[u8]) -> (Parked, oneshot::Receiver<Reply>) {
@@ -156,8 +163,8 @@ mod tests {
         let (held, mut answer) = parked(b"empty plan");
         in_flight.push_without_records(office, vec![held]);
         confirmation.send(Ok(())).expect("somebody waits");
-        let early = tokio::time::timeout(std::time::Duration::from_millis(5), in_flight.next_settled()).await;
-        assert!(early.is_err() && answer.try_recv().is_err(), "it rests on the batch before it");
+        let early = in_flight.next_settled().now_or_never();
+        assert!(early.is_none() && answer.try_recv().is_err(), "it rests on the batch before it");
         commit.send(Ok(Outcome::Replayed { next_offset: Offset::new(7) })).expect("somebody waits");
         in_flight.next_settled().await.expect("the batch is replayed");
         assert!(answer.try_recv().is_err(), "it has not been looked at yet");

@@ -41,15 +41,15 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// An operation of the controller's own, whose caller wants to know no more than that it is committed.
+    /// An operation of the controller's own, for which nobody waits.
     pub fn internal(
         name: &'static str,
         plan: impl FnOnce(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
-    ) -> (Self, oneshot::Receiver<Reply>) {
-        let (reply, receiver) = oneshot::channel();
+    ) -> Self {
+        let (reply, _) = oneshot::channel();
         let plan: PlanFn = Box::new(move |image, rng| {
             Ok(plan(image, rng)?.map(|()| -> Encode { Box::new(|_: &Position, _: &[Record]| Vec::new()) }))
         });
-        (Self { name, request: None, plan_only: false, atomic: false, plan, reply }, receiver)
+        Self { name, request: None, plan_only: false, atomic: false, plan, reply }
     }
 }

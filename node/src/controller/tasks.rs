@@ -107,7 +107,7 @@ impl EventLoop {
             self.resign("its draft went wrong");
             return self.reclaim_later();
         }
-        self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))).0);
+        self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))));
         if let Some(claim) = &mut self.claim {
             claim.digested_at = Some(claim.draft.working().next_offset);
         }
@@ -118,22 +118,16 @@ impl EventLoop {
             .claim
             .as_ref()
             .is_some_and(|claim| claim.draft.working().index.not_preferred_count() > ELECTIONS_PER_RUN_MAX);
-        self.run_internal(
-            Operation::internal("preferred-leaders", |image, _| {
-                Ok(elections::balance_preferred(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
-            })
-            .0,
-        );
+        self.run_internal(Operation::internal("preferred-leaders", |image, _| {
+            Ok(elections::balance_preferred(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
+        }));
         if more { Next::AtOnce } else { Next::Later }
     }
 
     fn elect_uncleanly(&mut self) -> Next {
-        self.run_internal(
-            Operation::internal("unclean-elections", |image, _| {
-                Ok(elections::elect_uncleanly_where_allowed(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
-            })
-            .0,
-        )
+        self.run_internal(Operation::internal("unclean-elections", |image, _| {
+            Ok(elections::elect_uncleanly_where_allowed(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
+        }))
     }
 
     fn run_internal(&mut self, operation: Operation) -> Next {

@@ -11,16 +11,23 @@ use tokio::time::sleep;
 
 use super::{Raft, status};
 
-/// Runs until dropped. `patience`: how long a majority may stay silent.
-pub async fn run(raft: Raft, patience: Duration) {
+/// A majority may stay silent for so many of the longest election timeouts.
+const PATIENCE_TIMEOUTS: u32 = 2;
+
+/// Whether this is a leader that no majority has answered for too long.
+pub fn is_deaf(raft: &Raft, election_timeout_max: Duration) -> bool {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let patience = election_timeout_max * PATIENCE_TIMEOUTS;
+    metrics.current_leader == Some(metrics.id) && !status::quorum_acked_within(&metrics, patience)
+}
+
+/// Runs until dropped.
+pub async fn run(raft: Raft, election_timeout_max: Duration) {
     let mut quiet = false;
     loop {
-        sleep(patience / 4).await;
-        let deaf = {
-            let metrics = raft.metrics();
-            let metrics = metrics.borrow_watched();
-            metrics.current_leader == Some(metrics.id) && !status::quorum_acked_within(&metrics, patience)
-        };
+        sleep(election_timeout_max / 2).await;
+        let deaf = is_deaf(&raft, election_timeout_max);
         if deaf != quiet {
             quiet = deaf;
             tracing::warn!(quiet, "a majority answers this leader: {}", !deaf);

@@ -23,7 +23,7 @@ use super::status::{self, QuorumStatus};
 use super::store::Store;
 use super::thread::{self, Setup, Started};
 use super::types::{Applied, LogId, NodeId, Reply, Types, node_id};
-use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Replica};
+use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Replica, check_quorum};
 use crate::machine::Workers;
 
 /// Between two tries to have a read confirmed while the leader changes.
@@ -163,21 +163,31 @@ impl RaftNode {
         }
     }
 
-    /// Resolves well when a majority has heard, after this call, that this node leads under the claimed epoch: nobody
-    /// else had committed anything when it was called.
+    /// Resolves well when a majority has heard, after this call, that this node leads under the claimed epoch: nothing
+    /// of a later one was committed when it was called. Openraft waits for about an election timeout at most.
     pub fn confirm(&self, claimed: ControllerEpoch) -> oneshot::Receiver<Result<(), ReadError>> {
         let (sender, confirmed) = oneshot::channel();
-        let raft = self.shared.started.raft.clone();
+        let node = self.clone();
         self.shared.started.runtime.spawn(async move {
-            let result = match raft.get_read_log_id(ReadPolicy::ReadIndex).await {
-                Ok((read, _)) if epoch(read.committed_leader_id().term) == claimed => Ok(()),
-                Ok((read, _)) => Err(ReadError::Unavailable(format!("it leads anew, from entry {read}"))),
-                Err(error) => Err(ReadError::Unavailable(error.to_string())),
+            let result = match node.read_as_leader().await {
+                Ok(read) if epoch(read.committed_leader_id().term) == claimed => Ok(()),
+                Ok(read) => Err(ReadError::Unavailable(format!("it leads anew, from entry {read}"))),
+                Err(why) => Err(ReadError::Unavailable(why)),
             };
             // Who asked may have resigned meanwhile.
             let _ = sender.send(result);
         });
         confirmed
+    }
+
+    /// Not from one that hears nobody: to ask is to send heartbeats, which would keep it in an office that the others
+    /// have to fill again (see `check_quorum`).
+    async fn read_as_leader(&self) -> Result<LogId, String> {
+        if self.is_deaf() {
+            return Err("no majority answers this leader".to_owned());
+        }
+        let read = self.shared.started.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
+        read.map(|(read, _)| *read.log_id()).map_err(|error| error.to_string())
     }
 
     /// What the leader, once confirmed by a majority, says must be replayed.
@@ -190,8 +200,7 @@ impl RaftNode {
             (leader, metrics.membership_config.get_node(&leader).cloned().ok_or("the leader's address is not known")?)
         };
         if leader == node_id(self.shared.local.node) {
-            let read = raft.get_read_log_id(ReadPolicy::ReadIndex).await.map_err(|error| error.to_string())?;
-            return Ok(read.0.index());
+            return Ok(self.read_as_leader().await?.index);
         }
         let peers = &self.shared.started.peers;
         let text = |status: Status| status.message().to_owned();
@@ -231,6 +240,11 @@ impl RaftNode {
     pub fn quorum_acked_within(&self, limit: Duration) -> bool {
         let metrics = self.shared.started.raft.metrics();
         status::quorum_acked_within(&metrics.borrow_watched(), limit)
+    }
+
+    /// Whether this is a leader that no majority has answered for long: it may have been deposed.
+    pub fn is_deaf(&self) -> bool {
+        check_quorum::is_deaf(&self.shared.started.raft, self.shared.silence_max)
     }
 
     /// Hands over to `to`, or to whoever has most of the log. Returns when this node leads no more.

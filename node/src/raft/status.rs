@@ -61,7 +61,8 @@ pub fn of(metrics: &RaftMetrics<Types>, peers: &Peers, silence_max: Duration) ->
 
 /// Alone in the quorum, a leader needs nobody's word.
 pub fn quorum_acked_within(metrics: &RaftMetrics<Types>, limit: Duration) -> bool {
-    metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() <= limit)
+    let is_alone = metrics.current_leader == Some(metrics.id) && metrics.membership_config.voter_ids().count() == 1;
+    is_alone || metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() <= limit)
 }
 
 fn voter(

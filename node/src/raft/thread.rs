@@ -174,8 +174,8 @@ impl Core {
             let election = FastElection { raft: self.raft.clone(), peers: self.peers.clone(), broken, outlogged };
             self.tasks.spawn(silently(election.run()));
         }
-        let patience = Duration::from_millis(2 * config.election_max_ms);
-        self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), patience)));
+        let timeout = Duration::from_millis(config.election_max_ms);
+        self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), timeout)));
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
         self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone())));
         self.tasks.spawn(failed(self.raft.clone(), self.log.failure()));

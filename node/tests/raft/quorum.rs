@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 use quorate_node::raft::{DialMap, Leadership, Outcome, ProposeError, VoterState};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{Cluster, PATIENCE, propose, start, wait};
 
@@ -90,6 +90,18 @@ async fn an_office_is_confirmed_by_a_majority_and_under_its_epoch_only() {
         cluster.stop(*id).await;
     }
     assert!(raft.confirm(epoch).await.unwrap().is_err(), "nobody has heard it");
+}
+
+#[tokio::test]
+async fn alone_in_the_quorum_an_office_needs_nobodys_word() {
+    let cluster = Cluster::formed(1).await;
+    cluster.write("before").await;
+    let (leader, epoch) = cluster.leader().await;
+    let raft = &cluster.running[&leader].raft;
+    // Longer than a leader of several may go unanswered.
+    sleep(Duration::from_millis(3 * cluster.config(leader).election_max_ms)).await;
+    assert_eq!(raft.confirm(epoch).await.unwrap(), Ok(()));
+    raft.read_barrier(PATIENCE).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_client::{AdminClient, Freshness};
-use quorate_proto::admin::{CreateTopicsRequest, ListTopicsRequest, ReadOptions};
+use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, ListTopicsRequest, ReadOptions, TopicRef};
 use quorate_proto::broker::HeartbeatReply;
 use quorate_proto::error::{from_status, is_ours};
 use quorate_proto::metadata::record::Record;
@@ -40,6 +40,11 @@ async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
         assert!(first.lease_ms > 0, "a controller with its majority grants leases: {first:?}");
 
         links.isolate(alone, link);
+        // It may be in office still, and would refuse by what it knows: that there is no such topic is not for it to say.
+        let topics = vec![TopicRef { name: Some("by-the-majority".into()), id: None }];
+        let request = DeleteTopicsRequest { options: mutation(Duration::from_millis(500)), topics };
+        let unconfirmed = outcome(cluster.admin(alone).delete_topics(request)).await;
+        unconfirmed.expect_err("no majority, no answer, not even a refusal");
         let majority = cluster.client_of(&others);
         wait("another controller", async || controller_of(&majority).await.filter(|active| *active != alone)).await;
         no_leases_from(&mut phantom).await;
@@ -168,9 +173,19 @@ async fn a_controller_that_hears_nobody_is_followed() {
     let (mut cluster, links) = linked(3).await;
     let deaf = cluster.active_controller().await;
     links.deafen(deaf);
+    // What it is asked meanwhile must not keep it in office.
+    let mut asked = cluster.admin(deaf);
+    let asking = tokio::spawn(async move {
+        loop {
+            let options = Some(ReadOptions { stale: false, timeout_ms: 200 });
+            asked.list_topics(ListTopicsRequest { options }).await.expect_err("no majority, no read");
+        }
+    });
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != deaf).collect();
     let majority = cluster.client_of(&others);
     wait("another controller", async || controller_of(&majority).await.filter(|active| *active != deaf)).await;
+    asking.abort();
+    assert!(asking.await.expect_err("it goes on until it is told").is_cancelled());
     links.heal();
     cluster.ready().await;
     cluster.create(new_topic("afterwards", 3, 3)).await;
