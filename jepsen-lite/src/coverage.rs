@@ -36,6 +36,9 @@ pub fn check(workloads: &[WorkloadName], history: &[Operation], fired: &[Fired])
         if fault.targets.is_empty() {
             report.doubt("no-target", format!("{:?} has hit nothing", fault.nemesis));
         }
+        if fault.nemesis == Nemesis::SyncLies && !history.iter().any(|operation| is_written_during(operation, fault)) {
+            report.doubt("no-lie", "nothing was acknowledged that a lying disk could have lost".to_owned());
+        }
     }
     report.count("attempts during faults", attempts);
     if attempts < ATTEMPTS_PER_SECOND_MIN * usize::try_from(us / 1_000_000).unwrap_or(usize::MAX) {
@@ -108,9 +111,15 @@ fn blamed(from_us: u64, until_us: u64, fired: &[Fired]) -> Vec<Nemesis> {
     came.min_by_key(|fault| fault.from_us).map(|fault| fault.nemesis).into_iter().collect()
 }
 
+fn is_written_during(operation: &Operation, fault: &Fired) -> bool {
+    let is_within = operation.invoked_us >= fault.from_us && operation.ended_us <= fault.until_us;
+    is_within && operation.is_ok() && is_mutation(&operation.op)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::Outcome;
 
     fn fired(nemesis: Nemesis, from_us: u64, until_us: u64) -> Fired {
         Fired { nemesis, from_us, until_us, targets: vec!["1".to_owned()] }
@@ -123,5 +132,16 @@ mod tests {
         assert_eq!(blamed(160, 400, &faults), [Nemesis::Kill, Nemesis::Pause]);
         assert_eq!(blamed(90, 400, &faults), [Nemesis::Kill], "it came first");
         assert!(blamed(300, 400, &faults).is_empty());
+    }
+
+    #[test]
+    fn a_lie_that_nothing_rested_on_shows_nothing() {
+        let doubts = |op| {
+            let (workload, outcome) = (WorkloadName::MetaRegister, Outcome::Ok);
+            let told = Operation { workload, process: 0, invoked_us: 120, ended_us: 130, outcome, error: None, op };
+            check(&[], &[told], &[fired(Nemesis::SyncLies, 100, 200)]).has("no-lie")
+        };
+        assert!(doubts(Op::Read { key: 0, value: Some(1), offset: Some(2) }));
+        assert!(!doubts(Op::Write { key: 0, value: 1, offset: Some(2) }));
     }
 }

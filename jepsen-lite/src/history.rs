@@ -54,9 +54,9 @@ impl Operation {
 
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("cannot read the history: {0}")]
+    #[error("cannot read the history")]
     Io(#[from] io::Error),
-    #[error("line {line} of the history is not an operation: {source}")]
+    #[error("line {line} of the history is not an operation")]
     Malformed { line: usize, source: serde_json::Error },
     #[error("line {line} of the history ends before it begins")]
     Backwards { line: usize },
@@ -116,6 +116,8 @@ mod tests {
     fn a_line_that_is_no_operation_is_named() {
         let cut = format!("{READ}\n{}", &READ[..40]);
         assert!(matches!(read_of(&cut), Err(HistoryError::Malformed { line: 2, .. })));
+        let twice = format!("{READ}\n\n{}\n", &READ[..40]);
+        assert!(matches!(read_of(&twice), Err(HistoryError::Malformed { line: 2, .. })), "the first of two");
         let unknown = READ.replace("\"process\"", "\"proces\"");
         assert!(matches!(read_of(&unknown), Err(HistoryError::Malformed { line: 1, .. })));
         let backwards = READ.replace("\"ended_us\":9", "\"ended_us\":4");

@@ -86,6 +86,7 @@ pub struct Fate {
 
 /// Runs the trial with one seed after the other until it turns invalid, or the time is up.
 pub fn hunt(trial: Trial, budget: Duration, folder: &Path) -> anyhow::Result<Fate> {
+    ensure!(!folder.exists(), "{} exists already: name another --out", folder.display());
     let control = one(trial, None, 1, &folder.join("control"))?.0 == Some(0);
     let began = Instant::now();
     let mut seed = 0;
@@ -111,8 +112,8 @@ fn one(trial: Trial, mutant: Option<&str>, seed: u64, out: &Path) -> anyhow::Res
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status().context("cannot start a run")?;
     ensure!(status.code() != Some(3), "{}: the trial is wrongly written", trial.mutant);
     let rules = read(&out.join("results.json")).map(|results| rules(&results)).unwrap_or_default();
-    let is_expected = status.code() == Some(if mutant.is_some() { 1 } else { 0 });
-    if is_expected {
+    // What stays is what nobody expects: a control that is not valid, and what could not be judged.
+    if status.code() == Some(0) || status.code() == Some(1) && mutant.is_some() {
         std::fs::remove_dir_all(out)?;
     }
     Ok((status.code(), rules))

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the run that is under way ends, with the processes that it has started, and no other begins.
+//! SIGTERM, SIGINT and SIGHUP: the run that is under way ends, with the processes that it has started, and no other begins.
 
 use std::future::pending;
 use std::io;
@@ -29,12 +29,14 @@ fn listen() -> io::Result<watch::Receiver<bool>> {
     let runtime: Runtime = Builder::new_current_thread().enable_all().build()?;
     let entered = runtime.enter();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     drop(entered);
     thread::Builder::new().name("signals".into()).spawn(move || {
         runtime.block_on(async {
             select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {}
             }
         });
         sender.send_replace(true);

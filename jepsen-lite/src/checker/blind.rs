@@ -13,7 +13,7 @@ use super::{Placed, Report};
 use crate::history::Outcome;
 use crate::op::Op;
 
-/// About 100 MB of them at 200 operations a key.
+/// About 100 MB of them at 200 operations a key; on each core one key is searched.
 const CONFIGURATIONS_MAX: usize = 1_000_000;
 
 /// What an operation does to the register, or says of it.

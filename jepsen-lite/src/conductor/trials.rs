@@ -52,7 +52,7 @@ impl Conductor<'_> {
     /// forgotten nothing. No other node hears it meanwhile, since all that it did is undone.
     async fn try_damaged(&mut self, node: i32, part: Part, harm: Harm, seed: u64) -> anyhow::Result<Option<String>> {
         let Some((part, file)) = self.find(node, part).await? else {
-            self.skipped.push(format!("damage to node {node}: it has neither {part:?} nor Table that is long enough"));
+            self.skipped.push(format!("damage to node {node}: it has no {part:?} that is long enough yet"));
             return Ok(None);
         };
         let memory = Memory::of(self.db, node)?.with_context(|| format!("node {node} cannot be read, and is sound"))?;
@@ -92,9 +92,10 @@ impl Conductor<'_> {
             }
             Ok(None)
         };
-        let candidates = [part, Part::Table];
-        if let Some(found) = among(&candidates)? {
-            return Ok(Some(found));
+        let candidates = if part == Part::Snapshot { vec![part, Part::Table] } else { vec![part] };
+        let found = among(&candidates)?;
+        if found.is_some() || !candidates.contains(&Part::Table) {
+            return Ok(found);
         }
         self.db.start(node, self.recorder.last_offset())?;
         let ended = self.ends_within(node, AFTERMATH).await?;
@@ -115,7 +116,7 @@ impl Conductor<'_> {
             let bytes = tear(&write_log, random.draw())?;
             torn.push(bytes.to_string());
             self.db.start(node, self.recorder.last_offset())?;
-            if let Err(why) = self.answers(node).await? {
+            if let Err(why) = self.recovers(node, &folder, &write_log).await? {
                 let message = format!("node {node} does not recover from a write cut after {bytes} bytes: {why}");
                 self.report.object("recovers-from-torn-write", message, &[]);
                 break;
@@ -139,14 +140,16 @@ impl Conductor<'_> {
         Ok(false)
     }
 
-    /// The error says why not.
-    async fn answers(&mut self, node: i32) -> anyhow::Result<Result<(), String>> {
+    /// The error says why not. Its port is open before it has read the log, and after that it begins another one: what is
+    /// torn again before then would be torn in the middle.
+    async fn recovers(&mut self, node: i32, folder: &Path, torn: &Path) -> anyhow::Result<Result<(), String>> {
         let from = Instant::now();
         while from.elapsed() < RECOVER_SURELY {
             if let Some((_, status, log)) = self.db.ended()?.into_iter().find(|(id, ..)| *id == node) {
                 return Ok(Err(format!("it has ended ({status}):\n{log}")));
             }
-            if TcpStream::connect(self.db.api(node)).await.is_ok() {
+            let has_read_it = newest_write_log(folder)?.is_some_and(|newest| newest != torn);
+            if has_read_it && TcpStream::connect(self.db.api(node)).await.is_ok() {
                 return Ok(Ok(()));
             }
             sleep(LOOK_AGAIN).await;

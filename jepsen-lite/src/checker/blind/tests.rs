@@ -54,6 +54,19 @@ fn a_search_that_grows_too_large_says_so() {
     assert_eq!(answer(&operations), Answer::Not);
 }
 
+#[test]
+fn a_mistake_at_the_end_of_many_operations_is_found() {
+    let mut operations = Vec::new();
+    for value in 0..100 {
+        let from_us = 4 * value;
+        operations.push(at(from_us, from_us + 1, Effect::Write(value as i64)));
+        operations.push(at(from_us + 2, from_us + 3, Effect::Read(value as i64)));
+    }
+    assert_eq!(answer(&operations), Answer::Linearizable);
+    operations.push(at(400, 401, Effect::Read(98)));
+    assert_eq!(answer(&operations), Answer::Not);
+}
+
 /// The same register for the other engine.
 #[derive(Clone)]
 struct Register;
