@@ -59,7 +59,7 @@ pub const TRIALS: [Trial; 20] = [
         "kill,partition",
         "leader-epoch,one-leader,watch-delta,topic-set",
     ),
-    trial("M11", "a follower truncates to its high watermark", "kill,partition,broker-zombie", "log").lasting(30),
+    trial("M11", "a follower truncates to its high watermark", "kill,slow-link,restart-storm", "log").lasting(40),
     trial("M12", "a snapshot lacks the answered requests", "kill,restart-storm", "once-admin,topic-set")
         .with(SNAPSHOTS),
     trial("M13", "a resumed feed leaves a batch out", "kill,reset", "watch-delta,leader-epoch,topic-set"),

@@ -25,7 +25,7 @@ pub enum Mutant {
     /// Records count as committed when the leader has them.
     EarlyHighWatermark,
     SameLeaderEpoch,
-    /// A follower goes back to its high watermark, not to where the logs agree.
+    /// A follower goes back to its high watermark before it asks where the logs agree (KIP-101).
     TruncatesToHighWatermark,
     /// A snapshot has no answered requests.
     ForgottenRequests,

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use quorate_log::{LogError, LogOffset, StoredBatch, Writes};
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
-use quorate_metadata::mutant::Mutant;
 use tracing::{error, info};
 
 use super::leading::Position;
@@ -123,7 +122,7 @@ impl Replica {
             Some((_, own_end)) => own_end,
             None => self.log.log_start(),
         };
-        let to = if Mutant::TruncatesToHighWatermark.is_on() { self.high_watermark } else { end.min(own_end) };
+        let to = end.min(own_end);
         info!(partition = %self.id(), from = %self.log.log_end(), %to, %epoch, high_watermark = %self.high_watermark, "truncates to where its leader's log agrees");
         self.log.truncate_to(writes, to)?;
         self.high_watermark = self.high_watermark.min(self.log.log_end());

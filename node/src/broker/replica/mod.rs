@@ -20,6 +20,7 @@ use std::sync::Arc;
 use quorate_log::leadership::{Beginning, Leadership, Proposal};
 use quorate_log::{Epochs, LogError, LogOffset, PartitionLog, Writes};
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::watch;
 
@@ -158,7 +159,7 @@ impl Replica {
             return Ok(());
         }
         self.leave_office(source.leader_epoch);
-        let end = self.log.log_end();
+        let end = if Mutant::TruncatesToHighWatermark.is_on() { self.high_watermark } else { self.log.log_end() };
         self.log.truncate_to(writes, end)?;
         self.role = Role::Follower(Following::new(source));
         Ok(())
