@@ -100,7 +100,8 @@ impl BrokerStream {
         };
         self.check_identity(&wanted)?;
         self.stamp(&wanted);
-        // Another one may be in office, under whom the broker has registered anew.
+        // Another one may be in office, under whom the broker has registered anew. To hang up makes every broker look for
+        // another controller, so it takes longer to come to than to grant no lease (see `reply`).
         if self.gateway.raft.is_deaf() {
             return Err(ApiError::new(ErrorName::NotController, "no majority answers this controller"));
         }

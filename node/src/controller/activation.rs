@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::event_loop::{Claim, EventLoop};
-use super::inflight::InFlightBatches;
+use super::inflight::InFlight;
 use super::operation::Operation;
 use super::tasks::TaskTable;
 
@@ -22,7 +22,7 @@ impl EventLoop {
         self.claim = Some(Claim {
             epoch,
             draft,
-            in_flight: InFlightBatches::default(),
+            in_flight: InFlight::default(),
             tasks: TaskTable::starting(Instant::now()),
             suspects: BTreeSet::new(),
             digest_due: false,

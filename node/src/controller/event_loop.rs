@@ -19,7 +19,7 @@ use tokio::time::{Instant, interval};
 use tracing::{debug, error, info, warn};
 
 use super::handle::ControllerHandle;
-use super::inflight::{InFlightBatches, LostClaim, Parked};
+use super::inflight::{InFlight, LostClaim, Parked};
 use super::liveness::SessionTable;
 use super::operation::{Operation, Position, RequestId};
 use super::probe::{Evidence, Probed, probe};
@@ -63,7 +63,7 @@ pub(super) struct Claim {
     pub epoch: ControllerEpoch,
     /// What will be true once everything in flight is replayed.
     pub draft: Ledger,
-    pub in_flight: InFlightBatches,
+    pub in_flight: InFlight,
     pub tasks: TaskTable,
     /// Brokers whose stream is gone and whom a probe has not yet found.
     pub suspects: BTreeSet<BrokerId>,

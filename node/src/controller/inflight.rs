@@ -1,4 +1,4 @@
-//! Batches that were proposed and not yet replayed here, and what else replies wait for.
+//! Replies that are not given yet, and what they wait for: their batch, or the office to be confirmed.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use tracing::debug;
 use super::operation::Reply;
 use crate::raft::{Outcome, ProposeError, ReadError};
 
-/// Several travel at once, so that a commit never waits for the one before it to be answered. Rounds of heartbeats for
-/// replies without records count as well: who floods a controller with refusals waits, as others do.
-pub const BATCHES_IN_FLIGHT_MAX: usize = 8;
+/// Several batches travel at once, so that a commit never waits for the one before it to be answered. Rounds of heartbeats
+/// for replies without records count as well: who floods a controller with refusals waits, as others do.
+pub const IN_FLIGHT_MAX: usize = 8;
 
 pub struct Parked {
     pub sender: oneshot::Sender<Reply>,
@@ -38,12 +38,13 @@ enum Awaited {
     Office(oneshot::Receiver<Result<(), ReadError>>),
 }
 
-struct InFlight {
+/// Replies that wait for the same.
+struct Waiting {
     awaited: Awaited,
     parked: Vec<Parked>,
 }
 
-impl InFlight {
+impl Waiting {
     fn fail(self) {
         let (name, why) = match self.awaited {
             Awaited::Replay { .. } => (
@@ -59,9 +60,10 @@ impl InFlight {
     }
 }
 
+/// In the order in which they were planned: each rests on all before it.
 #[derive(Default)]
-pub struct InFlightBatches {
-    batches: VecDeque<InFlight>,
+pub struct InFlight {
+    waiting: VecDeque<Waiting>,
 }
 
 /// Why a claim cannot be kept.
@@ -75,13 +77,13 @@ pub enum LostClaim {
     OffsetDiffers { expected: Offset, found: Offset },
 }
 
-impl InFlightBatches {
+impl InFlight {
     pub fn is_empty(&self) -> bool {
-        self.batches.is_empty()
+        self.waiting.is_empty()
     }
 
     pub fn is_full(&self) -> bool {
-        self.batches.len() >= BATCHES_IN_FLIGHT_MAX
+        self.waiting.len() >= IN_FLIGHT_MAX
     }
 
     pub fn push(
@@ -90,19 +92,19 @@ impl InFlightBatches {
         replayed: oneshot::Receiver<Result<Outcome, ProposeError>>,
         parked: Vec<Parked>,
     ) {
-        self.batches.push_back(InFlight { awaited: Awaited::Replay { next_offset, replayed }, parked });
+        self.waiting.push_back(Waiting { awaited: Awaited::Replay { next_offset, replayed }, parked });
     }
 
     /// Replies without records, which also rest on everything in flight before them.
     pub fn push_without_records(&mut self, office: oneshot::Receiver<Result<(), ReadError>>, parked: Vec<Parked>) {
-        self.batches.push_back(InFlight { awaited: Awaited::Office(office), parked });
+        self.waiting.push_back(Waiting { awaited: Awaited::Office(office), parked });
     }
 
     /// Waits for the oldest and releases its replies. Pending for ever while there is none. Cancel safe.
     pub async fn next_settled(&mut self) -> Result<(), LostClaim> {
-        let Some(oldest) = self.batches.front_mut() else { return std::future::pending().await };
+        let Some(oldest) = self.waiting.front_mut() else { return std::future::pending().await };
         let may_be_given = oldest.awaited.may_be_given().await;
-        let oldest = self.batches.pop_front().expect("the oldest was just awaited");
+        let oldest = self.waiting.pop_front().expect("the oldest was just awaited");
         match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),
@@ -115,7 +117,7 @@ impl InFlightBatches {
     }
 
     pub fn fail_all(&mut self) {
-        self.batches.drain(..).for_each(InFlight::fail);
+        self.waiting.drain(..).for_each(Waiting::fail);
     }
 }
 
@@ -156,7 +158,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_without_records_waits_for_the_office_and_for_what_is_in_flight_before_it() {
-        let mut in_flight = InFlightBatches::default();
+        let mut in_flight = InFlight::default();
         let (commit, replayed) = oneshot::channel();
         in_flight.push(Offset::new(7), replayed, Vec::new());
         let (confirmation, office) = oneshot::channel();
@@ -174,12 +176,28 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_majority_a_reply_without_records_is_not_given() {
-        let mut in_flight = InFlightBatches::default();
+        let mut in_flight = InFlight::default();
         let (confirmation, office) = oneshot::channel();
         let (held, answer) = parked(b"stale");
         in_flight.push_without_records(office, vec![held]);
         confirmation.send(Err(ReadError::Stopped)).expect("somebody waits");
         in_flight.next_settled().await.expect("the office may be kept all the same");
         assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
+    }
+
+    #[tokio::test]
+    async fn who_resigns_tells_what_may_have_been_written_from_what_was_not() {
+        let mut in_flight = InFlight::default();
+        let (_commit, replayed) = oneshot::channel();
+        let (_confirmation, office) = oneshot::channel();
+        let (with_records, written) = parked(b"created");
+        let (without_records, refused) = parked(b"exists already");
+        in_flight.push(Offset::new(7), replayed, vec![with_records]);
+        in_flight.push_without_records(office, vec![without_records]);
+        in_flight.fail_all();
+        assert!(in_flight.is_empty());
+        let name = |answer: Reply| answer.map_err(|error| error.name);
+        assert_eq!(name(written.await.expect("an answer")), Err(ErrorName::OutcomeUnknown));
+        assert_eq!(name(refused.await.expect("an answer")), Err(ErrorName::NotController));
     }
 }
