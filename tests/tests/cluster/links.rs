@@ -104,11 +104,44 @@ async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
     cluster.converged().await;
 }
 
-/// Registers a broker at the active controller, and heartbeats until it is unfenced.
-async fn phantom_at(cluster: &Cluster, active: i32) -> (Heartbeats, HeartbeatReply) {
+/// Whoever is in office has replaced the broker, so nobody hears it any more under its old epoch, but for the moment until
+/// the one that is cut off knows that nobody answers.
+#[tokio::test]
+async fn a_controller_that_is_cut_off_hears_no_broker_that_another_has_replaced() {
+    let (mut cluster, links) = linked(3).await;
+    let alone = cluster.active_controller().await;
+    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let old_epoch = register_phantom_at(&cluster, alone).await.expect("a new broker may register");
+    let (mut heartbeats, _) = Heartbeats::open(cluster.broker(alone), PHANTOM, old_epoch).await.expect("opened");
+
+    links.isolate(alone, Link::Silent);
+    let majority = cluster.client_of(&others);
+    let active = wait("another controller", async || controller_of(&majority).await.filter(|id| *id != alone)).await;
+    let new_epoch =
+        wait("the next incarnation to be let in", async || register_phantom_at(&cluster, active).await.ok()).await;
+    assert!(new_epoch > old_epoch);
+    wait("the one that is cut off to hear the old one no more", async || {
+        heartbeats.beat().await.is_err().then_some(())
+    })
+    .await;
+    let anew = Heartbeats::open(cluster.broker(alone), PHANTOM, old_epoch).await.map(|(_, reply)| reply);
+    anew.expect_err("nor on another stream");
+
+    links.heal();
+    cluster.ready().await;
+    cluster.converged().await;
+}
+
+/// The broker's epoch.
+async fn register_phantom_at(cluster: &Cluster, active: i32) -> Result<i64, Status> {
     let cluster_id = cluster.quorum_seen_by(active).await.expect("it is up").cluster_id;
     let reply = outcome(cluster.broker(active).register(registration(&cluster_id, PHANTOM))).await;
-    let epoch = reply.expect("a new broker may register").broker_epoch;
+    reply.map(|registered| registered.broker_epoch)
+}
+
+/// Registers a broker at the active controller, and heartbeats until it is unfenced.
+async fn phantom_at(cluster: &Cluster, active: i32) -> (Heartbeats, HeartbeatReply) {
+    let epoch = register_phantom_at(cluster, active).await.expect("a new broker may register");
     let (mut heartbeats, first) = Heartbeats::open(cluster.broker(active), PHANTOM, epoch).await.expect("opened");
     if !first.fenced {
         return (heartbeats, first);
