@@ -16,6 +16,8 @@ pub enum Deviation {
     NamesNoEpochs,
     /// A leader takes a refusal for the end of a change that was asked for more than once.
     TrustsAnyRefusal,
+    /// A leader takes a change back by asking for what is, which moves nothing.
+    TakesBackNothing,
     /// Followers go on from their ends, whatever their leader has there.
     NeverTruncates,
     /// A broker that lost the end of its log registers as one that stopped cleanly.

@@ -16,8 +16,8 @@ use crate::deviation::Deviation;
 use crate::log::Log;
 use crate::members::{Members, REPLICAS, at};
 use crate::properties;
-use crate::replica::{Process, Replica};
-use crate::state::{Request, State};
+use crate::replica::{Process, Replica, Up};
+use crate::state::{Request, RequestedIsr, State};
 
 #[derive(Debug, Clone)]
 pub struct Cluster {
@@ -39,6 +39,8 @@ pub enum Action {
     Learn(BrokerId),
     /// A leader asks for another ISR.
     Ask(BrokerId, Members),
+    /// A leader whose change was refused in doubt asks for the ISR that is.
+    TakeBack(BrokerId),
     /// A request reaches the controllers. A copy of it may stay under way, because the leader has asked again. What it
     /// led to the leader learns from the feed, which tells the same as the answer; a refusal is told by the answer only.
     Deliver {
@@ -99,6 +101,7 @@ impl Model for Cluster {
             Action::Fetch(broker) => self.fetch(&mut next, broker),
             Action::Learn(broker) => self.learn(&mut next, broker),
             Action::Ask(broker, isr) => self.ask(&mut next, broker, isr),
+            Action::TakeBack(broker) => self.take_back(&mut next, broker),
             Action::Deliver { request, copy_stays } => self.deliver(&mut next, request, copy_stays),
             Action::Fence(broker) => self.fence(&mut next, broker),
             Action::Unfence(broker) => self.unfence(&mut next, broker),
@@ -155,6 +158,9 @@ impl Cluster {
         } else {
             if state.used.writes < bounds.used.writes {
                 actions.push(Action::Produce(broker));
+            }
+            if may_take_back(state, replica) {
+                actions.push(Action::TakeBack(broker));
             }
             if state.network.len() < bounds.requests {
                 actions.extend(replica.wishes(self.deviation).into_iter().map(|isr| Action::Ask(broker, isr)));
@@ -226,19 +232,31 @@ impl Cluster {
 
     fn ask(&self, next: &mut State, broker: BrokerId, isr: Members) -> bool {
         let names_epochs = self.deviation != Some(Deviation::NamesNoEpochs);
-        let Some(up) = next.replica_mut(broker).up_mut() else { return false };
-        let epoch = up.epoch;
-        let Some(office) = &mut up.office else { return false };
+        let Some(office) = next.replica_mut(broker).office_mut() else { return false };
         let seen_as = |member| office.fetched[at(member)].map(|(_, epoch)| epoch).filter(|_| names_epochs);
+        let members = REPLICAS.map(|member| isr.contains(member).then(|| seen_as(member)));
+        office.asked = Some(isr);
+        self.request(next, broker, members, false)
+    }
+
+    fn take_back(&self, next: &mut State, broker: BrokerId) -> bool {
+        let Some(office) = next.replica(broker).office() else { return false };
+        let members = REPLICAS.map(|member| office.isr.contains(member).then_some(None));
+        self.request(next, broker, members, true)
+    }
+
+    /// A leader asks the controllers for an ISR.
+    fn request(&self, next: &mut State, sender: BrokerId, isr: RequestedIsr, supersedes: bool) -> bool {
+        let Some(Up { epoch, office: Some(office), .. }) = next.replica(sender).up() else { return false };
         let request = Request {
-            sender: broker,
-            broker_epoch: epoch,
+            sender,
+            broker_epoch: *epoch,
             leader_epoch: office.leader_epoch,
             partition_epoch: office.partition_epoch,
-            isr: REPLICAS.map(|member| isr.contains(member).then(|| seen_as(member))),
+            isr,
+            supersedes,
             is_repeated: false,
         };
-        office.asked = Some(isr);
         next.send(request);
         true
     }
@@ -251,15 +269,21 @@ impl Cluster {
         }
         // Another copy may be granted yet.
         let is_final = !request.is_repeated || self.deviation == Some(Deviation::TrustsAnyRefusal);
-        let is_refused = self.decide(next, request) == Some(ErrorName::IneligibleReplica);
-        if is_refused
-            && is_final
-            && next.leads(request.sender, request.leader_epoch)
-            && let Some(office) = next.replica_mut(request.sender).office_mut()
-        {
-            office.on_refused(request.partition_epoch);
-            self.advance(next, request.sender);
+        let refusal = self.decide(next, request);
+        if !next.leads(request.sender, request.leader_epoch) {
+            return true;
         }
+        let Some(office) = next.replica_mut(request.sender).office_mut() else { return true };
+        let trusts_it = self.deviation == Some(Deviation::TakesBackNothing) && refusal.is_none();
+        match refusal {
+            // Whatever is said of this one, what it takes back is in doubt until the metadata tells.
+            _ if request.supersedes && !trusts_it => {}
+            _ if request.supersedes => office.on_refused(request.partition_epoch),
+            Some(ErrorName::IneligibleReplica) if is_final => office.on_refused(request.partition_epoch),
+            Some(ErrorName::IneligibleReplica) => office.on_refused_in_doubt(request.partition_epoch),
+            _ => {}
+        }
+        self.advance(next, request.sender);
         true
     }
 
@@ -284,7 +308,7 @@ impl Cluster {
             partition_epoch: request.partition_epoch,
             isr: REPLICAS.into_iter().filter_map(member).collect(),
             recovery: LeaderRecoveryState::Recovered,
-            supersedes: false,
+            supersedes: request.supersedes && self.deviation != Some(Deviation::TakesBackNothing),
         };
         match self.deviation {
             Some(Deviation::TakesAnyPartitionEpoch) => wanted.partition_epoch = partition.partition_epoch,
@@ -389,6 +413,12 @@ impl Cluster {
         }
         changes
     }
+}
+
+/// One request that takes something back is under way at a time, whatever else is.
+fn may_take_back(state: &State, leader: &Replica) -> bool {
+    let takes_back = |request: &Request| request.supersedes && request.sender == leader.id;
+    leader.office().is_some_and(|office| office.is_in_doubt) && !state.network.iter().any(takes_back)
 }
 
 /// Makes a change elect whoever is active and neither in the ISR nor in the ELR.

@@ -24,6 +24,7 @@ pub const LEADER_ELECTED_CLEANLY: &str = "LeaderElectedCleanly";
 /// In place of liveness, which a model without fairness cannot promise.
 pub const FENCED_BROKER_IS_UNFENCED: &str = "a fenced broker is unfenced";
 pub const ALTER_PARTITION_COMPLETES: &str = "AlterPartition completes: the ISR is whole again";
+pub const CHANGE_IS_TAKEN_BACK: &str = "a change that was refused in doubt is taken back";
 pub const ELR_MEMBER_IS_ELECTED: &str = "a member of the ELR is elected";
 pub const UNCLEAN_RESTART_IS_SURVIVED: &str = "a broker that restarted uncleanly is back in the ISR";
 pub const ELR_KEEPS_WHO_STOPPED: &str = "a broker that stopped is in the ELR";
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Property<Cluster>> {
         Property::always(LEADER_ELECTED_CLEANLY, leader_elected_cleanly),
         Property::sometimes(FENCED_BROKER_IS_UNFENCED, fenced_broker_is_unfenced),
         Property::sometimes(ALTER_PARTITION_COMPLETES, alter_partition_completes),
+        Property::sometimes(CHANGE_IS_TAKEN_BACK, change_is_taken_back),
         Property::sometimes(ELR_MEMBER_IS_ELECTED, elr_member_is_elected),
         Property::sometimes(UNCLEAN_RESTART_IS_SURVIVED, |_, state: &State| {
             state.used.crashes > 0 && state.committed.end() > 0 && is_whole(state)
@@ -130,6 +132,17 @@ fn fenced_broker_is_unfenced(_: &Cluster, state: &State) -> bool {
 
 fn alter_partition_completes(_: &Cluster, state: &State) -> bool {
     is_after_election(state) && matches!(last_note(state).0, Cause::AlterPartition(_)) && is_whole(state)
+}
+
+/// The leader has not heard of it yet, and nothing but the partition epoch is another.
+fn change_is_taken_back(_: &Cluster, state: &State) -> bool {
+    let partition = state.controller.now.partition();
+    let is_taken_back = |leader: &Replica| {
+        let office = leader.office().filter(|office| office.is_in_doubt && office.isr == Members::of(&partition.isr));
+        office.is_some_and(|office| office.partition_epoch < partition.partition_epoch)
+            && last_note(state).0 == Cause::AlterPartition(leader.id)
+    };
+    state.replicas.iter().any(is_taken_back)
 }
 
 /// One that is unfenced leads at once, and is alone in the ISR.

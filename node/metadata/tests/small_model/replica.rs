@@ -46,6 +46,8 @@ pub struct Office {
     pub is_recovering: bool,
     /// The ISR that it asked for, until it knows what became of it.
     pub asked: Option<Members>,
+    /// It was refused while a copy of the request was under way.
+    pub is_in_doubt: bool,
     /// To where each follower has fetched, and as which incarnation.
     pub fetched: [Option<(usize, BrokerEpoch)>; 3],
 }
@@ -60,6 +62,7 @@ impl Office {
             isr: Members::of(&partition.isr),
             is_recovering: partition.recovery == LeaderRecoveryState::Recovering,
             asked: None,
+            is_in_doubt: false,
             fetched: [None; 3],
         }
     }
@@ -69,15 +72,20 @@ impl Office {
             self.partition_epoch = partition.partition_epoch;
             self.isr = Members::of(&partition.isr);
             self.is_recovering = partition.recovery == LeaderRecoveryState::Recovering;
-            self.asked = None;
+            (self.asked, self.is_in_doubt) = (None, false);
         }
     }
 
     /// What it asked for at `asked_at` was not done and will not be.
     pub fn on_refused(&mut self, asked_at: PartitionEpoch) {
         if asked_at == self.partition_epoch {
-            self.asked = None;
+            (self.asked, self.is_in_doubt) = (None, false);
         }
+    }
+
+    /// What it asked for at `asked_at` was not done, and may be yet.
+    pub fn on_refused_in_doubt(&mut self, asked_at: PartitionEpoch) {
+        self.is_in_doubt |= asked_at == self.partition_epoch;
     }
 
     pub fn maximal_isr(&self) -> Members {

@@ -39,6 +39,9 @@ pub struct State {
     pub has_diverged: bool,
 }
 
+/// Each replica that shall be in the ISR, with the epoch under which it fetched.
+pub type RequestedIsr = [Option<Option<BrokerEpoch>>; 3];
+
 /// An AlterPartition of a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Request {
@@ -46,8 +49,9 @@ pub struct Request {
     pub broker_epoch: BrokerEpoch,
     pub leader_epoch: LeaderEpoch,
     pub partition_epoch: PartitionEpoch,
-    /// Each replica that shall be in the ISR, with the epoch under which it fetched.
-    pub isr: [Option<Option<BrokerEpoch>>; 3],
+    pub isr: RequestedIsr,
+    /// Takes back what was asked for: it moves the partition epoch where nothing else differs.
+    pub supersedes: bool,
     /// It was asked for before, so that another copy may be under way.
     pub is_repeated: bool,
 }
@@ -176,6 +180,7 @@ impl State {
             isr: office.isr,
             is_recovering: office.is_recovering,
             asked: office.asked,
+            is_in_doubt: office.is_in_doubt,
             fetched: REPLICAS.map(|follower| {
                 office.fetched[at(follower)].map(|(end, epoch)| (end, self.incarnation(follower, epoch)))
             }),
@@ -194,6 +199,7 @@ impl State {
             leader_epoch: request.leader_epoch,
             partition_epoch: request.partition_epoch,
             isr: REPLICAS.map(member),
+            supersedes: request.supersedes,
             is_repeated: request.is_repeated,
         }
     }
@@ -288,6 +294,7 @@ struct OfficeFacts {
     isr: Members,
     is_recovering: bool,
     asked: Option<Members>,
+    is_in_doubt: bool,
     fetched: [Option<(usize, usize)>; 3],
 }
 
@@ -298,6 +305,7 @@ struct RequestFacts {
     leader_epoch: LeaderEpoch,
     partition_epoch: PartitionEpoch,
     isr: [Option<Option<usize>>; 3],
+    supersedes: bool,
     is_repeated: bool,
 }
 
