@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_metadata::ErrorName;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use quorate_metadata::{ApiError, ErrorName};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::error::{ClientError, InvalidAddress};
 use crate::network::Network;
@@ -108,6 +108,7 @@ pub struct Producer {
     queue: mpsc::Sender<Message>,
     room: Arc<Semaphore>,
     buffer_bytes: usize,
+    trouble: watch::Receiver<Option<ApiError>>,
 }
 
 /// The promise of an acknowledgement.
@@ -151,8 +152,14 @@ impl Producer {
         let admin = AdminClient::over(Nodes::open(bootstrap, &look_up)?, look_up);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let buffer_bytes = options.buffer_bytes.clamp(1, Semaphore::MAX_PERMITS);
-        tokio::spawn(Owner::new(admin, options).run(messages));
-        Ok(Self { queue, room: Arc::new(Semaphore::new(buffer_bytes)), buffer_bytes })
+        let (teller, trouble) = watch::channel(None);
+        tokio::spawn(Owner::new(admin, options, teller).run(messages));
+        Ok(Self { queue, room: Arc::new(Semaphore::new(buffer_bytes)), buffer_bytes, trouble })
+    }
+
+    /// Why records are not acknowledged, one reason of those there are at the moment.
+    pub fn trouble(&self) -> Option<ApiError> {
+        self.trouble.borrow().clone()
     }
 
     /// Hands a record over, and waits for that only while the buffer is full.

@@ -1,5 +1,6 @@
 //! `quorate produce`: lines of the standard input become records.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
@@ -11,11 +12,14 @@ use quorate_proto::admin::TopicRef;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Format};
 use crate::session::Session;
+
+/// So long without an acknowledgement, and it is told why.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Lines read and not yet acknowledged.
 const UNDER_WAY_MAX: usize = 10_000;
@@ -60,7 +64,7 @@ pub async fn run(session: &Session, command: Produce) -> Outcome {
     let producer = Producer::start(&session.bootstrap, options).map_err(|error| Failure::Local(error.to_string()))?;
     let (under_way, deliveries) = mpsc::channel(UNDER_WAY_MAX);
     let format = session.format;
-    let reporter = tokio::spawn(report(deliveries, format));
+    let reporter = tokio::spawn(report(producer.clone(), deliveries, format));
     let sent = send(&producer, &command, under_way).await;
     let reported = reporter.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
     sent.and(reported)
@@ -101,13 +105,14 @@ fn record(command: &Produce, line: String) -> ProducedRecord {
 }
 
 /// A line for each record, in the order of the input.
-async fn report(mut deliveries: mpsc::Receiver<Delivery>, format: Format) -> Outcome {
+async fn report(producer: Producer, mut deliveries: mpsc::Receiver<Delivery>, format: Format) -> Outcome {
     let bar = progress();
     let started = Instant::now();
     let mut first_error: Option<ClientError> = None;
     let (mut acknowledged, mut failed) = (0_u64, 0_u64);
+    let mut told = String::new();
     while let Some(delivery) = deliveries.recv().await {
-        match delivery.acknowledged().await {
+        match acknowledged_by(&producer, delivery, &mut told).await {
             Ok(at) => {
                 acknowledged += 1;
                 output::line(&line(format, &at))?;
@@ -123,6 +128,25 @@ async fn report(mut deliveries: mpsc::Receiver<Delivery>, format: Format) -> Out
     bar.finish_and_clear();
     eprintln!("{}", summary(acknowledged, failed, started.elapsed()));
     first_error.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Nobody waits without a word, and the word is not repeated.
+async fn acknowledged_by(
+    producer: &Producer,
+    delivery: Delivery,
+    told: &mut String,
+) -> Result<Acknowledged, ClientError> {
+    let mut outcome = pin!(delivery.acknowledged());
+    loop {
+        if let Ok(outcome) = timeout(SILENCE_MAX, &mut outcome).await {
+            return outcome;
+        }
+        let why = producer.trouble().map_or_else(|| "no answer yet".to_owned(), |error| error.to_string());
+        if why != *told {
+            eprintln!("still trying: {why}");
+            *told = why;
+        }
+    }
 }
 
 fn line(format: Format, at: &Acknowledged) -> String {

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use prost::Message as _;
+use quorate_metadata::ApiError;
 use quorate_proto::log::{ProducerStamp, Record, RecordBatch, RecordHeader, Records};
 use tokio::time::Instant;
 
@@ -39,6 +40,8 @@ pub struct Lane {
     next_sequence: i32,
     retry_at: Option<Instant>,
     pause: Duration,
+    /// Why the first batch is not acknowledged, as far as that was told.
+    pub trouble: Option<ApiError>,
 }
 
 impl Default for Lane {
@@ -50,6 +53,7 @@ impl Default for Lane {
             next_sequence: 0,
             retry_at: None,
             pause: RETRY_MIN,
+            trouble: None,
         }
     }
 }
@@ -130,6 +134,7 @@ impl Lane {
     pub fn landed(&mut self, partition: i32, base_offset: Option<i64>, leader_epoch: i32) {
         self.in_flight = false;
         self.pause = RETRY_MIN;
+        self.trouble = None;
         let Some(batch) = self.batches.pop_front() else { return };
         for (at, promise) in (0..).zip(batch.promises) {
             let offset = base_offset.map(|base: i64| base + at);
@@ -155,6 +160,7 @@ impl Lane {
     /// Returns whether one is needed.
     pub fn failed(&mut self, error: &ClientError) -> bool {
         self.in_flight = false;
+        self.trouble = None;
         let Some(batch) = self.batches.pop_front() else { return false };
         let was_stamped = batch.stamp.is_some();
         for promise in batch.promises {

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use quorate_metadata::{ApiError, ErrorName};
-use quorate_proto::error::from_item;
+use quorate_proto::error::{from_item, from_status};
 use quorate_proto::log::{ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
@@ -53,6 +53,10 @@ pub struct Owner {
     flushing: Vec<Flush>,
     /// The number of the youngest batch.
     last_batch: u64,
+    /// Why the last look for leaders has failed, if it has.
+    look_failed: Option<ApiError>,
+    /// Why records are not acknowledged: one reason of those there are.
+    trouble: watch::Sender<Option<ApiError>>,
 }
 
 /// Someone waits for everything that was sent before.
@@ -78,7 +82,7 @@ enum Done {
 }
 
 impl Owner {
-    pub fn new(admin: AdminClient, options: ProducerOptions) -> Self {
+    pub fn new(admin: AdminClient, options: ProducerOptions, trouble: watch::Sender<Option<ApiError>>) -> Self {
         Self {
             channels: Channels::over(options.network.clone()),
             admin,
@@ -98,6 +102,8 @@ impl Owner {
             ask_id_at: None,
             flushing: Vec::new(),
             last_batch: 0,
+            look_failed: None,
+            trouble,
         }
     }
 
@@ -122,6 +128,7 @@ impl Owner {
             self.search();
             self.dispatch();
             self.end_flushes();
+            self.tell_trouble();
         }
     }
 
@@ -194,7 +201,7 @@ impl Owner {
     }
 
     /// Fails what has waited for too long.
-    fn expire(&mut self) {
+    pub(super) fn expire(&mut self) {
         let now = Instant::now();
         let timeout = self.options.delivery_timeout;
         let mut needs_id = false;
@@ -202,7 +209,7 @@ impl Owner {
             while let Some(first) = lane.first().filter(|first| now >= first.begun + timeout)
                 && !lane.is_in_flight()
             {
-                let error = ApiError::new(ErrorName::RequestTimedOut, "not delivered in time");
+                let error = not_in_time(lane.trouble.as_ref());
                 let error = if first.maybe_appended { ClientError::Unknown(error) } else { ClientError::Failed(error) };
                 needs_id |= lane.failed(&error);
             }
@@ -211,8 +218,8 @@ impl Owner {
             self.producer = None;
         }
         for (_, (_, late)) in self.unrouted.extract_if(|_, (since, _)| now >= *since + timeout) {
-            let error = || ClientError::failed(ErrorName::RequestTimedOut, "no node told of the topic in time");
-            late.into_iter().for_each(|sent| sent.promise.keep(Err(error())));
+            let error = ClientError::Failed(not_in_time(self.look_failed.as_ref()));
+            late.into_iter().for_each(|sent| sent.promise.keep(Err(error.clone())));
         }
     }
 
@@ -314,7 +321,8 @@ impl Owner {
                 match id {
                     Ok(id) => self.producer = Some(id),
                     // The leader that was asked may be gone: whoever leads then is asked.
-                    Err(_) => {
+                    Err(error) => {
+                        self.note(&error, |_| true);
                         self.ask_id_at = Some(Instant::now() + LOOK_AGAIN);
                         self.look_wanted = true;
                     }
@@ -330,6 +338,11 @@ impl Owner {
         if let Some(flight) = self.flights.remove(&flight) {
             self.on_produced(flight, outcome);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn trouble(&self) -> watch::Receiver<Option<ApiError>> {
+        self.trouble.subscribe()
     }
 
     #[cfg(test)]
@@ -351,7 +364,11 @@ impl Owner {
                     match (place, answers.next()) {
                         (Some(place), Some(answer)) => self.on_answer(&place, answer, now),
                         // The broker owes an answer: nobody knows what became of the batch.
-                        (Some(place), None) => self.lanes.entry(place).or_default().again(false, true, now),
+                        (Some(place), None) => {
+                            let error = ApiError::new(ErrorName::OutcomeUnknown, "the broker has not answered for it");
+                            self.note(&error, |it| *it == place);
+                            self.lanes.entry(place).or_default().again(false, true, now);
+                        }
                         (None, _) => {}
                     }
                 }
@@ -361,6 +378,7 @@ impl Owner {
                 if !quorate_proto::error::is_ours(&status) {
                     self.channels.forget(&flight.endpoint);
                 }
+                self.note(&from_status(&status), |it| flight.places.iter().flatten().any(|place| place == it));
                 for place in flight.places.iter().flatten() {
                     if let Some(lane) = self.lanes.get_mut(place) {
                         lane.again(false, true, now);
@@ -371,9 +389,32 @@ impl Owner {
         }
     }
 
-    fn on_answer(&mut self, (topic, partition): &Place, answer: &ProducedPartition, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(&(topic.clone(), *partition)) else { return };
-        let Some(error) = answer.error.as_ref().map(from_item) else {
+    /// Why the records of these partitions are not acknowledged.
+    fn note(&mut self, error: &ApiError, is_meant: impl Fn(&Place) -> bool) {
+        let meant = self.lanes.iter_mut().filter(|(place, lane)| !lane.is_empty() && is_meant(place));
+        meant.for_each(|(_, lane)| lane.trouble = Some(error.clone()));
+    }
+
+    pub(super) fn tell_trouble(&self) {
+        let unrouted = self.look_failed.as_ref().filter(|_| !self.unrouted.is_empty());
+        let trouble = self.lanes.values().find_map(|lane| lane.trouble.as_ref()).or(unrouted);
+        self.trouble.send_if_modified(|told| {
+            let differs = told.as_ref() != trouble;
+            if differs {
+                *told = trouble.cloned();
+            }
+            differs
+        });
+    }
+
+    fn on_answer(&mut self, place: &Place, answer: &ProducedPartition, now: Instant) {
+        let error = answer.error.as_ref().map(from_item);
+        if let Some(error) = &error {
+            self.note(error, |it| it == place);
+        }
+        let (topic, partition) = place;
+        let Some(lane) = self.lanes.get_mut(place) else { return };
+        let Some(error) = error else {
             let offset = (answer.base_offset >= 0).then_some(answer.base_offset);
             return lane.landed(*partition, offset, answer.leader_epoch);
         };
@@ -406,6 +447,10 @@ impl Owner {
         let now = Instant::now();
         self.looking = false;
         self.looked_at = Some(now);
+        self.look_failed = found.as_ref().err().map(|error| error.error().clone());
+        if let Some(error) = self.look_failed.clone() {
+            self.note(&error, |_| true);
+        }
         for (name, route) in found.into_iter().flatten() {
             match route {
                 Ok(route) => {
@@ -414,6 +459,7 @@ impl Owner {
                     waiting.into_iter().flatten().for_each(|sent| self.enqueue(sent));
                 }
                 Err(error) => {
+                    self.note(error.error(), |(topic, _)| *topic == name);
                     let is_late = |(since, _): &(Instant, Vec<Sent>)| now >= *since + UNKNOWN_TOPIC;
                     if self.unrouted.get(&name).is_some_and(is_late) {
                         let waiting = self.unrouted.remove(&name).map(|(_, waiting)| waiting);
@@ -456,6 +502,11 @@ impl Owner {
         let ask = self.ask_id_at.filter(|_| !can_send && !self.asking_id && !self.lanes.is_empty());
         lanes.chain(look).chain(ask).min()
     }
+}
+
+fn not_in_time(trouble: Option<&ApiError>) -> ApiError {
+    let why = trouble.map(|error| format!(": {error}")).unwrap_or_default();
+    ApiError::new(ErrorName::RequestTimedOut, format!("not delivered in time{why}"))
 }
 
 async fn at(instant: Option<Instant>) {

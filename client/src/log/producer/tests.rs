@@ -86,7 +86,7 @@ async fn a_batch_that_failed_takes_its_sequence_with_it() {
 fn owner(leaders: &[&str]) -> Owner {
     let look_up = look_up(&Network::default());
     let nodes = Nodes::open(&["127.0.0.1:1"], &look_up).expect("the address is well formed");
-    let mut owner = Owner::new(AdminClient::over(nodes, look_up), ProducerOptions::default());
+    let mut owner = Owner::new(AdminClient::over(nodes, look_up), ProducerOptions::default(), watch::Sender::default());
     owner.on_looked(Ok(vec![("t".to_owned(), Ok(Route::led_by(leaders)))]));
     owner
 }
@@ -182,6 +182,24 @@ async fn an_open_outcome_is_tried_again_and_a_later_refusal_leaves_it_open() {
     owner.on_reply(2, Ok(ProduceReply { partitions: vec![answered(Some(ErrorName::InvalidRecord))] }));
     let error = outcome.try_recv().expect("it is answered").expect_err("it is refused");
     assert!(matches!(error, ClientError::Unknown(_)), "the first attempt may have been taken: {error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_not_delivered_tells_what_is_in_its_way() {
+    let mut owner = owner(&["a:1"]);
+    let trouble = owner.trouble();
+    let mut outcome = send(&mut owner, "t", Some(0));
+    dispatch(&mut owner);
+    owner.on_reply(1, Ok(ProduceReply { partitions: vec![answered(Some(ErrorName::NotEnoughReplicas))] }));
+    owner.tell_trouble();
+    assert_eq!(trouble.borrow().as_ref().map(|error| error.name), Some(ErrorName::NotEnoughReplicas));
+    tokio::time::advance(ProducerOptions::default().delivery_timeout).await;
+    owner.expire();
+    let error = outcome.try_recv().expect("it is given up").expect_err("it is not delivered");
+    assert!(error.is_definite() && error.name() == ErrorName::RequestTimedOut, "{error:?}");
+    assert!(error.to_string().contains("NOT_ENOUGH_REPLICAS"), "{error}");
+    owner.tell_trouble();
+    assert_eq!(*trouble.borrow(), None, "nothing waits any more");
 }
 
 #[tokio::test]
