@@ -48,6 +48,14 @@ pub struct Conducted {
     pub skipped: Vec<String>,
 }
 
+/// Why a fault cannot begin.
+enum Obstacle {
+    /// This machine cannot do it, or the cluster is not in the state that it is for.
+    Cannot(String),
+    /// What was done before has broken the cluster for good.
+    NotWhole(String),
+}
+
 pub struct Conductor<'a> {
     db: &'a mut Db,
     recorder: &'a Recorder,
@@ -93,14 +101,17 @@ impl<'a> Conductor<'a> {
             let event = &schedule.events[number];
             if !begins {
                 self.end(number).await?;
-            } else if let Some(why) = self.obstacle(event).await {
-                self.skipped.push(format!("{:?} at {at_ms} ms: {why}", event.nemesis));
-                if self.report.has("becomes-whole") {
+                continue;
+            }
+            match self.obstacle(event).await {
+                None => self.begin(number, event).await?,
+                Some(Obstacle::Cannot(why)) => self.skip(event, &why),
+                Some(Obstacle::NotWhole(why)) => {
+                    self.skip(event, &format!("the cluster is not whole {why}"));
+                    self.report.object("becomes-whole", why, &[]);
                     // Whatever is done to it now shows nothing more.
                     return Ok(());
                 }
-            } else {
-                self.begin(number, event).await?;
             }
         }
         sleep_until(began + Duration::from_millis(schedule.faults_ms) + self.late).await;
@@ -108,9 +119,9 @@ impl<'a> Conductor<'a> {
     }
 
     /// Why the event cannot begin, after waiting for the state that it needs.
-    async fn obstacle(&mut self, event: &Event) -> Option<String> {
+    async fn obstacle(&mut self, event: &Event) -> Option<Obstacle> {
         if let Some(why) = self.db.cannot(&event.fault) {
-            return Some(why);
+            return Some(Obstacle::Cannot(why));
         }
         let state = event.until?;
         let from = Instant::now();
@@ -120,10 +131,14 @@ impl<'a> Conductor<'a> {
         }
         self.late += from.elapsed();
         let why = reached.err()?;
-        if state == State::Whole {
-            self.report.object("becomes-whole", why.clone(), &[]);
-        }
-        Some(format!("the cluster is not {state:?} {why}"))
+        Some(match state {
+            State::Whole => Obstacle::NotWhole(why),
+            other => Obstacle::Cannot(format!("the cluster is not {other:?} {why}")),
+        })
+    }
+
+    fn skip(&mut self, event: &Event, why: &str) {
+        self.skipped.push(format!("{:?} at {} ms: {why}", event.nemesis, event.at_ms));
     }
 
     async fn begin(&mut self, number: usize, event: &Event) -> anyhow::Result<()> {

@@ -48,11 +48,11 @@ enum Command {
     },
     /// Take away from a recorded schedule whatever is not needed for a run to be invalid
     Shrink(ShrinkArgs),
-    /// Judge a recorded history once more
+    /// Judge a recorded run once more, or a history by itself
     Check {
-        /// history.jsonl, or a folder with one
+        /// The folder of a run, or a history.jsonl
         history: PathBuf,
-        /// Of these workloads [default: those in the history]
+        /// The history of these workloads only [default: all that was asked]
         #[arg(long, value_enum, value_delimiter = ',')]
         workload: Vec<WorkloadName>,
     },
@@ -238,14 +238,10 @@ fn run_once(setup: Setup, folder: &Path, schedule: Schedule, again: String) -> a
     anyhow::ensure!(!folder.exists(), "{} exists already: name another --out", folder.display());
     let plan = Plan { binaries: run::binaries()?, folder, setup, schedule };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // Dropped, a run ends the processes that it has started.
-    runtime.block_on(async {
-        tokio::select! {
-            biased;
-            () = stop::told() => Err(Stopped.into()),
-            done = run::run(&plan, again) => done,
-        }
-    })
+    runtime.block_on(run::run(&plan, again, async {
+        stop::told().await;
+        Stopped.into()
+    }))
 }
 
 /// A run that the harness could not carry out counts as unknown, and the next one follows unless it was told to stop.
@@ -301,8 +297,14 @@ fn hunt(only: &[String], budget: Duration, out: &Path) -> anyhow::Result<Verdict
     Ok(if all_found { Verdict::Valid } else { Verdict::Invalid })
 }
 
+/// A folder is judged by all that was recorded of its run, and a file by itself.
 fn check(path: &Path, mut workloads: Vec<WorkloadName>) -> anyhow::Result<Verdict> {
-    let file = if path.is_dir() { path.join("history.jsonl") } else { path.to_owned() };
+    if path.is_dir() && workloads.is_empty() {
+        let results = run::judge_again(path)?;
+        show::show(&results, path);
+        return Ok(results.verdict);
+    }
+    let file = if path.is_dir() { path.join(run::HISTORY) } else { path.to_owned() };
     let history = history::read(&file).with_context(|| file.display().to_string())?;
     if workloads.is_empty() {
         workloads = history.iter().map(|operation| operation.workload).collect();

@@ -2,11 +2,11 @@
 //! become whole again within bounded time; then everything is asked once more, and the history is judged.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use quorate_client::network::Network;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -33,6 +33,14 @@ const WARM_UP_PART: usize = 4;
 
 /// Until the cluster answers, and after the faults until it is whole. Not to become whole is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+pub const HISTORY: &str = "history.jsonl";
+/// It lacks what was under way, so that what others saw of that would have no origin: for people, not for checkers.
+const CUT_OFF: &str = "history-cut-off.jsonl";
+const RESULTS: &str = "results.json";
+
+/// The report on whether the cluster came back.
+const LIVENESS: &str = "liveness";
 
 /// Between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -94,8 +102,8 @@ pub struct Done {
 }
 
 /// Carries the plan out and leaves history, schedule and results in its folder. An error is a failure of the harness, not
-/// of the cluster.
-pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
+/// of the cluster, and so is what `stopped` resolves to, which ends it early.
+pub async fn run(plan: &Plan, again: String, stopped: impl Future<Output = anyhow::Error>) -> anyhow::Result<Done> {
     let Plan { binaries, folder, setup, schedule } = plan;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     fs::write(folder.join("schedule.json"), serde_json::to_string_pretty(schedule)?)?;
@@ -103,15 +111,20 @@ pub async fn run(plan: &Plan, again: String) -> anyhow::Result<Done> {
     Environment::of(schedule, setup).with_versions(&[("quorate-node", &node)]).write(folder)?;
     report::write_script(&folder.join("repro.sh"), &again)?;
     let recorder = Arc::new(Recorder::new());
-    let mut liveness = Report::new("liveness");
+    let mut liveness = Report::new(LIVENESS);
     let mut db = Db::prepare(plan.layout())?;
-    let outcome = carry_out(plan, &mut db, &recorder, &mut liveness).await;
+    let outcome = tokio::select! {
+        biased;
+        why = stopped => Err(why),
+        outcome = carry_out(plan, &mut db, &recorder, &mut liveness) => outcome,
+    };
     let history = recorder.take();
-    history::write(&folder.join("history.jsonl"), &history)?;
+    let name = if outcome.is_ok() { HISTORY } else { CUT_OFF };
+    history::write(&folder.join(name), &history)?;
     let conducted = outcome?;
     let logs = dumps::take(&mut db)?;
     let results = judge(&setup.workloads, &history, conducted, vec![liveness, logs], again);
-    fs::write(folder.join("results.json"), serde_json::to_string_pretty(&results)?)?;
+    fs::write(folder.join(RESULTS), serde_json::to_string_pretty(&results)?)?;
     report::write(&folder.join("timeline.html"), &results, &history)?;
     Ok(Done { results, history })
 }
@@ -130,6 +143,23 @@ pub fn judge(
     reports.push(coverage::check(workloads, history, &fired));
     let verdict = reports.iter().map(|report| report.verdict).max().unwrap_or(Verdict::Unknown);
     Results { verdict, reports, fired, skipped, operations: history.len(), again }
+}
+
+/// Judges a recorded run once more. What its history has no trace of, such as the nodes' own logs, is taken as it was told.
+pub fn judge_again(folder: &Path) -> anyhow::Result<Results> {
+    let file = folder.join(RESULTS);
+    let text = fs::read(&file).with_context(|| format!("cannot read {}: was the run cut off?", file.display()))?;
+    let told: Results = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
+    let environment = Environment::read(folder)?.context("a run without env.json")?;
+    let file = folder.join(HISTORY);
+    let history = history::read(&file).with_context(|| file.display().to_string())?;
+    let (has, had) = (history.len(), told.operations);
+    ensure!(has == had, "{}: {has} operations, of the {had} that the run had", file.display());
+    let conducted = Conducted { fired: told.fired, skipped: told.skipped };
+    let is_seen_only_then =
+        |report: &Report| report.checker == LIVENESS || report.checker == checker::metadata_logs::NAME;
+    let others = told.reports.into_iter().filter(is_seen_only_then).collect();
+    Ok(judge(&environment.setup.workloads, &history, conducted, others, told.again))
 }
 
 async fn carry_out(
@@ -198,4 +228,44 @@ async fn answered(plan: &Plan, recorder: &Recorder, of: impl Fn(usize) -> usize)
 pub fn binaries() -> anyhow::Result<PathBuf> {
     let this = std::env::current_exe()?;
     Ok(this.parent().context("a binary lies in a folder")?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::Nemesis;
+    use crate::synthetic;
+
+    const SHAPE: synthetic::Shape =
+        synthetic::Shape { operations: 2_000, processes: 5, operations_per_key: 100, lost_percent: 0 };
+
+    /// Leaves behind what a run would have.
+    fn record(folder: &Path, history: &[Operation], others: Vec<Report>) -> Results {
+        let setup = Setup { workloads: vec![WorkloadName::MetaRegister], ..Setup::default() };
+        Environment::of(&Schedule::draw(3, 7, &[Nemesis::Kill], 1_000), &setup).write(folder).unwrap();
+        let until_us = history.last().unwrap().invoked_us + 1;
+        let fired = Fired { nemesis: Nemesis::Kill, from_us: 0, until_us, targets: vec!["1".to_owned()] };
+        let conducted = Conducted { fired: vec![fired], skipped: Vec::new() };
+        let results = judge(&setup.workloads, history, conducted, others, "again".to_owned());
+        history::write(&folder.join(HISTORY), history).unwrap();
+        fs::write(folder.join(RESULTS), serde_json::to_string(&results).unwrap()).unwrap();
+        results
+    }
+
+    #[test]
+    fn a_recorded_run_is_judged_as_it_was_and_not_by_a_part_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut history = synthetic::register(SHAPE, 1);
+        let mut logs = Report::new(checker::metadata_logs::NAME);
+        logs.object("same-content", "only the nodes' own logs show this".to_owned(), &[]);
+        let told = record(folder.path(), &history, vec![Report::new(LIVENESS), logs]);
+        let again = judge_again(folder.path()).unwrap();
+        assert_eq!((again.verdict, &again.fired), (Verdict::Invalid, &told.fired));
+        assert_eq!(again.reports, told.reports);
+
+        history.pop();
+        history::write(&folder.path().join(HISTORY), &history).unwrap();
+        let error = judge_again(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("1999 operations, of the 2000"), "{error}");
+    }
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 
 use super::Report;
 
+pub const NAME: &str = "metadata-logs";
+
 /// A line of a dump.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -32,7 +34,7 @@ impl Entry {
 type Holders<'a> = BTreeMap<(u64, u64), Vec<(i32, &'a str)>>;
 
 pub fn check(logs: &[(i32, Vec<Entry>)]) -> Report {
-    let mut report = Report::new("metadata-logs");
+    let mut report = Report::new(NAME);
     let mut holders = Holders::new();
     for (node, entries) in logs {
         report.count("entries", entries.len());

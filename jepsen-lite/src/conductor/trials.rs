@@ -84,24 +84,27 @@ impl Conductor<'_> {
     /// The file to hit. Who has no snapshot yet has tables: a node makes them of its log of writes when it starts.
     async fn find(&mut self, node: i32, part: Part) -> anyhow::Result<Option<(Part, PathBuf)>> {
         let data = self.db.data(node);
-        let among = |parts: &[Part]| -> std::io::Result<Option<(Part, PathBuf)>> {
-            for part in parts {
-                if let Some(file) = part.find(&data)? {
-                    return Ok(Some((*part, file)));
-                }
-            }
-            Ok(None)
-        };
-        let candidates = if part == Part::Snapshot { vec![part, Part::Table] } else { vec![part] };
-        let found = among(&candidates)?;
-        if found.is_some() || !candidates.contains(&Part::Table) {
-            return Ok(found);
+        if let Some(file) = part.find(&data)? {
+            return Ok(Some((part, file)));
         }
+        if !matches!(part, Part::Snapshot | Part::Table) {
+            return Ok(None);
+        }
+        let mut table = Part::Table.find(&data)?;
+        if table.is_none() {
+            self.start_once(node).await?;
+            table = Part::Table.find(&data)?;
+        }
+        Ok(table.map(|file| (Part::Table, file)))
+    }
+
+    /// Lets a node that is down read what it has.
+    async fn start_once(&mut self, node: i32) -> anyhow::Result<()> {
         self.db.start(node, self.recorder.last_offset())?;
         let ended = self.ends_within(node, AFTERMATH).await?;
         anyhow::ensure!(!ended, "node {node} does not start, and nothing is wrong with it");
         self.db.kill(node)?;
-        Ok(among(&candidates)?)
+        Ok(())
     }
 
     /// A node whose last write was cut must come up by itself, wherever it was cut.

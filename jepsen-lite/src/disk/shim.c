@@ -3,10 +3,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -28,6 +30,8 @@ __attribute__((constructor)) static void begin(void) {
   data = getenv("JEPSEN_LITE_DATA");
   const char *mode_file = getenv("JEPSEN_LITE_MODE"), *ledger_file = getenv("JEPSEN_LITE_LEDGER");
   if (!data || !mode_file || !ledger_file) return;
+  /* From here on, a harness that is killed leaves nobody behind. What counts is the thread that started the node. */
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL)) give_up("prctl");
   int fd = open(mode_file, O_RDONLY | O_CLOEXEC);
   if (fd < 0) give_up(mode_file);
   void *at = mmap(NULL, 1, PROT_READ, MAP_SHARED, fd, 0);

@@ -1,5 +1,9 @@
 //! Python stands in for the node: whatever it writes goes through the same calls.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::*;
 
 struct Rig {
@@ -102,4 +106,22 @@ fn a_full_disk_takes_nothing_more_until_there_is_room() {
     rig.disk.set(Mode::Sound).unwrap();
     assert!(rig.python(write));
     assert_eq!(rig.read("a").as_deref(), Some("x"));
+}
+
+#[tokio::test]
+async fn who_is_killed_leaves_no_node_behind() {
+    let rig = Rig::new();
+    let node =
+        "LD_PRELOAD=$SHIM python3 -c 'import time; open(\"runs\", \"w\").close(); time.sleep(60)' >/dev/null 2>&1 &";
+    let harness = format!("{node} echo $!; until [ -e runs ]; do sleep 0.01; done; kill -9 $$");
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(harness).current_dir(rig.data()).env("SHIM", rig.disk.shim()).envs(rig.disk.environment());
+    let node = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    // Whoever inherits it may not have heard yet that it has ended.
+    let runs = || fs::read_to_string(format!("/proc/{}/stat", node.trim())).is_ok_and(|stat| !stat.contains(") Z "));
+    let from = Instant::now();
+    while runs() {
+        assert!(from.elapsed() < Duration::from_secs(30), "process {node} has outlived its parent");
+        sleep(Duration::from_millis(10)).await;
+    }
 }
