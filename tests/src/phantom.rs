@@ -51,6 +51,10 @@ impl Heartbeats {
         Ok((heartbeats, reply))
     }
 
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     pub async fn beat(&mut self) -> Result<HeartbeatReply, Status> {
         self.send().await?;
         self.reply().await

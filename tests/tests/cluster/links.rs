@@ -111,20 +111,21 @@ async fn a_controller_that_is_cut_off_hears_no_broker_that_another_has_replaced(
     let (mut cluster, links) = linked(3).await;
     let alone = cluster.active_controller().await;
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
-    let old_epoch = register_phantom_at(&cluster, alone).await.expect("a new broker may register");
-    let (mut heartbeats, _) = Heartbeats::open(cluster.broker(alone), PHANTOM, old_epoch).await.expect("opened");
+    let (mut heartbeats, last) = phantom_at(&cluster, alone).await;
+    assert!(!last.fenced, "to hear it, the controller has to write nothing: {last:?}");
 
     links.isolate(alone, Link::Silent);
     let majority = cluster.client_of(&others);
     let active = wait("another controller", async || controller_of(&majority).await.filter(|id| *id != alone)).await;
     let new_epoch =
         wait("the next incarnation to be let in", async || register_phantom_at(&cluster, active).await.ok()).await;
-    assert!(new_epoch > old_epoch);
-    wait("the one that is cut off to hear the old one no more", async || {
-        heartbeats.beat().await.is_err().then_some(())
+    assert!(new_epoch > heartbeats.epoch());
+    wait("the one that is cut off to notice it", async || {
+        cluster.printed(alone).contains("a majority answers this leader: false").then_some(())
     })
     .await;
-    let anew = Heartbeats::open(cluster.broker(alone), PHANTOM, old_epoch).await.map(|(_, reply)| reply);
+    heartbeats.beat().await.expect_err("the stream speaks for a broker that is replaced");
+    let anew = Heartbeats::open(cluster.broker(alone), PHANTOM, heartbeats.epoch()).await.map(|(_, reply)| reply);
     anew.expect_err("nor on another stream");
 
     links.heal();
