@@ -9,7 +9,9 @@ use jepsen_lite::random::Random;
 use quorate_client::network::Network;
 use quorate_client::world;
 use quorate_log::MemoryLogs;
-use quorate_metadata::ids::DirectoryId;
+use quorate_metadata::MetadataImage;
+use quorate_metadata::ids::{BrokerId, DirectoryId, Offset};
+use quorate_metadata::record::Partition;
 use quorate_node::config;
 use quorate_node::machine::{Disks, Machine, MemoryDisks, Note, Window, Workers};
 use quorate_node::node;
@@ -18,12 +20,15 @@ use tokio::sync::watch;
 use turmoil::Sim;
 
 use crate::network::SimulatedNetwork;
+use crate::observe::Seen;
 
 const API_PORT: u16 = 7001;
 const RAFT_PORT: u16 = 7101;
 
 pub struct Cluster {
     pub nodes: BTreeMap<i32, Node>,
+    /// Where the metadata log ended, as far as anybody had replayed it.
+    log_end: Offset,
     links: BTreeMap<(i32, i32), Condition>,
     latency: Duration,
 }
@@ -33,6 +38,8 @@ pub struct Node {
     pub is_up: bool,
     /// Grows with every start.
     pub incarnation: u32,
+    /// Where the metadata log ended then: a registration from before is one of an earlier process.
+    since: Offset,
     running: Arc<Running>,
 }
 
@@ -57,7 +64,8 @@ impl Node {
 impl Cluster {
     /// Starts them all.
     pub fn start(sim: &mut Sim<'static>, size: i32, settings: &[(String, String)], latency: Duration) -> Self {
-        let mut cluster = Self { nodes: BTreeMap::new(), links: BTreeMap::new(), latency };
+        let (nodes, log_end, links) = (BTreeMap::new(), Offset::default(), BTreeMap::new());
+        let mut cluster = Self { nodes, log_end, links, latency };
         for id in 1..=size {
             let disks = disks();
             let stop = watch::Sender::new(false);
@@ -65,13 +73,31 @@ impl Cluster {
             let settings = [configuration(id, size), settings.to_vec()].concat();
             let (machine_disks, shared) = (disks.clone(), running.clone());
             sim.host(host(id), move || process(machine_disks.clone(), shared.clone(), settings.clone()));
-            cluster.nodes.insert(id, Node { disks, is_up: true, incarnation: 1, running });
+            cluster.nodes.insert(id, Node { disks, is_up: true, incarnation: 1, since: log_end, running });
         }
         cluster
     }
 
     pub fn ids(&self) -> Vec<i32> {
         self.nodes.keys().copied().collect()
+    }
+
+    /// To be told at every tick.
+    pub fn note(&mut self, seen: &Seen) {
+        let end = seen.latest().map_or(self.log_end, |image| image.next_offset);
+        self.log_end = self.log_end.max(end);
+    }
+
+    /// Unfenced as the process that it is now; or as the one before, if that one's registration was still under way then.
+    pub fn is_in(&self, id: i32, image: &MetadataImage) -> bool {
+        let (broker, since) = (BrokerId::new(id), self.nodes[&id].since.get());
+        image.is_active(broker) && image.broker(broker).is_some_and(|known| known.epoch.get() >= since)
+    }
+
+    /// Whether a replica on one of the nodes is not in sync. One on a broker without a process never is.
+    pub fn is_short(&self, partition: &Partition) -> bool {
+        let mut replicas = partition.replicas.iter().filter(|replica| self.nodes.contains_key(&replica.get()));
+        replicas.any(|replica| !partition.isr.contains(replica))
     }
 
     pub fn addresses(&self) -> Vec<(i32, String)> {
@@ -108,6 +134,7 @@ impl Cluster {
         }
         node.is_up = true;
         node.incarnation += 1;
+        node.since = self.log_end;
         *lock(&node.running.window) = Window::default();
         *lock(&node.running.ended) = None;
         node.running.stop.send_replace(false);

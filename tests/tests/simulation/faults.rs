@@ -18,7 +18,7 @@ const STATE_PATIENCE_MS: u64 = 20_000;
 const STOP_PATIENCE_MS: u64 = 20_000;
 
 /// What the simulated network and disks can do.
-pub const NEMESES: [Nemesis; 11] = [
+pub const NEMESES: [Nemesis; 13] = [
     Nemesis::Kill,
     Nemesis::Stop,
     Nemesis::Partition,
@@ -28,6 +28,8 @@ pub const NEMESES: [Nemesis; 11] = [
     Nemesis::SlowLink,
     Nemesis::Flap,
     Nemesis::RestartStorm,
+    Nemesis::LastReplicas,
+    Nemesis::SwizzleClog,
     Nemesis::PowerCut,
     Nemesis::SyncFails,
 ];
@@ -101,7 +103,7 @@ impl Faults {
             State::Whole => is_whole(seen, cluster),
             State::IsrShrunk => {
                 let is_short = |image: &quorate_metadata::MetadataImage| {
-                    image.partitions().any(|(_, partition)| partition.isr.len() < partition.replicas.len())
+                    image.partitions().any(|(_, partition)| cluster.is_short(partition))
                 };
                 seen.latest().is_some_and(is_short)
             }
@@ -204,16 +206,13 @@ impl Faults {
 /// Every node runs and is let in, and all replicas are in sync.
 pub fn is_whole(seen: &Seen, cluster: &Cluster) -> bool {
     let Some(image) = seen.latest() else { return false };
-    let is_in = |id: &i32| image.is_active(quorate_metadata::ids::BrokerId::new(*id));
     let runs = |node: &crate::observe::NodeSeen| {
         node.inside.as_ref().is_some_and(|inside| inside.image.next_offset == image.next_offset)
     };
     seen.controller().is_some()
         && seen.nodes.iter().all(runs)
-        && cluster.ids().iter().all(is_in)
-        && image
-            .partitions()
-            .all(|(_, partition)| partition.leader.is_some() && partition.isr.len() == partition.replicas.len())
+        && cluster.ids().into_iter().all(|id| cluster.is_in(id, image))
+        && image.partitions().all(|(_, partition)| partition.leader.is_some() && !cluster.is_short(partition))
 }
 
 fn situation(seen: &Seen, cluster: &Cluster) -> Situation {

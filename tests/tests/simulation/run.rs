@@ -46,19 +46,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// When the simulated world begins.
 const EPOCH_MS: i64 = 1_700_000_000_000;
 
-/// Workloads that keep to their own topics, so that any of them can be together.
-const WORKLOADS: [WorkloadName; 9] = [
-    WorkloadName::MetaRegister,
-    WorkloadName::TopicSet,
-    WorkloadName::LeaderEpoch,
-    WorkloadName::Log,
-    WorkloadName::OnceAdmin,
-    WorkloadName::WatchDelta,
-    WorkloadName::OneLeader,
-    WorkloadName::IsrSafety,
-    WorkloadName::Reassign,
-];
-
 /// What a seed draws.
 #[derive(Debug)]
 pub struct Shape {
@@ -73,7 +60,7 @@ pub struct Shape {
 
 impl Shape {
     fn draw(random: &mut Random) -> Self {
-        let mut workloads = WORKLOADS.to_vec();
+        let mut workloads = WorkloadName::ALL.to_vec();
         random.shuffle(&mut workloads);
         workloads.truncate(2);
         let mut nemeses = NEMESES.to_vec();
@@ -184,6 +171,7 @@ impl Turned {
             self.at_ms += 1;
             AT_MS.store(self.at_ms, Ordering::Relaxed);
             let seen = Seen::of(&cluster);
+            cluster.note(&seen);
             self.trace.note(self.at_ms, &seen);
             for invariant in &mut invariants {
                 let checked = invariant.check(&seen);
@@ -215,7 +203,10 @@ impl Turned {
                 Phase::Ending(now)
             }
             Phase::Healing(since) if is_late(since) => {
-                return Err(format!("not whole {PATIENCE_MS} ms after all faults were over: {}", missing(seen)));
+                return Err(format!(
+                    "not whole {PATIENCE_MS} ms after all faults were over: {}",
+                    missing(seen, cluster)
+                ));
             }
             Phase::Ending(since) if is_late(since) => return Err("the clients do not end".to_owned()),
             same => same,
@@ -223,21 +214,19 @@ impl Turned {
     }
 }
 
-fn missing(seen: &Seen) -> String {
+fn missing(seen: &Seen, cluster: &Cluster) -> String {
     let Some(image) = seen.latest() else { return "nobody has metadata".to_owned() };
-    let short = image.partitions().filter(|(_, partition)| partition.isr.len() < partition.replicas.len());
+    let short = image.partitions().filter(|(_, partition)| cluster.is_short(partition));
     let offsets = seen.nodes.iter().map(|node| {
         let offset = node.inside.as_ref().map(|inside| inside.image.next_offset.get());
         format!("node {}: {offset:?}", node.id)
     });
-    let away =
-        image.brokers.values().filter(|broker| !image.is_active(broker.broker)).map(|broker| broker.broker.get());
+    let away: Vec<i32> = cluster.ids().into_iter().filter(|id| !cluster.is_in(*id, image)).collect();
     format!(
-        "controller {:?}; offsets {}; {} partitions are not in sync; brokers away {:?}",
+        "controller {:?}; offsets {}; {} partitions are not in sync; brokers away {away:?}",
         seen.controller(),
         offsets.collect::<Vec<_>>().join(", "),
         short.count(),
-        away.collect::<Vec<_>>()
     )
 }
 
