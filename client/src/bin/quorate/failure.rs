@@ -130,7 +130,7 @@ fn advice(name: ErrorName) -> Option<&'static str> {
         N::ControllerUnavailable | N::NotController => {
             "quorate quorum status shows which controllers can be reached; a majority of the voters must be up"
         }
-        N::RequestTimedOut => "give it more time with --timeout",
+        N::RequestTimedOut => "give it more time with --timeout, or a record with --delivery-timeout",
         N::Throttled | N::ThrottlingQuotaExceeded => {
             "the cluster has too much to do: send less, or wait longer with --timeout"
         }
