@@ -148,7 +148,7 @@ pub fn judge(
 /// Judges a recorded run once more. What its history has no trace of, such as the nodes' own logs, is taken as it was told.
 pub fn judge_again(folder: &Path) -> anyhow::Result<Results> {
     let file = folder.join(RESULTS);
-    let text = fs::read(&file).with_context(|| format!("cannot read {}: was the run cut off?", file.display()))?;
+    let text = fs::read(&file).with_context(|| format!("a run that was cut off has no {}", file.display()))?;
     let told: Results = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
     let environment = Environment::read(folder)?.context("a run without env.json")?;
     let file = folder.join(HISTORY);
