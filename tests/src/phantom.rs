@@ -1,5 +1,7 @@
 //! A broker without a process: the test itself speaks for it.
 
+use std::time::Duration;
+
 use quorate_client::world;
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
@@ -7,12 +9,16 @@ use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
 use quorate_proto::features_to_wire;
 use quorate_proto::metadata::Endpoint;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::call::Broker;
-use crate::{PATIENCE, free_port};
+use crate::{Cluster, PATIENCE, free_port, outcome};
+
+/// Well below the shortest session.
+const BEAT_EVERY: Duration = Duration::from_millis(100);
 
 /// A registration that is accepted.
 pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
@@ -27,6 +33,26 @@ pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
         features: features_to_wire(&features::supported()),
         directories: vec![DirectoryId::new(world::uuid()).to_string()],
         previous_epoch: None,
+    }
+}
+
+impl Cluster {
+    /// Registers a broker without a process at that node. Its epoch.
+    pub async fn register_phantom(&self, at: i32, broker: i32) -> Result<i64, Status> {
+        let cluster_id = self.quorum_seen_by(at).await.expect("it is up").cluster_id;
+        let reply = outcome(self.broker(at).register(registration(&cluster_id, broker))).await;
+        reply.map(|registered| registered.broker_epoch)
+    }
+
+    /// Registers a broker without a process at the active controller, and heartbeats until it is unfenced.
+    pub async fn join_phantom(&self, active: i32, broker: i32) -> (Heartbeats, HeartbeatReply) {
+        let epoch = self.register_phantom(active, broker).await.expect("a new broker may register");
+        let (mut heartbeats, first) = Heartbeats::open(self.broker(active), broker, epoch).await.expect("opened");
+        if !first.fenced {
+            return (heartbeats, first);
+        }
+        let next = heartbeats.beat().await.expect("answered");
+        (heartbeats, next)
     }
 }
 
@@ -58,6 +84,16 @@ impl Heartbeats {
     pub async fn beat(&mut self) -> Result<HeartbeatReply, Status> {
         self.send().await?;
         self.reply().await
+    }
+
+    /// Goes on beside the test. The task panics where the broker is not heard.
+    pub fn go_on(mut self) -> JoinHandle<()> {
+        tokio::spawn(async move {
+            loop {
+                self.beat().await.expect("the broker is heard");
+                sleep(BEAT_EVERY).await;
+            }
+        })
     }
 
     /// As a broker that has seen everything, so that nobody waits for it.

@@ -52,9 +52,7 @@ fn assigned(name: &str, replicas: &[&[i32]]) -> NewTopic {
 /// A cluster of three with a fourth broker that is registered and never comes.
 async fn cluster_with_an_absent_broker() -> Cluster {
     let cluster = Cluster::start(3).await;
-    let cluster_id = cluster.quorum_seen_by(1).await.expect("it is up").cluster_id;
-    let absent = quorate_tests::registration(&cluster_id, ABSENT);
-    quorate_tests::outcome(cluster.broker(1).register(absent)).await.expect("a new broker may register");
+    cluster.register_phantom(1, ABSENT).await.expect("a new broker may register");
     wait("the registration to be seen", async || cluster.broker_seen(ABSENT).await).await;
     cluster
 }

@@ -7,9 +7,7 @@ use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, ListTopicsR
 use quorate_proto::broker::HeartbeatReply;
 use quorate_proto::error::{from_status, is_ours};
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{
-    Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, records_between, refusal, registration, wait,
-};
+use quorate_tests::{Cluster, Heartbeats, Link, Links, mutation, new_topic, outcome, records_between, refusal, wait};
 use tonic::Status;
 
 /// Not the id of any node.
@@ -36,7 +34,7 @@ async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
         cluster.create(new_topic("orders", 6, 3)).await;
         let alone = cluster.active_controller().await;
         let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
-        let (mut phantom, first) = phantom_at(&cluster, alone).await;
+        let (mut phantom, first) = cluster.join_phantom(alone, PHANTOM).await;
         assert!(first.lease_ms > 0, "a controller with its majority grants leases: {first:?}");
 
         links.isolate(alone, link);
@@ -87,7 +85,7 @@ async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
     let majority = cluster.client_of(&others);
     let active = wait("another controller", async || controller_of(&majority).await.filter(|id| *id != alone)).await;
     // When a broker that came later and says nothing more is fenced, every broker that has not come is fenced too.
-    let _silent = phantom_at(&cluster, active).await;
+    let _silent = cluster.join_phantom(active, PHANTOM).await;
     wait("the silent broker to be fenced", async || {
         let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
         brokers.iter().any(|broker| broker.id == PHANTOM && broker.state == "fenced").then_some(())
@@ -111,14 +109,14 @@ async fn a_controller_that_is_cut_off_hears_no_broker_that_another_has_replaced(
     let (mut cluster, links) = linked(3).await;
     let alone = cluster.active_controller().await;
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
-    let (mut heartbeats, last) = phantom_at(&cluster, alone).await;
+    let (mut heartbeats, last) = cluster.join_phantom(alone, PHANTOM).await;
     assert!(!last.fenced, "to hear it, the controller has to write nothing: {last:?}");
 
     links.isolate(alone, Link::Silent);
     let majority = cluster.client_of(&others);
     let active = wait("another controller", async || controller_of(&majority).await.filter(|id| *id != alone)).await;
     let new_epoch =
-        wait("the next incarnation to be let in", async || register_phantom_at(&cluster, active).await.ok()).await;
+        wait("the next incarnation to be let in", async || cluster.register_phantom(active, PHANTOM).await.ok()).await;
     assert!(new_epoch > heartbeats.epoch());
     wait("the one that is cut off to notice it", async || {
         cluster.printed(alone).contains("a majority answers this leader: false").then_some(())
@@ -131,24 +129,6 @@ async fn a_controller_that_is_cut_off_hears_no_broker_that_another_has_replaced(
     links.heal();
     cluster.ready().await;
     cluster.converged().await;
-}
-
-/// The broker's epoch.
-async fn register_phantom_at(cluster: &Cluster, active: i32) -> Result<i64, Status> {
-    let cluster_id = cluster.quorum_seen_by(active).await.expect("it is up").cluster_id;
-    let reply = outcome(cluster.broker(active).register(registration(&cluster_id, PHANTOM))).await;
-    reply.map(|registered| registered.broker_epoch)
-}
-
-/// Registers a broker at the active controller, and heartbeats until it is unfenced.
-async fn phantom_at(cluster: &Cluster, active: i32) -> (Heartbeats, HeartbeatReply) {
-    let epoch = register_phantom_at(cluster, active).await.expect("a new broker may register");
-    let (mut heartbeats, first) = Heartbeats::open(cluster.broker(active), PHANTOM, epoch).await.expect("opened");
-    if !first.fenced {
-        return (heartbeats, first);
-    }
-    let next = heartbeats.beat().await.expect("answered");
-    (heartbeats, next)
 }
 
 /// Waits until the controller grants no lease, or hangs up; and then it grants none again.
