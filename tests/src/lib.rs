@@ -43,6 +43,10 @@ pub use phantom::{Heartbeats, registration};
 /// about speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// For tests in which nobody is to lose an office or a session: a process that stands still for a second costs none.
+pub const CALM: &[(&str, &str)] =
+    &[("raft_election_min_ms", "1000"), ("raft_election_max_ms", "2000"), ("broker_session_timeout_ms", "10000")];
+
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

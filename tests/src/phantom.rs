@@ -1,7 +1,5 @@
 //! A broker without a process: the test itself speaks for it.
 
-use std::time::Duration;
-
 use quorate_client::world;
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
@@ -9,16 +7,12 @@ use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
 use quorate_proto::features_to_wire;
 use quorate_proto::metadata::Endpoint;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::call::Broker;
-use crate::{Cluster, PATIENCE, free_port, outcome};
-
-/// Well below the shortest session.
-const BEAT_EVERY: Duration = Duration::from_millis(100);
+use crate::{Cluster, PATIENCE, free_port, outcome, wait};
 
 /// A registration that is accepted.
 pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
@@ -44,15 +38,15 @@ impl Cluster {
         reply.map(|registered| registered.broker_epoch)
     }
 
-    /// Registers a broker without a process at the active controller, and heartbeats until it is unfenced.
-    pub async fn join_phantom(&self, active: i32, broker: i32) -> (Heartbeats, HeartbeatReply) {
+    /// Registers a broker without a process at the active controller, and heartbeats until it may lead: it is unfenced and
+    /// has a lease.
+    pub async fn join_phantom(&self, active: i32, broker: i32) -> Heartbeats {
         let epoch = self.register_phantom(active, broker).await.expect("a new broker may register");
-        let (mut heartbeats, first) = Heartbeats::open(self.broker(active), broker, epoch).await.expect("opened");
-        if !first.fenced {
-            return (heartbeats, first);
-        }
-        let next = heartbeats.beat().await.expect("answered");
-        (heartbeats, next)
+        wait("a broker without a process to be let in", async || {
+            let (heartbeats, reply) = Heartbeats::open(self.broker(active), broker, epoch).await.ok()?;
+            (!reply.fenced && reply.lease_ms > 0).then_some(heartbeats)
+        })
+        .await
     }
 }
 
@@ -84,16 +78,6 @@ impl Heartbeats {
     pub async fn beat(&mut self) -> Result<HeartbeatReply, Status> {
         self.send().await?;
         self.reply().await
-    }
-
-    /// Goes on beside the test. The task panics where the broker is not heard.
-    pub fn go_on(mut self) -> JoinHandle<()> {
-        tokio::spawn(async move {
-            loop {
-                self.beat().await.expect("the broker is heard");
-                sleep(BEAT_EVERY).await;
-            }
-        })
     }
 
     /// As a broker that has seen everything, so that nobody waits for it.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,6 +21,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub const CALM_MS: RangeInclusive<u64> = 1_000..=2_000;
 
 /// Keeps every payload, and which of them have been published.
 #[derive(Default)]
@@ -81,6 +84,7 @@ pub struct Cluster {
     pub snapshot_log_bytes: u64,
     pub log_entries_kept: u64,
     pub fast_election: bool,
+    pub election_ms: RangeInclusive<u64>,
 }
 
 impl Cluster {
@@ -98,11 +102,20 @@ impl Cluster {
             snapshot_log_bytes: 1 << 30,
             log_entries_kept: 1000,
             fast_election: true,
+            election_ms: 150..=300,
         }
     }
 
     pub async fn formed(size: i32) -> Self {
         let mut cluster = Self::new(size);
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// For tests in which nobody is to lose his office: a disk or a process that stands still for a second costs none.
+    pub async fn calm(size: i32) -> Self {
+        let mut cluster = Self::new(size);
+        cluster.election_ms = CALM_MS;
         cluster.start_all().await;
         cluster
     }
@@ -132,8 +145,8 @@ impl Cluster {
             dial: DialMap::none(),
             auto_format: true,
             heartbeat_ms: 50,
-            election_min_ms: 150,
-            election_max_ms: 300,
+            election_min_ms: *self.election_ms.start(),
+            election_max_ms: *self.election_ms.end(),
             fast_election: self.fast_election,
             snapshot_log_bytes: self.snapshot_log_bytes,
             log_entries_kept: self.log_entries_kept,

@@ -8,7 +8,7 @@ use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 use quorate_node::raft::{DialMap, Leadership, Outcome, ProposeError, VoterState};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::harness::{Cluster, PATIENCE, propose, start, wait};
+use super::harness::{CALM_MS, Cluster, PATIENCE, propose, start, wait};
 
 #[tokio::test]
 async fn three_voters_elect_one_leader_and_replay_the_same() {
@@ -23,7 +23,7 @@ async fn three_voters_elect_one_leader_and_replay_the_same() {
 
 #[tokio::test]
 async fn proposals_keep_their_order_and_need_the_claimed_epoch() {
-    let cluster = Cluster::formed(3).await;
+    let cluster = Cluster::calm(3).await;
     let (leader, epoch) = cluster.leader().await;
     let raft = &cluster.running[&leader].raft;
     cluster.write("first").await;
@@ -77,7 +77,7 @@ async fn without_a_majority_nothing_is_read_or_written_and_all_resumes_with_it()
 
 #[tokio::test]
 async fn an_office_is_confirmed_by_a_majority_and_under_its_epoch_only() {
-    let mut cluster = Cluster::formed(3).await;
+    let mut cluster = Cluster::calm(3).await;
     cluster.write("before").await;
     let (leader, epoch) = cluster.leader().await;
     let raft = cluster.running[&leader].raft.clone();
@@ -106,11 +106,12 @@ async fn alone_in_the_quorum_an_office_needs_nobodys_word() {
 
 #[tokio::test]
 async fn leadership_moves_on_request_and_is_told_alternating() {
-    let mut cluster = Cluster::formed(3).await;
+    let mut cluster = Cluster::calm(3).await;
     cluster.write("before").await;
+    cluster.wait_equal(1).await;
     let (leader, epoch) = cluster.leader().await;
     let next = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(next))).await.unwrap();
+    hand_over(&cluster, leader, next).await;
     wait(|| cluster.running[&next].raft.leader().is_some_and(|info| info.id.get() == next), "the chosen successor")
         .await;
     let old = &mut cluster.running.get_mut(&leader).unwrap().leadership;
@@ -141,6 +142,7 @@ async fn a_stopped_leader_is_replaced_long_before_its_lease_ends() {
 #[tokio::test]
 async fn a_moved_dial_map_moves_the_connections() {
     let mut cluster = Cluster::new(3);
+    cluster.election_ms = CALM_MS;
     let map = cluster.root.path().join("dial.toml");
     std::fs::write(&map, "").unwrap();
     let starts = (1..=3).map(|id| {
@@ -170,10 +172,18 @@ async fn a_moved_dial_map_moves_the_connections() {
     assert_eq!(cluster.leader().await, (1, epoch));
 }
 
+/// The successor declines as long as its disk is behind.
+async fn hand_over(cluster: &Cluster, leader: i32, next: i32) {
+    let until = Instant::now() + PATIENCE;
+    while let Err(error) = cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(next))).await {
+        assert!(Instant::now() < until, "voter {next} does not take over: {error}");
+    }
+}
+
 async fn make_leader(cluster: &Cluster, id: i32) {
     let (leader, _) = cluster.leader().await;
     if leader != id {
-        cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(id))).await.unwrap();
+        hand_over(cluster, leader, id).await;
     }
     wait(
         || cluster.running.values().all(|voter| voter.raft.leader().is_some_and(|info| info.id.get() == id)),

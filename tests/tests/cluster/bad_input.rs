@@ -10,7 +10,7 @@ mod topics;
 use quorate_proto::admin::{Assignment, NewTopic};
 use quorate_proto::error::from_status;
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{Cluster, records_between, wait};
+use quorate_tests::{CALM, Cluster, records_between, wait};
 use tonic::Status;
 
 /// Where the metadata is before something that must not change it.
@@ -51,7 +51,7 @@ fn assigned(name: &str, replicas: &[&[i32]]) -> NewTopic {
 
 /// A cluster of three with a fourth broker that is registered and never comes.
 async fn cluster_with_an_absent_broker() -> Cluster {
-    let cluster = Cluster::start(3).await;
+    let cluster = Cluster::start_with(3, CALM).await;
     cluster.register_phantom(1, ABSENT).await.expect("a new broker may register");
     wait("the registration to be seen", async || cluster.broker_seen(ABSENT).await).await;
     cluster

@@ -1,11 +1,11 @@
 //! SIGTERM: nothing is lost, nothing waits for a timeout, and the next start can prove it.
 
 use quorate_proto::admin::{Assignment, NewTopic, PartitionDescription};
-use quorate_tests::{Cluster, new_topic, wait};
+use quorate_tests::{CALM, Cluster, new_topic, wait};
 
 #[tokio::test]
 async fn a_stopped_broker_hands_its_leaderships_over_and_ends_well() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 12, 3)).await;
     let active = cluster.active_controller().await;
     let stopped = cluster.standby().await;
@@ -32,7 +32,7 @@ async fn a_stopped_broker_hands_its_leaderships_over_and_ends_well() {
 
 #[tokio::test]
 async fn a_stopped_controller_hands_its_office_over() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     for _ in 0..2 {
         let stopped = cluster.active_controller().await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_client::{AdminClient, Mode, check_item};
-use quorate_tests::{Cluster, new_topic, wait};
+use quorate_tests::{CALM, Cluster, new_topic, wait};
 
 #[tokio::test]
 async fn a_killed_controller_is_followed_and_its_partitions_have_new_leaders_from_the_isr() {
@@ -44,7 +44,7 @@ async fn a_killed_controller_is_followed_and_its_partitions_have_new_leaders_fro
 
 #[tokio::test]
 async fn a_killed_broker_that_is_not_the_controller_loses_its_leaderships_and_no_controller_changes() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 12, 3)).await;
     let active = cluster.active_controller().await;
     let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;

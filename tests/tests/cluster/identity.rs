@@ -81,7 +81,7 @@ async fn a_second_broker_under_a_live_ones_id_is_refused_by_name() {
         ("api_listen", api.as_str()),
         ("http_listen", &http),
         ("data_dir", &data),
-        ("broker_registration_timeout_ms", "500"),
+        ("broker_registration_timeout_ms", "5000"),
     ];
     let printed = cluster.run_again(4, &second).refused("the second broker to give up").await;
     assert!(printed.contains("DUPLICATE_BROKER_REGISTRATION"), "{printed}");

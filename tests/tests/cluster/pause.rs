@@ -2,14 +2,17 @@
 
 use quorate_client::Freshness;
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{Cluster, new_topic, records_between, wait};
+use quorate_tests::{CALM, Cluster, new_topic, records_between, wait};
+
+/// Longer than an election that goes wrong once, on a slow machine.
+const LONG: &str = "10000";
 
 /// Longer than any test: a session that does not end while the test looks.
 const NEVER: &str = "600000";
 
 #[tokio::test]
 async fn a_paused_broker_is_fenced_when_its_session_ends_and_comes_back_by_itself() {
-    let mut cluster = Cluster::start_with(3, &[("broker_session_timeout_ms", "1000")]).await;
+    let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let active = cluster.active_controller().await;
     let paused = cluster.standby().await;
@@ -57,7 +60,7 @@ async fn a_paused_broker_keeps_its_place_while_its_session_lasts() {
 
 #[tokio::test]
 async fn a_paused_controller_takes_no_other_broker_with_it() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, &[("broker_session_timeout_ms", LONG)]).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let paused = cluster.active_controller().await;
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != paused).collect();

@@ -67,9 +67,12 @@ async fn agrees_with_every_node(follower: &mut Follower, cluster: &Cluster) {
     .await;
 }
 
-/// Nothing where one of them has gone on meanwhile.
+/// Nothing where one of them has gone on meanwhile, or the node is not yet where the follower is.
 async fn agrees_with(follower: &mut Follower, cluster: &Cluster, id: i32) -> Option<()> {
     let quorum = cluster.quorum_seen_by(id).await?;
+    if quorum.metadata_offset < follower.next_offset() {
+        return None;
+    }
     follower.follow_to(cluster.broker(id), quorum.metadata_offset).await;
     if quorum.metadata_offset != follower.next_offset() {
         return None;

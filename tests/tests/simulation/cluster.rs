@@ -89,12 +89,14 @@ impl Cluster {
     }
 
     /// Unfenced as the process that it is now; or as the one before, if that one's registration was still under way then.
+    /// jepsen-lite's `is_back` is the same rule for what the API answers.
     pub fn is_in(&self, id: i32, image: &MetadataImage) -> bool {
         let (broker, since) = (BrokerId::new(id), self.nodes[&id].since.get());
         image.is_active(broker) && image.broker(broker).is_some_and(|known| known.epoch.get() >= since)
     }
 
     /// Whether a replica on one of the nodes is not in sync. One on a broker without a process never is.
+    /// jepsen-lite's `lacks_a_node` is the same rule for what the API answers.
     pub fn is_short(&self, partition: &Partition) -> bool {
         let mut replicas = partition.replicas.iter().filter(|replica| self.nodes.contains_key(&replica.get()));
         replicas.any(|replica| !partition.isr.contains(replica))

@@ -22,10 +22,9 @@ fn isr(brokers: &[i32]) -> Vec<IsrMember> {
 #[tokio::test]
 async fn in_sync_replicas_that_cannot_be() {
     let cluster = cluster_with_an_absent_broker().await;
-    let (heartbeats, heard) = cluster.join_phantom(cluster.active_controller().await, LEADER).await;
-    assert!(!heard.fenced, "it may lead: {heard:?}");
-    let leader_epoch = heartbeats.epoch();
-    let led = heartbeats.go_on();
+    // It says nothing more: its session outlasts the test.
+    let heard = cluster.join_phantom(cluster.active_controller().await, LEADER).await;
+    let leader_epoch = heard.epoch();
     // At leader epoch 0 and partition epoch 0; the absent one is a replica and not in sync.
     let id = cluster.create(assigned("orders", &[&[LEADER, 2, ABSENT]])).await.id;
     let follower_epoch = cluster.broker_seen(2).await.expect("it is registered").epoch;
@@ -83,5 +82,4 @@ async fn in_sync_replicas_that_cannot_be() {
     let mut late = right_request;
     late.partitions[0].isr = isr(&[LEADER, 2]);
     assert_eq!(alter(&cluster, late).await, "INVALID_UPDATE_VERSION");
-    assert!(!led.is_finished(), "the leader was heard all the while");
 }
