@@ -68,13 +68,13 @@ async fn look(client: &AdminClient, db: &Db, state: State) -> Result<Look, Clien
 }
 
 /// A broker that died a moment ago still counts as there, under its old registration. What was told of the log may be where
-/// it ends, which is where the next registration goes.
+/// it ends, which is where the next registration goes. The simulation's `is_in` is the same rule for an image.
 fn is_back(broker: &BrokerDescription, since: i64) -> bool {
     broker.state == "unfenced" && broker.epoch >= since
 }
 
 /// Whether a replica on one of the nodes is not in sync. One on a broker without a process, where such a broker was
-/// given one, never is.
+/// given one, never is. The simulation's `is_short` is the same rule for an image.
 async fn lacks_a_node(client: &AdminClient, db: &Db) -> Result<bool, ClientError> {
     let request = ListPartitionsRequest { under_replicated: true, ..ListPartitionsRequest::default() };
     let partitions = client.list_partitions(request, Freshness::Linearizable).await?.partitions;

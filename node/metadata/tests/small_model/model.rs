@@ -16,7 +16,7 @@ use crate::deviation::Deviation;
 use crate::log::Log;
 use crate::members::{Members, REPLICAS, at};
 use crate::properties;
-use crate::replica::{Process, Replica, Up};
+use crate::replica::{Office, Process, Replica, Up};
 use crate::state::{Request, RequestedIsr, State};
 
 #[derive(Debug, Clone)]
@@ -274,17 +274,26 @@ impl Cluster {
             return true;
         }
         let Some(office) = next.replica_mut(request.sender).office_mut() else { return true };
-        let trusts_it = self.deviation == Some(Deviation::TakesBackNothing) && refusal.is_none();
-        match refusal {
-            // Whatever is said of this one, what it takes back is in doubt until the metadata tells.
-            _ if request.supersedes && !trusts_it => {}
-            _ if request.supersedes => office.on_refused(request.partition_epoch),
-            Some(ErrorName::IneligibleReplica) if is_final => office.on_refused(request.partition_epoch),
-            Some(ErrorName::IneligibleReplica) => office.on_refused_in_doubt(request.partition_epoch),
-            _ => {}
-        }
+        self.hear(office, request, refusal, is_final);
         self.advance(next, request.sender);
         true
+    }
+
+    /// What becomes of the request, as the leader is told.
+    fn hear(&self, office: &mut Office, request: Request, refusal: Option<ErrorName>, is_final: bool) {
+        let epoch = request.partition_epoch;
+        if request.supersedes {
+            // Whatever is said of this one, what it takes back is in doubt until the metadata tells.
+            if self.deviation == Some(Deviation::TakesBackNothing) && refusal.is_none() {
+                office.on_refused(epoch);
+            }
+            return;
+        }
+        match refusal {
+            Some(ErrorName::IneligibleReplica) if is_final => office.on_refused(epoch),
+            Some(ErrorName::IneligibleReplica) => office.on_refused_in_doubt(epoch),
+            _ => {}
+        }
     }
 
     /// Why the controllers refuse, if they do.
