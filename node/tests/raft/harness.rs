@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a leader may be silent, in clusters that are in no hurry.
 pub const CALM_MS: RangeInclusive<u64> = 1_000..=2_000;
 
 /// Keeps every payload, and which of them have been published.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
-use quorate_node::raft::{DialMap, Leadership, Outcome, ProposeError, VoterState};
+use quorate_node::raft::{DialMap, Leadership, Outcome, ProposeError, RaftError, VoterState};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::harness::{CALM_MS, Cluster, PATIENCE, propose, start, wait};
@@ -172,11 +172,15 @@ async fn a_moved_dial_map_moves_the_connections() {
     assert_eq!(cluster.leader().await, (1, epoch));
 }
 
-/// The successor declines as long as its disk is behind.
+/// Asks until the leader is none any more: the successor declines as long as its disk is behind.
 async fn hand_over(cluster: &Cluster, leader: i32, next: i32) {
     let until = Instant::now() + PATIENCE;
-    while let Err(error) = cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(next))).await {
-        assert!(Instant::now() < until, "voter {next} does not take over: {error}");
+    loop {
+        match cluster.running[&leader].raft.transfer_leadership(Some(ControllerId::new(next))).await {
+            Ok(()) | Err(RaftError::NotLeader) => return,
+            Err(error) => assert!(Instant::now() < until, "voter {next} does not take over: {error}"),
+        }
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

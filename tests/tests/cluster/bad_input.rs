@@ -49,9 +49,12 @@ fn assigned(name: &str, replicas: &[&[i32]]) -> NewTopic {
     NewTopic { name: name.to_owned(), assignment: assignment.collect(), ..NewTopic::default() }
 }
 
+/// No session ends while a test looks.
+const UNHURRIED: &[(&str, &str)] = &[CALM[0], CALM[1], ("broker_session_timeout_ms", "600000")];
+
 /// A cluster of three with a fourth broker that is registered and never comes.
 async fn cluster_with_an_absent_broker() -> Cluster {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     cluster.register_phantom(1, ABSENT).await.expect("a new broker may register");
     wait("the registration to be seen", async || cluster.broker_seen(ABSENT).await).await;
     cluster
