@@ -5,7 +5,8 @@ use quorate_client::log::{ProducedRecord, Producer, ProducerOptions};
 use quorate_proto::admin::{MoveReplicaRequest, NewTopic, PartitionDescription, TopicPartition};
 use quorate_tests::{Cluster, Load, new_topic, wait};
 
-const PARTITIONS: i32 = 8;
+/// So many that none of two directories stays empty: where a replica goes is drawn by the ids of topic and directory.
+const PARTITIONS: u16 = 24;
 
 /// Three nodes, of which the first has two log directories.
 async fn cluster() -> Cluster {
@@ -15,7 +16,7 @@ async fn cluster() -> Cluster {
     cluster.restart_all();
     cluster.ready().await;
     let configs = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
-    cluster.create(NewTopic { configs, ..new_topic("orders", PARTITIONS, 3) }).await;
+    cluster.create(NewTopic { configs, ..new_topic("orders", PARTITIONS.into(), 3) }).await;
     cluster
 }
 
@@ -26,7 +27,7 @@ async fn places(cluster: &Cluster) -> Vec<String> {
         let described = cluster.replicas_on(1).await?;
         let mut of_topic: Vec<_> = described.replicas.into_iter().filter(|at| at.topic_id == topic.id).collect();
         of_topic.sort_by_key(|at| at.partition);
-        (of_topic.len() == 8).then(|| of_topic.into_iter().map(|at| at.directory).collect())
+        (of_topic.len() == usize::from(PARTITIONS)).then(|| of_topic.into_iter().map(|at| at.directory).collect())
     })
     .await
 }
@@ -52,7 +53,7 @@ async fn a_failed_directory_takes_only_its_replicas_away() {
     let directories = cluster.replicas_on(1).await.expect("it runs").directories;
     let [lost, kept] = &directories[..] else { panic!("two directories: {directories:?}") };
     let partitions_in = |directory: &str| -> Vec<i32> {
-        (0..PARTITIONS).zip(&places).filter(|(_, at)| *at == directory).map(|(partition, _)| partition).collect()
+        (0..PARTITIONS.into()).zip(&places).filter(|(_, at)| *at == directory).map(|(partition, _)| partition).collect()
     };
     let (gone, stay) = (partitions_in(&lost.id), partitions_in(&kept.id));
     assert!(!gone.is_empty() && !stay.is_empty(), "the replicas are spread: {places:?}");
@@ -99,7 +100,7 @@ async fn a_replica_moves_to_another_directory_and_has_everything_there() {
     let load = Load::start(&cluster, "orders");
     let before = places(&cluster).await;
     let directories = cluster.replicas_on(1).await.expect("it runs").directories;
-    for (partition, from) in (0..PARTITIONS).zip(&before) {
+    for (partition, from) in (0..PARTITIONS.into()).zip(&before) {
         let to = directories.iter().find(|directory| directory.id != *from).expect("there are two");
         let request = MoveReplicaRequest {
             partition: Some(TopicPartition { topic: "orders".to_owned(), partition }),
