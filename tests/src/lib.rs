@@ -23,6 +23,7 @@ mod log;
 mod node;
 mod observe;
 mod phantom;
+mod settings;
 
 use std::time::Duration;
 
@@ -37,15 +38,13 @@ pub use links::Links;
 pub use load::{Account, Load};
 pub use log::{Committed, Log};
 pub use node::{Run, binary};
+pub use observe::beginning_of;
 pub use phantom::{Heartbeats, registration};
+pub use settings::{CALM, ENDLESS_SESSIONS, UNHURRIED};
 
 /// How long anything may take before the test gives up. Nothing takes so long on a healthy machine: it is no claim
 /// about speed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
-/// For tests in which nobody is to lose an office or a session: a process that stands still for a second costs none.
-pub const CALM: &[(&str, &str)] =
-    &[("raft_election_min_ms", "1000"), ("raft_election_max_ms", "2000"), ("broker_session_timeout_ms", "10000")];
 
 /// Between two looks at a condition.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -3,13 +3,20 @@
 use quorate_client::{Freshness, Mode, check_item};
 use quorate_proto::admin::{
     BrokerDescription, CreatedTopic, DescribeQuorumReply, DescribeQuorumRequest, ListPartitionsRequest, NewTopic,
-    PartitionDescription, ReadOptions, TopicDescription,
+    PartitionChangeNote, PartitionDescription, ReadOptions, TopicDescription,
 };
 use tokio::time::timeout;
 
 use crate::call::topic_named;
 use crate::node::Run;
 use crate::{Cluster, PATIENCE, wait};
+
+/// The change that began a leader epoch of the partition; the ISR may have changed since.
+pub fn beginning_of(leader_epoch: i32, partition: &PartitionDescription) -> &PartitionChangeNote {
+    let mut changes = partition.history.iter();
+    let began = changes.find(|change| change.leader_epoch == leader_epoch);
+    began.unwrap_or_else(|| panic!("no leader epoch {leader_epoch}: {partition:?}"))
+}
 
 impl Cluster {
     /// Waits for a controller and for every broker that runs to be let in: this process of it, not the one before.

@@ -22,9 +22,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long a leader may be silent, in clusters that are in no hurry.
-pub const CALM_MS: RangeInclusive<u64> = 1_000..=2_000;
-
 /// Keeps every payload, and which of them have been published.
 #[derive(Default)]
 pub struct Journal {
@@ -107,16 +104,15 @@ impl Cluster {
         }
     }
 
-    pub async fn formed(size: i32) -> Self {
+    /// For tests in which nobody is to lose his office: a disk or a process that stands still for a second costs none.
+    pub fn calm(size: i32) -> Self {
         let mut cluster = Self::new(size);
-        cluster.start_all().await;
+        cluster.election_ms = 1_000..=2_000;
         cluster
     }
 
-    /// For tests in which nobody is to lose his office: a disk or a process that stands still for a second costs none.
-    pub async fn calm(size: i32) -> Self {
+    pub async fn formed(size: i32) -> Self {
         let mut cluster = Self::new(size);
-        cluster.election_ms = CALM_MS;
         cluster.start_all().await;
         cluster
     }

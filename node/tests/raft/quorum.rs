@@ -8,7 +8,7 @@ use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, Offset};
 use quorate_node::raft::{DialMap, Leadership, Outcome, ProposeError, RaftError, VoterState};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::harness::{CALM_MS, Cluster, PATIENCE, propose, start, wait};
+use super::harness::{Cluster, PATIENCE, propose, start, wait};
 
 #[tokio::test]
 async fn three_voters_elect_one_leader_and_replay_the_same() {
@@ -23,7 +23,8 @@ async fn three_voters_elect_one_leader_and_replay_the_same() {
 
 #[tokio::test]
 async fn proposals_keep_their_order_and_need_the_claimed_epoch() {
-    let cluster = Cluster::calm(3).await;
+    let mut cluster = Cluster::calm(3);
+    cluster.start_all().await;
     let (leader, epoch) = cluster.leader().await;
     let raft = &cluster.running[&leader].raft;
     cluster.write("first").await;
@@ -77,7 +78,8 @@ async fn without_a_majority_nothing_is_read_or_written_and_all_resumes_with_it()
 
 #[tokio::test]
 async fn an_office_is_confirmed_by_a_majority_and_under_its_epoch_only() {
-    let mut cluster = Cluster::calm(3).await;
+    let mut cluster = Cluster::calm(3);
+    cluster.start_all().await;
     cluster.write("before").await;
     let (leader, epoch) = cluster.leader().await;
     let raft = cluster.running[&leader].raft.clone();
@@ -106,7 +108,8 @@ async fn alone_in_the_quorum_an_office_needs_nobodys_word() {
 
 #[tokio::test]
 async fn leadership_moves_on_request_and_is_told_alternating() {
-    let mut cluster = Cluster::calm(3).await;
+    let mut cluster = Cluster::calm(3);
+    cluster.start_all().await;
     cluster.write("before").await;
     cluster.wait_equal(1).await;
     let (leader, epoch) = cluster.leader().await;
@@ -141,8 +144,7 @@ async fn a_stopped_leader_is_replaced_long_before_its_lease_ends() {
 
 #[tokio::test]
 async fn a_moved_dial_map_moves_the_connections() {
-    let mut cluster = Cluster::new(3);
-    cluster.election_ms = CALM_MS;
+    let mut cluster = Cluster::calm(3);
     let map = cluster.root.path().join("dial.toml");
     std::fs::write(&map, "").unwrap();
     let starts = (1..=3).map(|id| {

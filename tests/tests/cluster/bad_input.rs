@@ -10,7 +10,7 @@ mod topics;
 use quorate_proto::admin::{Assignment, NewTopic};
 use quorate_proto::error::from_status;
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{CALM, Cluster, records_between, wait};
+use quorate_tests::{Cluster, UNHURRIED, records_between, wait};
 use tonic::Status;
 
 /// Where the metadata is before something that must not change it.
@@ -48,9 +48,6 @@ fn assigned(name: &str, replicas: &[&[i32]]) -> NewTopic {
         (0..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas: replicas.to_vec() });
     NewTopic { name: name.to_owned(), assignment: assignment.collect(), ..NewTopic::default() }
 }
-
-/// No session ends while a test looks.
-const UNHURRIED: &[(&str, &str)] = &[CALM[0], CALM[1], ("broker_session_timeout_ms", "600000")];
 
 /// A cluster of three with a fourth broker that is registered and never comes.
 async fn cluster_with_an_absent_broker() -> Cluster {

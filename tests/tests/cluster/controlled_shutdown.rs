@@ -1,7 +1,7 @@
 //! SIGTERM: nothing is lost, nothing waits for a timeout, and the next start can prove it.
 
 use quorate_proto::admin::{Assignment, NewTopic, PartitionDescription};
-use quorate_tests::{CALM, Cluster, new_topic, wait};
+use quorate_tests::{CALM, Cluster, beginning_of, new_topic, wait};
 
 #[tokio::test]
 async fn a_stopped_broker_hands_its_leaderships_over_and_ends_well() {
@@ -23,7 +23,7 @@ async fn a_stopped_broker_hands_its_leaderships_over_and_ends_well() {
         if !moved.contains(&partition.partition) {
             continue;
         }
-        let change = partition.history.iter().find(|change| change.leader_epoch == 1).expect("its leader changed");
+        let change = beginning_of(1, &partition);
         assert_eq!(change.cause, format!("controlled-shutdown {stopped}"));
         assert!(!change.unclean);
     }

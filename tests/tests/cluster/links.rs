@@ -76,7 +76,7 @@ async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
 /// Its API is within everybody's reach, so the brokers that heartbeat to it and follow it have to leave by themselves.
 #[tokio::test]
 async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
-    let (mut cluster, links) = linked(&[("broker_session_timeout_ms", "10000")]).await;
+    let (mut cluster, links) = linked(CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let alone = cluster.active_controller().await;
     let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quorate_proto::admin::CreateTopicsRequest;
-use quorate_tests::{CALM, Cluster, mutation, new_topic, refusal};
+use quorate_tests::{Cluster, UNHURRIED, mutation, new_topic, refusal};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,7 +16,7 @@ const MEBIBYTE: usize = 1024 * 1024;
 
 #[tokio::test]
 async fn a_message_above_the_limit_is_refused_by_name() {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     let untouched = Untouched::since_now(&cluster).await;
     for id in cluster.ids() {
         let options = mutation(Duration::from_secs(30));
@@ -28,7 +28,7 @@ async fn a_message_above_the_limit_is_refused_by_name() {
 
 #[tokio::test]
 async fn garbage_on_a_port_disturbs_nobody() {
-    let mut cluster = Cluster::start_with(3, CALM).await;
+    let mut cluster = Cluster::start_with(3, UNHURRIED).await;
     let epoch = cluster.quorum_seen_by(1).await.expect("it is up").epoch;
     let untouched = Untouched::since_now(&cluster).await;
     let mut noise = vec![0; 64 * 1024];

@@ -7,7 +7,7 @@ use quorate_proto::admin::{
     MutationOptions, TopicPartition, UnregisterBrokerRequest, config_resource,
 };
 use quorate_proto::broker::WatchRequest;
-use quorate_tests::{CALM, Cluster, mutation, new_topic, outcome, refusal};
+use quorate_tests::{Cluster, UNHURRIED, mutation, new_topic, outcome, refusal};
 
 use super::{STRANGER, Untouched, name_of};
 
@@ -18,7 +18,7 @@ const UNKNOWN: i32 = 99;
 
 #[tokio::test]
 async fn elections_configs_and_ids_that_make_no_sense() {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     cluster.create(new_topic("orders", 2, 3)).await;
     let untouched = Untouched::since_now(&cluster).await;
     let partition = |topic: &str, partition| TopicPartition { topic: topic.to_owned(), partition };
@@ -77,7 +77,7 @@ async fn config_rows(cluster: &Cluster) {
 
 #[tokio::test]
 async fn feeds_that_cannot_be_followed() {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     let from = |offset| WatchRequest { from_offset: Some(offset), ..WatchRequest::default() };
     let unknown = WatchRequest { kinds: vec!["NoSuchRecord".to_owned()], ..WatchRequest::default() };
     for (request, expected) in [

@@ -7,7 +7,7 @@ use quorate_metadata::ids::TopicId;
 use quorate_proto::admin::{
     Assignment, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, MorePartitions, NewTopic, TopicRef,
 };
-use quorate_tests::{CALM, Cluster, mutation, new_topic, outcome, refusal, topic_named};
+use quorate_tests::{Cluster, UNHURRIED, mutation, new_topic, outcome, refusal, topic_named};
 
 use super::{ABSENT, STRANGER, Untouched, assigned, cluster_with_an_absent_broker, name_of};
 
@@ -84,7 +84,7 @@ async fn topics_that_cannot_be_created() {
 
 #[tokio::test]
 async fn topics_that_cannot_be_deleted() {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     let id = cluster.create(new_topic("there", 1, 1)).await.id;
     let by_id = |id: &str| TopicRef { name: None, id: Some(id.to_owned()) };
     let unknown = TopicId::new(world::uuid()).to_string();
@@ -147,7 +147,7 @@ async fn partitions_that_cannot_be_added() {
 /// The answer would not fit into an entry of the log: that is this request's fault, and nobody else's.
 #[tokio::test]
 async fn a_request_whose_answer_is_too_large_to_be_remembered() {
-    let cluster = Cluster::start_with(3, CALM).await;
+    let cluster = Cluster::start_with(3, UNHURRIED).await;
     let active = cluster.active_controller().await;
     let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;
     let untouched = Untouched::since_now(&cluster).await;
