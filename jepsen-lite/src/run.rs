@@ -150,7 +150,8 @@ pub fn judge_again(folder: &Path) -> anyhow::Result<Results> {
     let file = folder.join(RESULTS);
     let text = fs::read(&file).with_context(|| format!("a run that was cut off has no {}", file.display()))?;
     let told: Results = serde_json::from_slice(&text).with_context(|| file.display().to_string())?;
-    let environment = Environment::read(folder)?.with_context(|| format!("{}: a run without env.json", folder.display()))?;
+    let environment =
+        Environment::read(folder)?.with_context(|| format!("{}: a run without env.json", folder.display()))?;
     let file = folder.join(HISTORY);
     let history = history::read(&file).with_context(|| file.display().to_string())?;
     let (has, had) = (history.len(), told.operations);
