@@ -146,6 +146,11 @@ impl Cluster {
         self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id).collect()
     }
 
+    /// The nodes that run, but for this one.
+    pub fn others(&self, id: i32) -> Vec<i32> {
+        self.running().into_iter().filter(|other| *other != id).collect()
+    }
+
     pub fn ids(&self) -> Vec<i32> {
         self.nodes.keys().copied().collect()
     }

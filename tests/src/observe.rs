@@ -54,10 +54,9 @@ impl Cluster {
         .await
     }
 
-    /// A running node that is not the active controller.
+    /// A running node that is not the active controller. For whoever has asked for that one: the next of its `others`.
     pub async fn standby(&self) -> i32 {
-        let active = self.active_controller().await;
-        self.running().into_iter().find(|id| *id != active).expect("a quorum has more than one node")
+        self.others(self.active_controller().await)[0]
     }
 
     /// What one node says of the quorum, from what it has.

@@ -167,10 +167,13 @@ impl Conductor<'_> {
         mode: Mode,
         lasted: Duration,
     ) -> anyhow::Result<()> {
-        if mode == Mode::SyncFails {
-            for node in nodes.iter().filter(|node| lasted > SYNC_SURELY && !self.db.is_down(**node)) {
-                let message = format!("node {node} went on for {lasted:?} after its disk had failed");
-                self.report.object("stops-when-fsync-fails", message, &[]);
+        if mode == Mode::SyncFails && lasted > SYNC_SURELY {
+            for node in nodes {
+                // One that stood still for a part of that time is ending now.
+                if !self.db.is_down(*node) && !self.ends_within(*node, RECOVER_SURELY).await? {
+                    let message = format!("node {node} went on for {lasted:?} and more after its disk had failed");
+                    self.report.object("stops-when-fsync-fails", message, &[]);
+                }
             }
         }
         if matches!(mode, Mode::SyncFails | Mode::SyncLies) {

@@ -53,8 +53,8 @@ fn only(at: Direction, condition: Condition) -> impl Fn(Direction) -> Condition 
 
 #[tokio::test]
 async fn nobody_is_there_when_nobody_is_behind_it() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let api = listener.local_addr().unwrap().to_string();
+    let api = format!("127.0.0.1:{}", free_port());
+    let listener = TcpListener::bind(&api).await.unwrap();
     let member = |id, api: &str| Member { id, raft: "127.0.0.1:1".to_owned(), api: api.to_owned() };
     let links = Links::between(&[member(1, "127.0.0.1:1"), member(2, &api)]);
     let way = links.dial_maps()[&1].split('"').nth(3).expect("raft, then api").to_owned();

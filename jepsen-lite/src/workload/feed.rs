@@ -13,7 +13,7 @@ use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchRequest};
 use quorate_proto::record::from_wire;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::direct::ask;
 use super::{Context, WorkloadName};
@@ -25,6 +25,12 @@ const PACE: Duration = Duration::from_millis(100);
 
 /// Of one stream, before it is broken off.
 const STREAM_MS: (u64, u64) = (50, 1_500);
+
+/// The last stream of a node, which tells everything.
+const LAST_STREAM: Duration = Duration::from_millis(300);
+
+/// Within that a node that stood still for a moment has told everything after all.
+const WHOLE_SURELY: Duration = Duration::from_secs(20);
 
 pub fn start(context: &Context, tasks: &mut JoinSet<()>) {
     for number in 0..WATCHERS {
@@ -57,9 +63,9 @@ async fn listen(context: &Context, images: &mut Images, process: u32, node: usiz
         let request = WatchRequest { from_offset: from, ..WatchRequest::default() };
         let mut feed = ask(context.broker(address).watch(request)).await?;
         let deadline = Instant::now() + lasts;
-        let mut heard = Vec::new();
+        let (mut heard, mut parts) = (Vec::new(), Vec::new());
         while let Ok(Ok(Some(event))) = timeout_at(deadline, feed.message()).await {
-            heard.extend(images.take(event.event)?);
+            heard.extend(images.take(event.event, &mut parts)?);
         }
         Ok(Op::Watch { node: *id, from, heard: Some(heard) })
     };
@@ -74,8 +80,6 @@ async fn listen(context: &Context, images: &mut Images, process: u32, node: usiz
 struct Images {
     now: Option<Ledger>,
     before: Option<Ledger>,
-    /// Of a snapshot that is not yet whole.
-    parts: Vec<Record>,
 }
 
 impl Images {
@@ -84,19 +88,20 @@ impl Images {
         self.before = self.now.clone();
     }
 
-    /// What does not replay is an error of its own name, which the checker knows.
-    fn take(&mut self, event: Option<Event>) -> Result<Option<Heard>, ClientError> {
+    /// What does not replay is an error of its own name, which the checker knows. `parts`: what the same stream has told
+    /// of a snapshot that is not yet whole.
+    fn take(&mut self, event: Option<Event>, parts: &mut Vec<Record>) -> Result<Option<Heard>, ClientError> {
         let broken = |reason: String| ClientError::Unknown(ApiError::new(ErrorName::CorruptMessage, reason));
         match event {
-            Some(Event::Snapshot(part)) => self.take_snapshot(part).map_err(broken),
+            Some(Event::Snapshot(part)) => self.take_snapshot(part, parts).map_err(broken),
             Some(Event::Records(records)) => self.take_records(records).map(Some).map_err(broken),
             Some(Event::Bookmark(_)) | None => Ok(None),
         }
     }
 
-    fn take_snapshot(&mut self, part: SnapshotPart) -> Result<Option<Heard>, String> {
+    fn take_snapshot(&mut self, part: SnapshotPart, parts: &mut Vec<Record>) -> Result<Option<Heard>, String> {
         for record in part.records {
-            self.parts.push(from_wire(record).map_err(|error| error.to_string())?);
+            parts.push(from_wire(record).map_err(|error| error.to_string())?);
         }
         if !part.last {
             return Ok(None);
@@ -108,7 +113,7 @@ impl Images {
             timestamp_ms: part.time_ms,
             digest: u128::from_be_bytes(digest),
         };
-        let image = MetadataImage::from_snapshot(header, std::mem::take(&mut self.parts)).map_err(|e| e.to_string())?;
+        let image = MetadataImage::from_snapshot(header, std::mem::take(parts)).map_err(|e| e.to_string())?;
         let digest = format!("{:032x}", image.digest());
         self.now = Some(Ledger::new(image));
         Ok(Some(Heard { first: None, next: part.next_offset, checksum: 0, digest, elections: Vec::new() }))
@@ -176,10 +181,19 @@ fn elections(records: &[Record], before: &MetadataImage, after: &MetadataImage) 
 pub async fn finish(context: &Context) -> anyhow::Result<()> {
     let process = context.asker(WorkloadName::WatchDelta, WATCHERS, PACE).process;
     for (node, (id, _)) in context.nodes.iter().enumerate() {
-        let mut images = Images::default();
-        listen(context, &mut images, process, node, Duration::from_millis(300)).await;
-        ensure!(images.now.is_some(), "node {id} gives no snapshot at the end");
+        let until = Instant::now() + WHOLE_SURELY;
+        while !tells_all(context, process, node).await {
+            ensure!(Instant::now() < until, "node {id} gives no snapshot at the end");
+            sleep(PACE).await;
+        }
         context.patient_client_of(node).describe_quorum(Freshness::Linearizable).await?;
     }
     Ok(())
+}
+
+/// Whether the node has told a whole snapshot within its time.
+async fn tells_all(context: &Context, process: u32, node: usize) -> bool {
+    let mut images = Images::default();
+    listen(context, &mut images, process, node, LAST_STREAM).await;
+    images.now.is_some()
 }

@@ -41,7 +41,7 @@ async fn a_restarted_voter_replays_its_log_and_catches_up() {
 
 #[tokio::test]
 async fn a_voter_that_the_log_was_trimmed_past_catches_up_by_snapshot() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::calm(3);
     (cluster.snapshot_log_bytes, cluster.log_entries_kept) = (4 << 20, 5);
     cluster.start_all().await;
     cluster.write("first").await;
@@ -128,7 +128,7 @@ async fn a_power_cut_of_all_voters_loses_nothing_acknowledged() {
 
 #[tokio::test]
 async fn a_broken_disk_stops_its_voter_and_the_others_go_on() {
-    let mut cluster = Cluster::new(3);
+    let mut cluster = Cluster::calm(3);
     let stores = [(); 3].map(|()| MemoryStore::new());
     let starts = (1..).zip(&stores).map(|(id, store)| start_on(store.clone(), cluster.config(id), cluster.address(id)));
     for (id, voter) in (1..).zip(futures::future::join_all(starts).await) {

@@ -87,10 +87,11 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn new(size: i32) -> Self {
-        // The listeners are dropped here and bound again at the start of each voter.
-        let voters = (1..=size).map(|id| {
-            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-            VoterAddress { id: ControllerId::new(id), raft: format!("127.0.0.1:{port}"), api: format!("api-{id}") }
+        // All are held until each has its port, and bound again at the start of each voter.
+        let held: Vec<TcpListener> = (0..size).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let voters = (1..).zip(&held).map(|(id, listener)| {
+            let raft = listener.local_addr().unwrap().to_string();
+            VoterAddress { id: ControllerId::new(id), raft, api: format!("api-{id}") }
         });
         let (voters, root) = (voters.collect(), tempfile::tempdir().unwrap());
         Self {
@@ -174,8 +175,13 @@ impl Cluster {
             let known = self.running.contains_key(&first.id.get());
             (known && views.all(|view| view.as_ref() == Some(&first))).then_some((first.id.get(), first.epoch))
         };
-        wait(|| agreed().is_some(), "one leader").await;
-        agreed().unwrap()
+        let mut found = None;
+        let is_agreed = || {
+            found = agreed();
+            found.is_some()
+        };
+        wait(is_agreed, "one leader").await;
+        found.unwrap()
     }
 
     /// Proposes through whoever leads until it is replayed there.
@@ -249,7 +255,7 @@ pub async fn propose(raft: &RaftNode, epoch: ControllerEpoch, payload: &str) -> 
     timeout(PATIENCE, raft.propose(epoch, Bytes::copy_from_slice(payload.as_bytes()))).await.expect("answered").unwrap()
 }
 
-pub async fn wait(condition: impl Fn() -> bool, why: &str) {
+pub async fn wait(mut condition: impl FnMut() -> bool, why: &str) {
     let until = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < until, "waited in vain for: {why}");

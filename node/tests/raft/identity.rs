@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::select;
 use quorate_metadata::ids::ClusterId;
 use quorate_node::raft::{RaftError, RocksStore, Store};
 use tokio::time::timeout;
@@ -69,10 +70,12 @@ async fn a_second_node_with_a_taken_id_is_refused() {
 #[tokio::test]
 async fn voters_wait_for_each_other_before_they_form_a_cluster() {
     let mut cluster = Cluster::new(3);
-    let early = |id| timeout(Duration::from_secs(1), start(cluster.config(id), cluster.address(id)));
-    let (first, second) = tokio::join!(early(1), early(2));
-    assert!(first.is_err() && second.is_err(), "two of three must not form a cluster");
+    let [mut first, mut second] = [1, 2].map(|id| Box::pin(start(cluster.config(id), cluster.address(id))));
+    let formed = timeout(Duration::from_secs(1), select(&mut first, &mut second)).await;
+    assert!(formed.is_err(), "two of three must not form a cluster");
+    wait(|| [1, 2].iter().all(|id| cluster.data(*id).join("raft").exists()), "their disks to be made").await;
     // Whoever stops waiting for a voter to start leaves its thread to end by itself.
+    drop((first, second));
     for id in [1, 2] {
         wait(|| RocksStore::new(&cluster.data(id)).open().is_ok(), "the disk is free").await;
     }

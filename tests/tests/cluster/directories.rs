@@ -2,6 +2,7 @@
 
 use quorate_client::Mode;
 use quorate_client::log::{ProducedRecord, Producer, ProducerOptions};
+use quorate_metadata::ErrorName;
 use quorate_proto::admin::{MoveReplicaRequest, NewTopic, PartitionDescription, TopicPartition};
 use quorate_tests::{Cluster, Load, new_topic, wait};
 
@@ -108,7 +109,12 @@ async fn a_replica_moves_to_another_directory_and_has_everything_there() {
             directory: to.id.clone(),
             ..MoveReplicaRequest::default()
         };
-        cluster.client().move_replica(request, Mode::Apply).await.expect("two others are in sync");
+        wait("the two others to be in sync", async || {
+            let Err(error) = cluster.client().move_replica(request.clone(), Mode::Apply).await else { return Some(()) };
+            assert_eq!(error.name(), ErrorName::NotEnoughReplicas, "{error}");
+            None
+        })
+        .await;
     }
     wait("every replica in the other directory, and in sync", async || {
         let partitions = cluster.topic("orders").await.partitions;

@@ -7,7 +7,8 @@ use quorate_proto::admin::{
     AlterConfigsRequest, ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, CreateTopicsReply,
     CreateTopicsRequest, config_resource,
 };
-use quorate_tests::{Cluster, mutation, new_topic, outcome, wait};
+use quorate_proto::metadata::record::Record;
+use quorate_tests::{Cluster, mutation, new_topic, outcome, records_between, wait};
 
 fn create(name: &str) -> CreateTopicsRequest {
     CreateTopicsRequest { options: mutation(Duration::from_secs(30)), topics: vec![new_topic(name, 3, 3)] }
@@ -58,19 +59,21 @@ async fn a_retry_gets_the_first_answer_over_failover_restart_and_snapshot() {
 #[tokio::test]
 async fn copies_that_arrive_everywhere_at_once_take_effect_once() {
     let cluster = Cluster::start(3).await;
-    cluster.create(new_topic("compacted", 1, 3)).await;
-    let mut offsets = Vec::new();
+    let (from, _) = cluster.converged().await;
+    let mut until = from;
     for round in 0..5 {
         let request = create(&format!("at-once-{round}"));
         let (one, two, three) =
             tokio::join!(send(&cluster, 1, &request), send(&cluster, 2, &request), send(&cluster, 3, &request));
         assert!(one.topics[0].error.is_none(), "{one:?}");
         assert!(one == two && two == three, "{one:?} {two:?} {three:?}");
-        offsets.push(one.result.expect("a mutation has a place in the log").offset);
+        until = one.result.expect("a mutation has a place in the log").offset;
     }
-    // A topic, its three partitions and the remembered request: nothing was written twice.
-    let written: Vec<i64> = offsets.windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert!(written.iter().all(|records| (5..=6).contains(records)), "5 each, or 6 with a digest: {written:?}");
+    let records = records_between(cluster.broker(1), from, until).await;
+    let written = |is_meant: fn(&Record) -> bool| records.iter().filter(|record| is_meant(record)).count();
+    assert_eq!(written(|record| matches!(record, Record::CreateTopic(_))), 5, "{records:?}");
+    assert_eq!(written(|record| matches!(record, Record::CreatePartition(_))), 15, "{records:?}");
+    assert_eq!(written(|record| matches!(record, Record::RequestApplied(_))), 5, "{records:?}");
 }
 
 #[tokio::test]
@@ -78,7 +81,7 @@ async fn the_same_ids_with_a_mutation_in_flight_when_the_controller_dies() {
     let mut cluster = Cluster::start(3).await;
     for round in 0..3 {
         let active = cluster.active_controller().await;
-        let standby = cluster.standby().await;
+        let standby = cluster.others(active)[0];
         let request = create(&format!("in-flight-{round}"));
         let mut node = cluster.admin(standby);
         let sent = request.clone();

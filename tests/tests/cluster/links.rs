@@ -32,10 +32,10 @@ async fn controller_of(client: &AdminClient) -> Option<i32> {
 #[tokio::test]
 async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
     for link in [Link::Silent, Link::Refusing] {
-        let (mut cluster, links) = linked(&[]).await;
+        let (mut cluster, links) = linked(CALM).await;
         cluster.create(new_topic("orders", 6, 3)).await;
         let alone = cluster.active_controller().await;
-        let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+        let others = cluster.others(alone);
         let mut phantom = cluster.join_phantom(alone, PHANTOM).await;
 
         links.isolate(alone, link);
@@ -79,7 +79,7 @@ async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
     let (mut cluster, links) = linked(CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let alone = cluster.active_controller().await;
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let others = cluster.others(alone);
     let from = cluster.quorum_seen_by(others[0]).await.expect("it is up").metadata_offset;
 
     links.isolate_raft(alone, Link::Silent);
@@ -107,9 +107,9 @@ async fn a_controller_that_lost_only_its_voters_keeps_no_broker() {
 /// the one that is cut off knows that nobody answers.
 #[tokio::test]
 async fn a_controller_that_is_cut_off_hears_no_broker_that_another_has_replaced() {
-    let (mut cluster, links) = linked(&[]).await;
+    let (mut cluster, links) = linked(CALM).await;
     let alone = cluster.active_controller().await;
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let others = cluster.others(alone);
     let mut heartbeats = cluster.join_phantom(alone, PHANTOM).await;
 
     links.isolate(alone, Link::Silent);
@@ -163,10 +163,10 @@ async fn a_follower_that_is_cut_off_comes_back_without_unseating_the_controller(
     let (mut cluster, links) = linked(CALM).await;
     let active = cluster.active_controller().await;
     let epoch = cluster.quorum_seen_by(active).await.expect("it is up").epoch;
-    let alone = cluster.standby().await;
+    let alone = cluster.others(active)[0];
     links.isolate(alone, Link::Silent);
     // Its broker is gone from the others' view, so it has been alone for much longer than an election takes.
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != alone).collect();
+    let others = cluster.others(alone);
     let majority = cluster.client_of(&others);
     wait("its broker to be fenced", async || {
         let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
@@ -195,7 +195,7 @@ async fn a_controller_that_hears_nobody_is_followed() {
             asked.list_topics(ListTopicsRequest { options }).await.expect_err("no majority, no read");
         }
     });
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != deaf).collect();
+    let others = cluster.others(deaf);
     let majority = cluster.client_of(&others);
     wait("another controller", async || controller_of(&majority).await.filter(|active| *active != deaf)).await;
     asking.abort();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use quorate_proto::admin::{CreateTopicsRequest, ListTopicsRequest, ReadOptions};
 use quorate_proto::error::{fact, from_status, is_ours};
-use quorate_tests::{Cluster, mutation, new_topic, outcome, refusal};
+use quorate_tests::{CALM, Cluster, mutation, new_topic, outcome, refusal};
 
 #[tokio::test]
 async fn five_nodes_serve_without_any_two_and_say_so_without_three() {
-    let mut cluster = Cluster::start(5).await;
+    let mut cluster = Cluster::start_with(5, CALM).await;
     cluster.create(new_topic("before", 10, 5)).await;
     let active = cluster.active_controller().await;
-    let other = cluster.standby().await;
+    let other = cluster.others(active)[0];
     cluster.kill(active);
     cluster.kill(other);
     cluster.create(new_topic("without-two", 3, 3)).await;
@@ -66,9 +66,9 @@ async fn create_without_majority(cluster: &Cluster, id: i32) -> bool {
 
 #[tokio::test]
 async fn a_controller_that_lost_its_majority_answers_in_time_and_may_serve_again() {
-    let mut cluster = Cluster::start(3).await;
+    let mut cluster = Cluster::start_with(3, CALM).await;
     let active = cluster.active_controller().await;
-    let others: Vec<i32> = cluster.running().into_iter().filter(|id| *id != active).collect();
+    let others = cluster.others(active);
     others.iter().for_each(|id| cluster.kill(*id));
     let definite = create_without_majority(&cluster, active).await;
     others.iter().for_each(|id| cluster.restart(*id));

@@ -9,7 +9,7 @@ async fn a_paused_broker_is_fenced_when_its_session_ends_and_comes_back_by_itsel
     let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let active = cluster.active_controller().await;
-    let paused = cluster.standby().await;
+    let paused = cluster.others(active)[0];
     let before = cluster.broker_seen(paused).await.expect("it is registered");
     let partitions = cluster.partitions().await;
     assert!(partitions.iter().any(|partition| partition.leader == Some(paused)), "node {paused} leads something");
@@ -62,7 +62,7 @@ async fn a_paused_controller_takes_no_other_broker_with_it() {
     let mut cluster = Cluster::start_with(3, CALM).await;
     cluster.create(new_topic("orders", 6, 3)).await;
     let paused = cluster.active_controller().await;
-    let others: Vec<i32> = cluster.ids().into_iter().filter(|id| *id != paused).collect();
+    let others = cluster.others(paused);
     let (from, _) = cluster.converged().await;
     cluster.pause(paused);
     cluster.broker_to_be(paused, "fenced").await;

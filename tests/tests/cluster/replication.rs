@@ -176,8 +176,8 @@ async fn produce(broker: &mut Log, topic_id: &str, acks: i32, value: &str) -> Re
 #[tokio::test]
 async fn a_paused_leader_acknowledges_nothing_when_it_wakes_up() {
     let mut cluster = Cluster::start(3).await;
-    cluster.create(durable("orders", 1)).await;
-    let paused = wait("a leader that is no controller", async || {
+    let id = cluster.create(durable("orders", 1)).await.id;
+    let (paused, epoch, connected) = wait("a leader that is no controller, and takes records", async || {
         let active = cluster.active_controller().await;
         let leader = cluster.topic("orders").await.partitions[0].leader?;
         if leader == active {
@@ -187,23 +187,21 @@ async fn a_paused_leader_acknowledges_nothing_when_it_wakes_up() {
             cluster.broker_to_be(leader, "unfenced").await;
             return None;
         }
-        Some(leader)
+        let mut connected = cluster.log_of(leader);
+        let epoch = produce(&mut connected, &id, 1, "before the pause").await.ok()?;
+        Some((leader, epoch, connected))
     })
     .await;
     let durable_load = Load::start(&cluster, "orders");
     let options = ProducerOptions { acks: Acks::Leader, idempotent: false, ..ProducerOptions::default() };
     let loose_load = Load::start_with(&cluster, "orders", "loose", options);
     committed_more(&cluster, "orders", 50).await;
-    let led = cluster.topic("orders").await;
-    let epoch = led.partitions[0].leader_epoch;
-    let mut connected = cluster.log_of(paused);
-    produce(&mut connected, &led.id, 1, "before the pause").await.expect("it leads");
     cluster.pause(paused);
     cluster.broker_to_be(paused, "fenced").await;
     // They wait in its sockets, and are the first that it sees when it wakes up.
     let mut late = JoinSet::new();
     for number in 0..20 {
-        let (mut connected, id) = (connected.clone(), led.id.clone());
+        let (mut connected, id) = (connected.clone(), id.clone());
         let acks = if number % 2 == 0 { 1 } else { -1 };
         let value = format!("late {number}");
         late.spawn(async move { (produce(&mut connected, &id, acks, &value).await, value) });
