@@ -39,12 +39,16 @@ impl Cluster {
     }
 
     /// Registers a broker without a process at the active controller, and heartbeats until it may lead: it is unfenced and
-    /// has a lease.
-    pub async fn join_phantom(&self, active: i32, broker: i32) -> Heartbeats {
-        let epoch = self.register_phantom(active, broker).await.expect("a new broker may register");
+    /// has a lease. The controller is told with it, as it may have changed meanwhile.
+    pub async fn join_phantom(&self, broker: i32) -> (i32, Heartbeats) {
+        let mut epoch = None;
         wait("a broker without a process to be let in", async || {
-            let (heartbeats, reply) = Heartbeats::open(self.broker(active), broker, epoch).await.ok()?;
-            (!reply.fenced && reply.lease_ms > 0).then_some(heartbeats)
+            let active = self.active_controller().await;
+            if epoch.is_none() {
+                epoch = self.register_phantom(active, broker).await.ok();
+            }
+            let (heartbeats, reply) = Heartbeats::open(self.broker(active), broker, epoch?).await.ok()?;
+            (!reply.fenced && reply.lease_ms > 0).then_some((active, heartbeats))
         })
         .await
     }

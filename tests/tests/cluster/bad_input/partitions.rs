@@ -23,7 +23,7 @@ fn isr(brokers: &[i32]) -> Vec<IsrMember> {
 async fn in_sync_replicas_that_cannot_be() {
     let cluster = cluster_with_an_absent_broker().await;
     // It says nothing more: its session outlasts the test.
-    let heard = cluster.join_phantom(cluster.active_controller().await, LEADER).await;
+    let (_, heard) = cluster.join_phantom(LEADER).await;
     let leader_epoch = heard.epoch();
     // At leader epoch 0 and partition epoch 0; the absent one is a replica and not in sync.
     let id = cluster.create(assigned("orders", &[&[LEADER, 2, ABSENT]])).await.id;
