@@ -64,3 +64,39 @@ impl MetadataImage {
         digest
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ids::DirectoryId;
+    use crate::image::fixture::{batch, broker, change, image, partition_id};
+    use crate::record::{LeaderRecoveryState, PartitionChange, Record};
+
+    /// Nodes of different builds compare digests, and snapshots carry them: the bytes that are hashed never change.
+    #[test]
+    fn digest_of_a_known_image_never_changes() {
+        let mut image = image();
+        assert_eq!(format!("{:032x}", image.digest()), "89ed2f3d73ecef8b22daf1b57bde68c5");
+        let list = |ids: &[i32]| Some(ids.iter().map(|&id| broker(id)).collect());
+        let moved = PartitionChange {
+            replicas: list(&[1, 2, 3, 4]),
+            directories: Some((0..4).map(|at| DirectoryId::from_bytes([at; 16])).collect()),
+            isr: list(&[2, 1]),
+            elr: list(&[3]),
+            adding: list(&[4]),
+            removing: list(&[1]),
+            leader: Some(Some(broker(2))),
+            recovery: Some(LeaderRecoveryState::Recovering),
+            unclean: true,
+            ..change(partition_id(0))
+        };
+        let lost = PartitionChange {
+            isr: list(&[]),
+            leader: Some(None),
+            last_known_elr: list(&[2]),
+            ..change(partition_id(1))
+        };
+        let records = [Record::PartitionChange(moved), Record::PartitionChange(lost)];
+        image.replay(&batch(2, &records)).expect("the records of this test replay");
+        assert_eq!(format!("{:032x}", image.digest()), "87f57b4136bcc8645f9ccf9d16d9c5c9");
+    }
+}
