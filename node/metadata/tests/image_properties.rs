@@ -295,6 +295,7 @@ fn of_replay(image: &MetadataImage) -> Vec<Violation> {
         matches!(
             violation,
             Violation::IndexDiffers { .. }
+                | Violation::TopicDigestDiffers(_)
                 | Violation::DigestDiffers { .. }
                 | Violation::ClientsOutOfOrder
                 | Violation::TooManyClients { .. }

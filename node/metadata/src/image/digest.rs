@@ -7,8 +7,8 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::MetadataImage;
 use super::canonical::Entity;
+use super::{MetadataImage, Topic};
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Digest(u128);
@@ -18,12 +18,25 @@ impl Digest {
         self.0
     }
 
+    pub(super) fn of(entity: Entity<'_>) -> Self {
+        Self(xxh3_128(&entity.encode()))
+    }
+
     pub(super) fn add(&mut self, entity: Entity<'_>) {
-        self.0 = self.0.wrapping_add(xxh3_128(&entity.encode()));
+        self.add_sum(Self::of(entity));
     }
 
     pub(super) fn remove(&mut self, entity: Entity<'_>) {
-        self.0 = self.0.wrapping_sub(xxh3_128(&entity.encode()));
+        self.remove_sum(Self::of(entity));
+    }
+
+    /// Adds all that `sum` was made of.
+    pub(super) fn add_sum(&mut self, sum: Self) {
+        self.0 = self.0.wrapping_add(sum.0);
+    }
+
+    pub(super) fn remove_sum(&mut self, sum: Self) {
+        self.0 = self.0.wrapping_sub(sum.0);
     }
 }
 
@@ -33,8 +46,19 @@ impl fmt::Debug for Digest {
     }
 }
 
+impl Topic {
+    /// The sum of the partitions' hashes, computed from nothing but the partitions.
+    pub(super) fn recompute_digest(&self) -> Digest {
+        let mut digest = Digest::default();
+        for (id, state) in self.partitions() {
+            digest.add(Entity::Partition { id, state });
+        }
+        digest
+    }
+}
+
 impl MetadataImage {
-    /// The digest computed from nothing but the contents, for comparison with the one that was kept.
+    /// The digest computed from the contents and the topics' sums, for comparison with the one that was kept.
     pub(super) fn recompute_digest(&self) -> Digest {
         let mut digest = Digest::default();
         self.cluster.into_iter().map(Entity::Cluster).for_each(|entity| digest.add(entity));
@@ -45,9 +69,7 @@ impl MetadataImage {
         self.brokers.values().for_each(|broker| digest.add(Entity::Broker(broker)));
         for topic in self.topics.values() {
             digest.add(Entity::Topic { id: topic.id, name: &topic.name });
-        }
-        for (id, state) in self.partitions() {
-            digest.add(Entity::Partition { id, state });
+            digest.add_sum(topic.partitions_digest);
         }
         for (resource, entries) in &self.configs {
             for (key, value) in entries {

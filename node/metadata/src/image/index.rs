@@ -2,9 +2,11 @@
 //!
 //! Derived from the partitions and kept as each one changes. `verify` compares it with one built from scratch.
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
-use crate::ids::{BrokerId, TopicPartition};
+use super::Topic;
+use super::partition_set::PartitionSet;
+use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
 use crate::record::Partition;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,9 +16,9 @@ pub struct PartitionIndex {
     elr: ByBroker,
     /// By the replica lists, whether or not the broker is registered.
     hosted: ByBroker,
-    leaderless: OrdSet<TopicPartition>,
+    leaderless: TopicPartitionSet,
     /// Led, but not by the first replica.
-    not_preferred: OrdSet<TopicPartition>,
+    not_preferred: TopicPartitionSet,
 }
 
 impl PartitionIndex {
@@ -38,12 +40,12 @@ impl PartitionIndex {
     }
 
     pub fn leaderless(&self) -> impl Iterator<Item = TopicPartition> {
-        self.leaderless.iter().copied()
+        self.leaderless.iter()
     }
 
     /// The partitions that are led by another than their first replica. Those without a leader are `leaderless`.
     pub fn not_preferred(&self) -> impl Iterator<Item = TopicPartition> {
-        self.not_preferred.iter().copied()
+        self.not_preferred.iter()
     }
 
     pub fn led_count(&self, broker: BrokerId) -> usize {
@@ -59,11 +61,11 @@ impl PartitionIndex {
     }
 
     pub fn leaderless_count(&self) -> usize {
-        self.leaderless.len()
+        self.leaderless.len
     }
 
     pub fn not_preferred_count(&self) -> usize {
-        self.not_preferred.len()
+        self.not_preferred.len
     }
 
     pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
@@ -82,6 +84,20 @@ impl PartitionIndex {
         self.hosted.update(id, &partition.replicas, &[]);
         mark(&mut self.leaderless, id, partition.leader.is_none(), false);
         mark(&mut self.not_preferred, id, is_misplaced(partition), false);
+    }
+
+    /// Removes a topic with all its partitions. The cost is the smaller of its partitions and the brokers.
+    pub(super) fn remove_topic(&mut self, topic: &Topic) {
+        if topic.partitions.len() <= self.hosted.0.len() {
+            topic.partitions().for_each(|(id, partition)| self.remove(id, partition));
+            return;
+        }
+        let Self { led, isr, elr, hosted, leaderless, not_preferred } = self;
+        for list in [led, isr, elr, hosted] {
+            list.remove_topic(topic.id);
+        }
+        leaderless.remove_topic(topic.id);
+        not_preferred.remove_topic(topic.id);
     }
 
     pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
@@ -111,9 +127,9 @@ fn is_misplaced(partition: &Partition) -> bool {
     partition.leader.is_some() && !partition.has_preferred_leader()
 }
 
-fn mark(set: &mut OrdSet<TopicPartition>, id: TopicPartition, was: bool, is: bool) {
+fn mark(set: &mut TopicPartitionSet, id: TopicPartition, was: bool, is: bool) {
     if was && !is {
-        set.remove(&id);
+        set.remove(id);
     } else if is && !was {
         set.insert(id);
     }
@@ -121,15 +137,15 @@ fn mark(set: &mut OrdSet<TopicPartition>, id: TopicPartition, was: bool, is: boo
 
 /// A broker without partitions has no entry, so that equal contents are equal values.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct ByBroker(OrdMap<BrokerId, OrdSet<TopicPartition>>);
+struct ByBroker(OrdMap<BrokerId, TopicPartitionSet>);
 
 impl ByBroker {
     fn of(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.0.get(&broker).into_iter().flatten().copied()
+        self.0.get(&broker).into_iter().flat_map(TopicPartitionSet::iter)
     }
 
     fn count(&self, broker: BrokerId) -> usize {
-        self.0.get(&broker).map_or(0, OrdSet::len)
+        self.0.get(&broker).map_or(0, |partitions| partitions.len)
     }
 
     fn update(&mut self, id: TopicPartition, before: &[BrokerId], after: &[BrokerId]) {
@@ -137,18 +153,64 @@ impl ByBroker {
             return;
         }
         for &broker in before.iter().filter(|broker| !after.contains(broker)) {
-            self.remove(broker, id);
+            self.remove_from(broker, |partitions| partitions.remove(id));
         }
         for &broker in after.iter().filter(|broker| !before.contains(broker)) {
             self.0.entry(broker).or_default().insert(id);
         }
     }
 
-    fn remove(&mut self, broker: BrokerId, id: TopicPartition) {
+    fn remove_topic(&mut self, topic: TopicId) {
+        let has_it = |partitions: &TopicPartitionSet| partitions.topics.contains_key(&topic);
+        let brokers: Vec<_> = self.0.iter().filter(|(_, at)| has_it(at)).map(|(&broker, _)| broker).collect();
+        for broker in brokers {
+            self.remove_from(broker, |partitions| partitions.remove_topic(topic));
+        }
+    }
+
+    fn remove_from(&mut self, broker: BrokerId, remove: impl FnOnce(&mut TopicPartitionSet)) {
         let Some(partitions) = self.0.get_mut(&broker) else { return };
-        partitions.remove(&id);
-        if partitions.is_empty() {
+        remove(partitions);
+        if partitions.len == 0 {
             self.0.remove(&broker);
         }
     }
+}
+
+/// Partitions by topic, so that a topic goes as a whole. A topic without partitions has no entry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct TopicPartitionSet {
+    len: usize,
+    topics: OrdMap<TopicId, PartitionSet>,
+}
+
+impl TopicPartitionSet {
+    /// Sorted by topic and partition.
+    fn iter(&self) -> impl Iterator<Item = TopicPartition> {
+        let id = |topic, number: u32| TopicPartition::new(topic, PartitionId::new(number.cast_signed()));
+        self.topics.iter().flat_map(move |(&topic, numbers)| numbers.iter().map(move |number| id(topic, number)))
+    }
+
+    fn insert(&mut self, id: TopicPartition) {
+        let is_new = self.topics.entry(id.topic).or_default().insert(number_of(id));
+        self.len += usize::from(is_new);
+    }
+
+    fn remove(&mut self, id: TopicPartition) {
+        let Some(numbers) = self.topics.get_mut(&id.topic) else { return };
+        let was_member = numbers.remove(number_of(id));
+        if numbers.len() == 0 {
+            self.topics.remove(&id.topic);
+        }
+        self.len -= usize::from(was_member);
+    }
+
+    fn remove_topic(&mut self, topic: TopicId) {
+        self.len -= self.topics.remove(&topic).map_or(0, |numbers| numbers.len());
+    }
+}
+
+/// Partitions are numbered from 0.
+fn number_of(id: TopicPartition) -> u32 {
+    id.partition.get().cast_unsigned()
 }

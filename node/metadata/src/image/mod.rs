@@ -10,6 +10,7 @@ mod digest;
 pub(crate) mod fixture;
 mod index;
 mod ledger;
+mod partition_set;
 mod reassignments;
 mod replay;
 mod requests;
@@ -69,9 +70,15 @@ pub struct Topic {
     pub name: String,
     /// Dense: the position is the partition id.
     pub partitions: Vector<Arc<Partition>>,
+    /// Sum of the partitions' hashes, so that the topic is taken out of the image's digest at once.
+    partitions_digest: Digest,
 }
 
 impl Topic {
+    fn new(id: TopicId, name: String) -> Self {
+        Self { id, name, partitions: Vector::new(), partitions_digest: Digest::default() }
+    }
+
     pub fn partition(&self, id: PartitionId) -> Option<&Arc<Partition>> {
         usize::try_from(id.get()).ok().and_then(|at| self.partitions.get(at))
     }

@@ -10,7 +10,7 @@ use imbl::OrdMap;
 use super::canonical::Entity;
 use super::verify::Violation;
 use super::{MetadataImage, ReplayError};
-use crate::ids::{BrokerId, ReassignmentId, TopicPartition};
+use crate::ids::{BrokerId, PartitionId, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{ReassignedPartition, ReassignmentStart, Record};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,14 @@ impl MetadataImage {
             self.digest.remove(operation.terms());
             self.reassignments.remove(&id);
         }
+    }
+
+    /// As `leave_reassignment`, of every partition of the topic. The cost is that of those which move.
+    pub(super) fn leave_reassignments(&mut self, topic: TopicId) {
+        let (first, last) = (PartitionId::new(0), PartitionId::new(i32::MAX));
+        let all = TopicPartition::new(topic, first)..=TopicPartition::new(topic, last);
+        let moving: Vec<TopicPartition> = self.reassigning.range(all).map(|(&id, _)| id).collect();
+        moving.into_iter().for_each(|id| self.leave_reassignment(id));
     }
 
     /// That a partition belongs to an operation exactly if it is being reassigned.

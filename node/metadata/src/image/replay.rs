@@ -7,9 +7,8 @@
 
 use std::sync::Arc;
 
-use imbl::Vector;
-
 use super::canonical::Entity;
+use super::digest::Digest;
 use super::requests::RequestOutcome;
 use super::{MetadataImage, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
@@ -19,6 +18,9 @@ use crate::record::{
     Batch, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition, PartitionChange,
     PartitionRegistration, Record,
 };
+
+#[cfg(test)]
+mod tests;
 
 /// Why a record cannot be true of the image it was replayed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -200,7 +202,7 @@ impl MetadataImage {
         }
         self.digest.add(Entity::Topic { id, name });
         self.topic_names.insert(name.to_owned(), id);
-        self.topics.insert(id, Arc::new(Topic { id, name: name.to_owned(), partitions: Vector::new() }));
+        self.topics.insert(id, Arc::new(Topic::new(id, name.to_owned())));
         Ok(())
     }
 
@@ -208,11 +210,9 @@ impl MetadataImage {
         let topic = self.topics.remove(&id).ok_or(ReplayError::UnknownTopic(id))?;
         self.topic_names.remove(&topic.name);
         self.digest.remove(Entity::Topic { id, name: &topic.name });
-        for (id, state) in topic.partitions() {
-            self.index.remove(id, state);
-            self.digest.remove(Entity::Partition { id, state });
-            self.leave_reassignment(id);
-        }
+        self.digest.remove_sum(topic.partitions_digest);
+        self.index.remove_topic(&topic);
+        self.leave_reassignments(id);
         let resource = ConfigResource::Topic(topic.name.clone());
         for (key, value) in self.configs.remove(&resource).unwrap_or_default() {
             self.digest.remove(Entity::Config { resource: &resource, key: &key, value: &value });
@@ -233,8 +233,11 @@ impl MetadataImage {
             note(&mut state, Cause::Created, false, self.next_offset, self.timestamp_ms);
         }
         self.index.add(*id, &state);
-        self.digest.add(Entity::Partition { id: *id, state: &state });
-        Arc::make_mut(topic).partitions.push_back(Arc::new(state));
+        let topic = Arc::make_mut(topic);
+        let hash = Digest::of(Entity::Partition { id: *id, state: &state });
+        topic.partitions_digest.add_sum(hash);
+        self.digest.add_sum(hash);
+        topic.partitions.push_back(Arc::new(state));
         Ok(())
     }
 
@@ -242,14 +245,17 @@ impl MetadataImage {
         let id = change.id;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let at = usize::try_from(id.partition.get()).ok().filter(|&at| at < topic.partitions.len());
-        let slot = at.and_then(|at| Arc::make_mut(topic).partitions.get_mut(at));
-        let slot = slot.ok_or(ReplayError::UnknownPartition(id))?;
+        let at = at.ok_or(ReplayError::UnknownPartition(id))?;
+        let Topic { partitions, partitions_digest, .. } = Arc::make_mut(topic);
+        let slot = &mut partitions[at];
         let mut after = Partition::clone(slot);
         change_state(&mut after, change);
         note(&mut after, change.cause, change.unclean, self.next_offset, self.timestamp_ms);
         self.index.update(id, slot, &after);
-        self.digest.remove(Entity::Partition { id, state: slot });
-        self.digest.add(Entity::Partition { id, state: &after });
+        let mut difference = Digest::of(Entity::Partition { id, state: &after });
+        difference.remove(Entity::Partition { id, state: slot });
+        partitions_digest.add_sum(difference);
+        self.digest.add_sum(difference);
         let is_over = !after.is_reassigning();
         *slot = Arc::new(after);
         if is_over {
@@ -348,131 +354,4 @@ fn note(state: &mut Partition, cause: Cause, unclean: bool, offset: Offset, time
     }
     let (leader, leader_epoch) = (state.leader, state.leader_epoch);
     state.history.push(ChangeNote { cause, offset, time_ms, leader, leader_epoch, unclean });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::PartitionId;
-    use crate::image::fixture::{batch, broker, change, create_partition, image, partition_id, registration, topic};
-
-    fn replay(image: &mut MetadataImage, records: &[Record]) {
-        image.replay(&batch(2, records)).expect("the records of this test replay");
-        assert_eq!(image.verify(), []);
-    }
-
-    fn refused(record: Record) -> ReplayError {
-        image().replay(&batch(2, &[record])).expect_err("the record cannot be true of the image")
-    }
-
-    #[test]
-    fn only_a_change_that_states_a_leader_bumps_the_leader_epoch() {
-        let mut image = image();
-        let id = partition_id(0);
-        let epochs = |image: &MetadataImage| {
-            let partition = image.partition(id).expect("the fixture has it");
-            (partition.leader_epoch.get(), partition.partition_epoch.get())
-        };
-        let mut shrunk = change(id);
-        shrunk.isr = Some(vec![broker(1), broker(2)]);
-        replay(&mut image, &[Record::PartitionChange(shrunk)]);
-        assert_eq!(epochs(&image), (0, 1));
-        let mut restated = change(id);
-        restated.leader = Some(Some(broker(1)));
-        replay(&mut image, &[Record::PartitionChange(restated)]);
-        assert_eq!(epochs(&image), (1, 2));
-    }
-
-    #[test]
-    fn a_partition_remembers_its_last_changes_only() {
-        let mut image = image();
-        let id = partition_id(0);
-        let offset = image.next_offset.get();
-        let kept = i64::try_from(limits::PARTITION_CHANGES_KEPT).expect("a small number");
-        let moves: Vec<Record> = (0..=kept).map(|_| Record::PartitionChange(change(id))).collect();
-        replay(&mut image, &moves);
-        let history = &image.partition(id).expect("the fixture has it").history;
-        let offsets: Vec<i64> = history.iter().map(|note| note.offset.get()).collect();
-        assert_eq!(offsets, (offset + 1..=offset + kept).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn a_removed_topic_leaves_nothing_behind() {
-        let before = image();
-        let mut image = before.clone();
-        let resource = ConfigResource::Topic("payments".to_owned());
-        let id = |at| TopicPartition::new(topic(2), PartitionId::new(at));
-        let moved = PartitionChange { leader: Some(Some(broker(1))), ..change(id(0)) };
-        let lost =
-            PartitionChange { isr: Some(Vec::new()), elr: Some(vec![broker(3)]), leader: Some(None), ..change(id(1)) };
-        let records = [
-            Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
-            Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) },
-            create_partition(topic(2), 0, &[3, 1]),
-            create_partition(topic(2), 1, &[3, 1]),
-            Record::PartitionChange(moved),
-            Record::PartitionChange(lost),
-            Record::RemoveTopic { topic: topic(2) },
-        ];
-        replay(&mut image, &records);
-        let next_offset = image.next_offset;
-        assert_eq!(next_offset, before.next_offset.advance(records.len()));
-        let epoch_and_time = (image.controller_epoch, image.timestamp_ms);
-        let (controller_epoch, timestamp_ms) = epoch_and_time;
-        assert_eq!(image, MetadataImage { next_offset, controller_epoch, timestamp_ms, ..before });
-    }
-
-    #[test]
-    fn a_broker_goes_through_its_states() {
-        let mut image = image();
-        let state = |image: &MetadataImage| {
-            let broker = image.broker(broker(4)).expect("the fixture has it");
-            (broker.fenced, broker.in_controlled_shutdown, broker.controlled_shutdown_offset.map(Offset::get))
-        };
-        let epoch = image.broker(broker(4)).expect("the fixture has it").epoch;
-        let broker = broker(4);
-        let begun = image.next_offset.get();
-        replay(&mut image, &[Record::BeginControlledShutdown { broker, epoch }]);
-        assert_eq!(state(&image), (false, true, Some(begun)));
-        replay(&mut image, &[Record::FenceBroker { broker, epoch }]);
-        assert_eq!(state(&image), (true, true, None));
-        replay(&mut image, &[Record::UnfenceBroker { broker, epoch }]);
-        assert_eq!(state(&image), (false, false, None));
-        replay(&mut image, &[Record::UnregisterBroker { broker, epoch }]);
-        assert_eq!(image.broker(broker), None);
-    }
-
-    #[test]
-    fn what_cannot_be_true_is_refused() {
-        let taken = Record::CreateTopic { topic: topic(2), name: "orders".to_owned() };
-        assert!(matches!(refused(taken), ReplayError::TopicExists { .. }));
-        assert!(matches!(
-            refused(create_partition(topic(1), 3, &[1])),
-            ReplayError::PartitionOutOfOrder { next: 2, .. }
-        ));
-        assert!(matches!(refused(create_partition(topic(2), 0, &[1])), ReplayError::UnknownTopic(_)));
-        let astray = Record::PartitionChange(change(partition_id(-1)));
-        assert_eq!(refused(astray), ReplayError::UnknownPartition(partition_id(-1)));
-        let (current, stated) = (registration(1).epoch, BrokerEpoch::new(99));
-        let mismatch = ReplayError::BrokerEpochMismatch { broker: broker(1), stated, current };
-        assert_eq!(refused(Record::FenceBroker { broker: broker(1), epoch: stated }), mismatch);
-        let unknown = Record::FenceBroker { broker: broker(9), epoch: stated };
-        assert_eq!(refused(unknown), ReplayError::UnknownBroker(broker(9)));
-        let cluster = ClusterId::from_bytes([7; 16]);
-        assert!(matches!(refused(Record::ClusterCreated { cluster }), ReplayError::ClusterExists(_)));
-    }
-
-    /// 100 topics of 100 partitions must not be felt, when a node starts as little as when they are created.
-    #[test]
-    fn many_partitions_replay() {
-        let mut image = image();
-        for at in 2..102 {
-            let id = topic(at);
-            let mut records = vec![Record::CreateTopic { topic: id, name: format!("topic-{at}") }];
-            records.extend((0..100).map(|partition| create_partition(id, partition, &[1, 2, 3])));
-            image.replay(&batch(2, &records)).expect("they are new");
-        }
-        assert_eq!(image.index.led_count(broker(1)), 10_001);
-        assert_eq!(image.verify(), []);
-    }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{MetadataImage, PartitionIndex, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, ReassignmentId, TopicId, TopicPartition};
@@ -64,6 +65,8 @@ pub enum Violation {
     ReassignmentAhead { id: ReassignmentId, next_offset: Offset },
     #[error("the {list} index differs from one built from scratch")]
     IndexDiffers { list: &'static str },
+    #[error("the digest of the partitions of topic {0} differs from the sum of their hashes")]
+    TopicDigestDiffers(TopicId),
     #[error("the digest was kept as {kept:032x}, but computes to {computed:032x}")]
     DigestDiffers { kept: u128, computed: u128 },
 }
@@ -233,6 +236,8 @@ impl MetadataImage {
         self.partitions().for_each(|(id, partition)| index.add(id, partition));
         found.extend(self.index.difference(&index).map(|list| Violation::IndexDiffers { list }));
         self.check_reassignment_index(found);
+        let differs = |topic: &&Arc<Topic>| topic.partitions_digest != topic.recompute_digest();
+        found.extend(self.topics.values().filter(differs).map(|topic| Violation::TopicDigestDiffers(topic.id)));
         let (kept, computed) = (self.digest(), self.recompute_digest().get());
         if kept != computed {
             found.push(Violation::DigestDiffers { kept, computed });
@@ -278,8 +283,6 @@ fn check_leadership(id: TopicPartition, partition: &Partition, found: &mut Vec<V
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::ids::DirectoryId;
     use crate::image::fixture::{batch, broker, change, feature, image, partition_id, registration, topic};
@@ -438,6 +441,11 @@ mod tests {
             image.features.insert("metadata.version".to_owned(), 9);
         };
         assert!(matches!(after_damage(silent)[..], [Violation::DigestDiffers { .. }]));
+        let forgotten = |image: &mut MetadataImage| {
+            let orders = image.topics.get_mut(&topic(1)).expect("the fixture has it");
+            Arc::make_mut(orders).partitions.pop_back();
+        };
+        assert!(after_damage(forgotten).contains(&Violation::TopicDigestDiffers(topic(1))));
     }
 
     #[test]
