@@ -195,12 +195,12 @@ fn check_election(before: &MetadataImage, change: &PartitionChange) {
     // The change that ends a reassignment also brings replicas in, on the word of the leader until then.
     let brought_in = change.isr.as_ref().is_some_and(|isr| isr.contains(&leader));
     let vouched_for = change.cause == Cause::Reassignment && was.leader.is_some() && brought_in && !change.unclean;
-    let is_clean = was.isr.contains(&leader) || was.elr.contains(&leader) || vouched_for;
+    let is_clean = was.isr.contains(&leader) || was.elr().contains(&leader) || vouched_for;
     assert_eq!(is_clean, !change.unclean, "{change:?} on {was:?}");
     if change.unclean {
         let topic = before.topic(change.id.topic).expect("it was there");
         let allowed = config::unclean_allowed(before, &topic.name) || change.cause == Cause::ElectionRequested;
-        assert!(allowed || was.last_known_elr == [leader], "{change:?} on {was:?}");
+        assert!(allowed || was.last_known_elr() == [leader], "{change:?} on {was:?}");
         assert_eq!(change.isr.as_deref().unwrap_or(&was.isr), [leader]);
     }
 }

@@ -13,7 +13,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState,
-    Partition, PartitionChange, PartitionRegistration, SecurityProtocol, VersionRange,
+    Partition, PartitionChange, PartitionRegistration, PartitionState, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{Batch, Record};
 
@@ -205,8 +205,8 @@ fn broker_ids(ids: &[i32]) -> Vec<BrokerId> {
     ids.iter().copied().map(BrokerId::new).collect()
 }
 
-fn directories(ids: &[DirectoryId]) -> Vec<Vec<u8>> {
-    ids.iter().map(|id| id.as_bytes().to_vec()).collect()
+fn directories(ids: impl IntoIterator<Item = DirectoryId>) -> Vec<Vec<u8>> {
+    ids.into_iter().map(|id| id.as_bytes().to_vec()).collect()
 }
 
 fn directory_ids(ids: &[Vec<u8>]) -> Result<Vec<DirectoryId>, DecodeError> {
@@ -275,11 +275,11 @@ fn broker_to_wire(registration: &BrokerRegistration) -> wire::RegisterBroker {
         endpoints: registration.endpoints.iter().map(endpoint_to_wire).collect(),
         rack: registration.rack.clone(),
         features: features_to_wire(&registration.features),
-        directories: directories(&registration.directories),
+        directories: directories(registration.directories.iter().copied()),
         cordoned_directories: registration
             .cordoned_directories
             .as_deref()
-            .map(|ids| wire::DirectoryIds { ids: directories(ids) }),
+            .map(|ids| wire::DirectoryIds { ids: directories(ids.iter().copied()) }),
         fenced: registration.fenced,
         in_controlled_shutdown: registration.in_controlled_shutdown,
         controlled_shutdown_offset: registration.controlled_shutdown_offset.map(Offset::get),
@@ -316,17 +316,17 @@ fn partition_to_wire(registration: &PartitionRegistration) -> wire::CreatePartit
         topic: registration.id.topic.as_bytes().to_vec(),
         partition: registration.id.partition.get(),
         replicas: brokers(&state.replicas),
-        directories: directories(&state.directories),
+        directories: directories(state.directories()),
         isr: brokers(&state.isr),
-        elr: brokers(&state.elr),
-        last_known_elr: brokers(&state.last_known_elr),
-        adding: brokers(&state.adding),
-        removing: brokers(&state.removing),
+        elr: brokers(state.elr()),
+        last_known_elr: brokers(state.last_known_elr()),
+        adding: brokers(state.adding()),
+        removing: brokers(state.removing()),
         leader: state.leader.map(BrokerId::get),
-        recovery: i32::from(state.recovery as i8),
+        recovery: i32::from(state.recovery() as i8),
         leader_epoch: state.leader_epoch.get(),
         partition_epoch: state.partition_epoch.get(),
-        history: state.history.iter().map(note_to_wire).collect(),
+        history: state.history().map(|note| note_to_wire(&note)).collect(),
     }
 }
 
@@ -334,7 +334,7 @@ fn partition_from_wire(record: wire::CreatePartition) -> Result<PartitionRegistr
     let topic = TopicId::from_bytes(id("topic", &record.topic)?);
     Ok(PartitionRegistration {
         id: TopicPartition::new(topic, PartitionId::new(record.partition)),
-        state: Partition {
+        state: Partition::from(PartitionState {
             replicas: broker_ids(&record.replicas),
             directories: directory_ids(&record.directories)?,
             isr: broker_ids(&record.isr),
@@ -347,7 +347,7 @@ fn partition_from_wire(record: wire::CreatePartition) -> Result<PartitionRegistr
             leader_epoch: LeaderEpoch::new(record.leader_epoch),
             partition_epoch: PartitionEpoch::new(record.partition_epoch),
             history: record.history.into_iter().map(note_from_wire).collect::<Result<_, _>>()?,
-        },
+        }),
     })
 }
 
@@ -421,7 +421,10 @@ fn change_to_wire(change: &PartitionChange) -> wire::PartitionChange {
         cause: Some(cause_to_wire(change.cause)),
         unclean: change.unclean,
         replicas: list(&change.replicas),
-        directories: change.directories.as_deref().map(|ids| wire::DirectoryIds { ids: directories(ids) }),
+        directories: change
+            .directories
+            .as_deref()
+            .map(|ids| wire::DirectoryIds { ids: directories(ids.iter().copied()) }),
         isr: list(&change.isr),
         elr: list(&change.elr),
         last_known_elr: list(&change.last_known_elr),

@@ -4,7 +4,7 @@ use quorate_metadata::ids::{
     BrokerId, ClusterId, ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId,
     TopicPartition,
 };
-use quorate_metadata::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, PartitionRegistration};
+use quorate_metadata::record::{Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState};
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ pub fn image(partitions: &[&[i32]]) -> MetadataImage {
 pub fn create(image: &mut MetadataImage, replicas: &[i32]) {
     let count = image.topic(topic()).map_or(0, |topic| topic.partitions.len());
     let replicas: Vec<BrokerId> = replicas.iter().copied().map(BrokerId::new).collect();
-    let state = Partition {
+    let state = PartitionState {
         directories: vec![DirectoryId::UNASSIGNED; replicas.len()],
         isr: replicas.clone(),
         elr: Vec::new(),
@@ -49,7 +49,7 @@ pub fn create(image: &mut MetadataImage, replicas: &[i32]) {
         replicas,
     };
     let id = id(i32::try_from(count).expect("a few partitions"));
-    replay(image, Record::CreatePartition(PartitionRegistration { id, state }));
+    replay(image, Record::CreatePartition(PartitionRegistration { id, state: state.into() }));
 }
 
 pub fn lead(image: &mut MetadataImage, partition: i32, leader: Option<i32>) {

@@ -408,7 +408,7 @@ impl Draw<'_> {
         let known = image.partition(id);
         let leader_epoch = known.map(|partition| partition.leader_epoch).unwrap_or_default();
         let partition_epoch = known.map(|partition| partition.partition_epoch).unwrap_or_default();
-        let replicas = known.map(|partition| partition.replicas.clone()).unwrap_or_default();
+        let replicas = known.map(|partition| partition.replicas.to_vec()).unwrap_or_default();
         let members = self.mostly(
             |_, byte| {
                 replicas.iter().enumerate().filter(|(at, _)| byte & (1 << (at % 8)) != 0).map(|(_, id)| *id).collect()

@@ -157,7 +157,7 @@ fn elections(records: &[Record], before: &MetadataImage, after: &MetadataImage) 
         let Record::PartitionChange(change) = record else { continue };
         let (Some(known), Some(now)) = (before.partition(change.id), after.partition(change.id)) else { continue };
         let eligible =
-            in_sync.entry(change.id).or_insert_with(|| known.isr.iter().chain(&known.elr).copied().collect());
+            in_sync.entry(change.id).or_insert_with(|| known.isr.iter().chain(known.elr()).copied().collect());
         // A leader vouches for those whom it lets in; where that ends a reassignment, it may itself go.
         if matches!(change.cause, Cause::AlterPartition(_) | Cause::Reassignment) {
             eligible.extend(change.isr.iter().flatten());
@@ -170,7 +170,7 @@ fn elections(records: &[Record], before: &MetadataImage, after: &MetadataImage) 
             elections.insert(change.id, Election { partition, leader, epoch, cause, was_eligible, unclean });
         }
         if let Some(isr) = &change.isr {
-            let elr = change.elr.as_ref().unwrap_or(&known.elr);
+            let elr = change.elr.as_deref().unwrap_or(known.elr());
             *eligible = isr.iter().chain(elr).copied().collect();
         }
     }

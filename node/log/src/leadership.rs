@@ -121,8 +121,8 @@ impl Leadership {
             log_end: at.log_end,
             high_watermark: at.high_watermark.min(at.log_end),
             partition_epoch: partition.partition_epoch,
-            isr: partition.isr.clone(),
-            recovery: partition.recovery,
+            isr: partition.isr.to_vec(),
+            recovery: partition.recovery(),
             asked: None,
             active: known.active.clone(),
             followers: BTreeMap::new(),
@@ -198,8 +198,8 @@ impl Leadership {
         self.active.clone_from(known.active);
         if partition.partition_epoch > self.partition_epoch {
             self.partition_epoch = partition.partition_epoch;
-            self.isr.clone_from(&partition.isr);
-            self.recovery = partition.recovery;
+            self.isr = partition.isr.to_vec();
+            self.recovery = partition.recovery();
             self.asked = None;
         }
         self.keep_followers(partition, now_ms);

@@ -21,7 +21,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::plan::brokers::fence;
 use quorate_metadata::record::{
-    BrokerRegistration, Cause, LeaderRecoveryState, Partition, PartitionChange, PartitionRegistration,
+    BrokerRegistration, Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
 };
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
@@ -160,7 +160,7 @@ fn create(size: Size, topic_at: usize, id: usize) -> Record {
     let gap = (id / brokers) % (brokers - 1);
     let replica = |at: usize| if at == 0 { id % brokers } else { (id + 1 + (gap + at - 1) % (brokers - 1)) % brokers };
     let replicas: Vec<BrokerId> = (0..REPLICATION_FACTOR).map(|at| broker(replica(at))).collect();
-    let state = Partition {
+    let state = PartitionState {
         directories: replicas.iter().map(|&replica| directory(replica)).collect(),
         isr: replicas.clone(),
         elr: Vec::new(),
@@ -175,7 +175,10 @@ fn create(size: Size, topic_at: usize, id: usize) -> Record {
         replicas,
     };
     let partition = PartitionId::new(i32::try_from(id).expect("an id fits"));
-    Record::CreatePartition(PartitionRegistration { id: TopicPartition::new(topic(topic_at), partition), state })
+    Record::CreatePartition(PartitionRegistration {
+        id: TopicPartition::new(topic(topic_at), partition),
+        state: state.into(),
+    })
 }
 
 fn register(at: usize) -> Record {

@@ -5,6 +5,11 @@
 //! carried by a change, because replay derives them (leader epoch +1 iff `leader` is present,
 //! partition epoch +1 always).
 
+mod broker_list;
+mod cause;
+mod directory_list;
+mod history;
+mod partition;
 mod reassignment;
 
 use std::collections::BTreeMap;
@@ -12,9 +17,14 @@ use std::fmt;
 
 use crate::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
-    Offset, PartitionEpoch, ReassignmentId, TopicId, TopicPartition,
+    Offset, ReassignmentId, TopicId, TopicPartition,
 };
 
+pub use broker_list::BrokerList;
+pub use cause::Cause;
+pub(crate) use directory_list::SharedDirectories;
+pub(crate) use partition::Rare;
+pub use partition::{Partition, PartitionState};
 pub use reassignment::{ReassignedPartition, ReassignmentStart};
 
 /// What one log entry carries: records planned together under one claim.
@@ -224,11 +234,11 @@ fn bytes_of_features(features: &BTreeMap<String, VersionRange>) -> usize {
 fn bytes_of_partition(partition: &Partition) -> usize {
     let brokers = partition.replicas.len()
         + partition.isr.len()
-        + partition.elr.len()
-        + partition.last_known_elr.len()
-        + partition.adding.len()
-        + partition.removing.len();
-    64 + 6 * brokers + 18 * partition.directories.len() + 48 * partition.history.len()
+        + partition.elr().len()
+        + partition.last_known_elr().len()
+        + partition.adding().len()
+        + partition.removing().len();
+    64 + 6 * brokers + 18 * partition.directories().len() + 48 * partition.history.len()
 }
 
 fn bytes_of_change(change: &PartitionChange) -> usize {
@@ -304,47 +314,6 @@ pub struct PartitionRegistration {
     pub state: Partition,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Partition {
-    /// Ordered; the first is the preferred leader.
-    pub replicas: Vec<BrokerId>,
-    /// One per replica, in the same order.
-    pub directories: Vec<DirectoryId>,
-    pub isr: Vec<BrokerId>,
-    /// Eligible leaders outside the ISR (KIP-966); disjoint from it.
-    pub elr: Vec<BrokerId>,
-    /// The last leader, kept while there is none.
-    pub last_known_elr: Vec<BrokerId>,
-    pub adding: Vec<BrokerId>,
-    pub removing: Vec<BrokerId>,
-    pub leader: Option<BrokerId>,
-    pub recovery: LeaderRecoveryState,
-    pub leader_epoch: LeaderEpoch,
-    pub partition_epoch: PartitionEpoch,
-    /// Its last changes, oldest first, at most `limits::PARTITION_CHANGES_KEPT`.
-    pub history: Vec<ChangeNote>,
-}
-
-impl Partition {
-    pub fn preferred_leader(&self) -> Option<BrokerId> {
-        self.replicas.first().copied()
-    }
-
-    /// Where the copy of `broker` is, as far as that is known.
-    pub fn directory_of(&self, broker: BrokerId) -> DirectoryId {
-        let at = self.replicas.iter().position(|&replica| replica == broker);
-        at.and_then(|at| self.directories.get(at).copied()).unwrap_or(DirectoryId::UNASSIGNED)
-    }
-
-    pub fn has_preferred_leader(&self) -> bool {
-        self.leader.is_some() && self.leader == self.preferred_leader()
-    }
-
-    pub fn is_reassigning(&self) -> bool {
-        !self.adding.is_empty() || !self.removing.is_empty()
-    }
-}
-
 /// Why, when and to what a partition changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChangeNote {
@@ -365,81 +334,6 @@ pub enum LeaderRecoveryState {
     Recovered = 0,
     /// Elected uncleanly; the leader has yet to say that it is ready.
     Recovering = 1,
-}
-
-/// Why a partition changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cause {
-    /// The topic was created or got more partitions.
-    Created,
-    BrokerFenced(BrokerId),
-    BrokerUnfenced(BrokerId),
-    ControlledShutdown(BrokerId),
-    BrokerUnregistered(BrokerId),
-    /// A new incarnation registered without proof of a clean stop: its copy may lack records.
-    UncleanRestart(BrokerId),
-    /// The leader asked for another ISR.
-    AlterPartition(BrokerId),
-    /// An operator asked for the election.
-    ElectionRequested,
-    /// The periodic return to the preferred leader.
-    PreferredElection,
-    /// The periodic unclean election, where the topic allows it.
-    UncleanElection,
-    /// `min.insync.replicas` changed, so the ELR was cleared.
-    MinIsrChanged,
-    Reassignment,
-    /// A log directory of the broker has failed.
-    DirectoryFailed(BrokerId),
-}
-
-impl Cause {
-    /// The cause's name on the wire and in `partition explain`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::BrokerFenced(_) => "broker-fenced",
-            Self::BrokerUnfenced(_) => "broker-unfenced",
-            Self::ControlledShutdown(_) => "controlled-shutdown",
-            Self::BrokerUnregistered(_) => "broker-unregistered",
-            Self::UncleanRestart(_) => "unclean-restart",
-            Self::AlterPartition(_) => "alter-partition",
-            Self::ElectionRequested => "election-requested",
-            Self::PreferredElection => "preferred-election",
-            Self::UncleanElection => "unclean-election",
-            Self::MinIsrChanged => "min-isr-changed",
-            Self::Reassignment => "reassignment",
-            Self::DirectoryFailed(_) => "directory-failed",
-        }
-    }
-
-    /// The broker that caused it, where one did.
-    pub fn broker(self) -> Option<BrokerId> {
-        match self {
-            Self::BrokerFenced(broker)
-            | Self::BrokerUnfenced(broker)
-            | Self::ControlledShutdown(broker)
-            | Self::BrokerUnregistered(broker)
-            | Self::UncleanRestart(broker)
-            | Self::AlterPartition(broker)
-            | Self::DirectoryFailed(broker) => Some(broker),
-            Self::Created
-            | Self::ElectionRequested
-            | Self::PreferredElection
-            | Self::UncleanElection
-            | Self::MinIsrChanged
-            | Self::Reassignment => None,
-        }
-    }
-}
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.broker() {
-            Some(broker) => write!(f, "{} {broker}", self.name()),
-            None => f.write_str(self.name()),
-        }
-    }
 }
 
 /// What changed in one partition; `None` is unchanged.

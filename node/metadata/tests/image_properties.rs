@@ -21,8 +21,8 @@ use quorate_metadata::image::{Delta, ReplayError, RequestOutcome};
 use quorate_metadata::limits;
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState, Partition,
-    PartitionChange, PartitionRegistration, ReassignedPartition, ReassignmentStart, Record, SecurityProtocol,
-    VersionRange,
+    PartitionChange, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart, Record,
+    SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{Batch, Ledger, MetadataImage};
 
@@ -70,7 +70,7 @@ fn partition() -> impl Strategy<Value = Partition> {
 fn partition_of(replicas: Vec<BrokerId>, in_sync: u8) -> Partition {
     let is_in_sync = |at: &usize| *at == 0 || in_sync & (1 << at) != 0;
     let isr: Vec<BrokerId> = (0..replicas.len()).filter(is_in_sync).map(|at| replicas[at]).collect();
-    Partition {
+    Partition::from(PartitionState {
         directories: directories(replicas.len()),
         leader: isr.first().copied(),
         isr,
@@ -83,7 +83,7 @@ fn partition_of(replicas: Vec<BrokerId>, in_sync: u8) -> Partition {
         partition_epoch: PartitionEpoch::default(),
         history: Vec::new(),
         replicas,
-    }
+    })
 }
 
 fn change() -> impl Strategy<Value = PartitionChange> {

@@ -215,12 +215,12 @@ fn check_election(before: &MetadataImage, change: &PartitionChange) {
     // The change that ends a reassignment also brings replicas in, on the word of the leader until then.
     let brought_in = change.isr.as_ref().is_some_and(|isr| isr.contains(&leader));
     let vouched_for = change.cause == Cause::Reassignment && was.leader.is_some() && brought_in && !change.unclean;
-    let is_clean = was.isr.contains(&leader) || was.elr.contains(&leader) || vouched_for;
+    let is_clean = was.isr.contains(&leader) || was.elr().contains(&leader) || vouched_for;
     assert_eq!(is_clean, !change.unclean, "{change:?} on {was:?}");
     if change.unclean {
         let topic = before.topic(change.id.topic).unwrap();
         let allowed = config::unclean_allowed(before, &topic.name) || change.cause == Cause::ElectionRequested;
-        assert!(allowed || was.last_known_elr == [leader], "{change:?} on {was:?}");
+        assert!(allowed || was.last_known_elr() == [leader], "{change:?} on {was:?}");
         assert_eq!(change.isr.as_deref().unwrap_or(&was.isr), [leader]);
     }
 }
@@ -228,17 +228,17 @@ fn check_election(before: &MetadataImage, change: &PartitionChange) {
 fn check_state(image: &MetadataImage, id: TopicPartition, partition: &Partition) {
     let topic = image.topic(id.topic).unwrap();
     let enough = config::min_insync_replicas(image, &topic.name).min(partition.replicas.len());
-    assert!(partition.elr.is_empty() || partition.isr.len() < enough, "an ELR beside a full ISR: {partition:?}");
+    assert!(partition.elr().is_empty() || partition.isr.len() < enough, "an ELR beside a full ISR: {partition:?}");
     if partition.leader.is_none() {
         let could_lead =
-            partition.elr.iter().any(|&broker| image.is_active(broker) && has_its_disk(image, partition, broker));
+            partition.elr().iter().any(|&broker| image.is_active(broker) && has_its_disk(image, partition, broker));
         assert!(!could_lead, "without a leader for no reason: {partition:?}");
     }
     for &member in &partition.isr {
         assert!(has_its_disk(image, partition, member), "in the ISR with a failed disk: {partition:?}");
     }
-    if partition.is_reassigning() && partition.recovery == LeaderRecoveryState::Recovered {
-        let mut targets = partition.replicas.iter().filter(|replica| !partition.removing.contains(replica));
+    if partition.is_reassigning() && partition.recovery() == LeaderRecoveryState::Recovered {
+        let mut targets = partition.replicas.iter().filter(|replica| !partition.removing().contains(replica));
         assert!(!targets.all(|replica| partition.isr.contains(replica)), "reassigning for no reason: {partition:?}");
     }
 }

@@ -166,7 +166,7 @@ pub fn list(image: &MetadataImage) -> ListReassignmentsReply {
 fn reassigning(image: &MetadataImage, id: TopicPartition, original: &[BrokerId]) -> Option<ReassigningPartition> {
     let topic = image.topic(id.topic)?;
     let state = topic.partition(id.partition)?;
-    let target = state.replicas.iter().filter(|replica| !state.removing.contains(replica));
+    let target = state.replicas.iter().filter(|replica| !state.removing().contains(replica));
     Some(ReassigningPartition {
         topic: topic.name.clone(),
         topic_id: topic.id.to_string(),
@@ -174,8 +174,8 @@ fn reassigning(image: &MetadataImage, id: TopicPartition, original: &[BrokerId])
         leader: state.leader.map(BrokerId::get),
         replicas: ids(&state.replicas),
         isr: ids(&state.isr),
-        adding: ids(&state.adding),
-        removing: ids(&state.removing),
+        adding: ids(state.adding()),
+        removing: ids(state.removing()),
         target: target.map(|replica| replica.get()).collect(),
         original: ids(original),
     })

@@ -41,6 +41,6 @@ impl Pacing {
 /// The operation that adds this broker's replica. One that is in sync is needed by producers, and not slowed down.
 pub fn adding(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> Option<&Reassignment> {
     let partition = image.partition(id)?;
-    let is_added = partition.adding.contains(&broker) && !partition.isr.contains(&broker);
+    let is_added = partition.adding().contains(&broker) && !partition.isr.contains(&broker);
     if is_added { image.reassignment_of(id) } else { None }
 }

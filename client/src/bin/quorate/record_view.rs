@@ -239,11 +239,11 @@ impl Partition {
             partition: registration.id.partition.get(),
             replicas: numbers(&state.replicas),
             isr: numbers(&state.isr),
-            elr: numbers(&state.elr),
+            elr: numbers(state.elr()),
             leader: state.leader.map(BrokerId::get),
             leader_epoch: state.leader_epoch.get(),
             partition_epoch: state.partition_epoch.get(),
-            leader_recovery_state: recovery(state.recovery),
+            leader_recovery_state: recovery(state.recovery()),
         }
     }
 }

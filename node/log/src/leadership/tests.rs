@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, PartitionEpoch};
-use quorate_metadata::record::{LeaderRecoveryState, Partition};
+use quorate_metadata::record::{LeaderRecoveryState, Partition, PartitionState};
 
 use super::*;
 
@@ -35,7 +35,7 @@ struct Scene {
 
 impl Scene {
     fn new(isr: &[i32], min_isr: usize, log_end: i64, high_watermark: i64) -> Self {
-        let partition = Partition {
+        let state = PartitionState {
             replicas: brokers(&[1, 2, 3]),
             directories: vec![DirectoryId::UNASSIGNED; 3],
             isr: brokers(isr),
@@ -49,7 +49,7 @@ impl Scene {
             partition_epoch: PartitionEpoch::new(20),
             history: Vec::new(),
         };
-        Self::of(partition, min_isr, log_end, high_watermark)
+        Self::of(state.into(), min_isr, log_end, high_watermark)
     }
 
     fn of(partition: Partition, min_isr: usize, log_end: i64, high_watermark: i64) -> Self {
@@ -85,13 +85,13 @@ impl Scene {
     fn commit(&mut self, proposal: &Proposal) {
         self.partition.isr = proposal.isr.iter().map(|(broker, _)| *broker).collect();
         self.partition.partition_epoch = self.partition.partition_epoch.next();
-        self.partition.recovery = LeaderRecoveryState::Recovered;
+        self.partition.set_recovery(LeaderRecoveryState::Recovered);
     }
 
     /// The controller applies the proposal, and the leader hears of it by its answer.
     fn apply(&mut self, proposal: &Proposal, now_ms: i64) {
         self.commit(proposal);
-        let (partition_epoch, isr) = (self.partition.partition_epoch, self.partition.isr.clone());
+        let (partition_epoch, isr) = (self.partition.partition_epoch, self.partition.isr.to_vec());
         self.leadership.on_outcome(proposal, Outcome::Applied { partition_epoch, isr }, now_ms);
     }
 }
@@ -194,7 +194,7 @@ fn an_answer_that_the_metadata_has_overtaken_changes_nothing() {
     scene.fetch(2, 9, LAG_MAX_MS + 1);
     let (first, members) = scene.proposed(LAG_MAX_MS + 1).unwrap();
     assert_eq!(members, [1, 2]);
-    scene.partition.isr = brokers(&[1, 2]);
+    scene.partition.isr = brokers(&[1, 2]).into();
     scene.partition.partition_epoch = PartitionEpoch::new(21);
     scene.learn(LAG_MAX_MS + 2);
     scene.fetch(3, 9, LAG_MAX_MS + 3);
@@ -225,7 +225,7 @@ fn a_dead_follower_outside_the_isr_holds_nobody_up() {
     scene.leadership.on_append(at(12), 2);
     scene.fetch(2, 12, 3);
     assert_eq!(scene.high_watermark(), 9);
-    scene.partition.isr = brokers(&[1, 2]);
+    scene.partition.isr = brokers(&[1, 2]).into();
     scene.partition.partition_epoch = PartitionEpoch::new(21);
     scene.active.remove(&broker(3));
     scene.learn(4);
@@ -235,7 +235,7 @@ fn a_dead_follower_outside_the_isr_holds_nobody_up() {
 #[test]
 fn a_leader_elected_uncleanly_says_first_that_it_is_ready() {
     let mut partition = Scene::new(&[1], 1, 0, 0).partition;
-    partition.recovery = LeaderRecoveryState::Recovering;
+    partition.set_recovery(LeaderRecoveryState::Recovering);
     let mut scene = Scene::of(partition, 1, 9, 4);
     scene.fetch(2, 9, 1);
     let (proposal, members) = scene.proposed(1).unwrap();
@@ -307,7 +307,8 @@ impl Model {
             Step::Fence(id) => {
                 self.scene.active.remove(&broker(id));
                 if self.scene.partition.isr.contains(&broker(id)) {
-                    self.scene.partition.isr.retain(|member| *member != broker(id));
+                    let stay = self.scene.partition.isr.iter().copied().filter(|member| *member != broker(id));
+                    self.scene.partition.isr = stay.collect();
                     self.scene.partition.partition_epoch = self.scene.partition.partition_epoch.next();
                 }
             }

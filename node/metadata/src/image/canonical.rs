@@ -6,7 +6,8 @@
 
 use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{
-    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, VersionRange,
+    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, Rare,
+    VersionRange,
 };
 
 /// The smallest thing that changes as a whole.
@@ -156,8 +157,8 @@ impl Encoder {
         })
     }
 
-    fn directories(&mut self, directories: &[DirectoryId]) -> &mut Self {
-        self.list(directories.iter(), |out, directory| {
+    fn directories(&mut self, directories: impl ExactSizeIterator<Item = DirectoryId>) -> &mut Self {
+        self.list(directories, |out, directory| {
             out.raw(directory.as_bytes());
         })
     }
@@ -208,12 +209,12 @@ impl Encoder {
             controlled_shutdown_offset,
         } = registration;
         self.int(broker.get()).long(epoch.get()).raw(incarnation.as_bytes());
-        self.endpoints(endpoints).features(features.iter()).directories(directories);
+        self.endpoints(endpoints).features(features.iter()).directories(directories.iter().copied());
         self.option(rack.as_deref(), |out, rack| {
             out.text(rack);
         });
         self.option(cordoned_directories.as_deref(), |out, directories| {
-            out.directories(directories);
+            out.directories(directories.iter().copied());
         });
         self.flag(*fenced).flag(*in_controlled_shutdown);
         self.option(*controlled_shutdown_offset, |out, offset| {
@@ -222,28 +223,17 @@ impl Encoder {
     }
 
     fn partition(&mut self, partition: &Partition) -> &mut Self {
-        let Partition {
-            replicas,
-            directories,
-            isr,
-            elr,
-            last_known_elr,
-            adding,
-            removing,
-            leader,
-            recovery,
-            leader_epoch,
-            partition_epoch,
-            history,
-        } = partition;
+        let Rare { elr, last_known_elr, adding, removing, recovery } = partition.rare();
+        let Partition { replicas, isr, leader, leader_epoch, partition_epoch, directories, history, .. } = partition;
         for brokers in [replicas, isr, elr, last_known_elr, adding, removing] {
             self.broker_ids(brokers);
         }
-        self.directories(directories).broker_id(*leader).raw(&(*recovery as i8).to_be_bytes());
-        self.int(leader_epoch.get()).int(partition_epoch.get());
-        self.list(history.iter(), |out, note| {
-            out.note(note);
-        })
+        self.directories(directories.iter()).broker_id(*leader).raw(&(*recovery as i8).to_be_bytes());
+        self.int(leader_epoch.get()).int(partition_epoch.get()).length(history.len());
+        for note in history.iter() {
+            self.note(&note);
+        }
+        self
     }
 
     fn note(&mut self, note: &ChangeNote) -> &mut Self {
@@ -252,21 +242,6 @@ impl Encoder {
     }
 
     fn cause(&mut self, cause: Cause) -> &mut Self {
-        let tag = match cause {
-            Cause::Created => 1,
-            Cause::BrokerFenced(_) => 2,
-            Cause::BrokerUnfenced(_) => 3,
-            Cause::ControlledShutdown(_) => 4,
-            Cause::BrokerUnregistered(_) => 5,
-            Cause::UncleanRestart(_) => 6,
-            Cause::AlterPartition(_) => 7,
-            Cause::ElectionRequested => 8,
-            Cause::PreferredElection => 9,
-            Cause::UncleanElection => 10,
-            Cause::MinIsrChanged => 11,
-            Cause::Reassignment => 12,
-            Cause::DirectoryFailed(_) => 13,
-        };
-        self.tag(tag).broker_id(cause.broker())
+        self.tag(cause.tag()).broker_id(cause.broker())
     }
 }

@@ -10,7 +10,8 @@ use crate::ids::{
     PartitionEpoch, PartitionId, TopicId, TopicPartition,
 };
 use crate::record::{
-    Batch, BrokerRegistration, Cause, LeaderRecoveryState, Partition, PartitionChange, PartitionRegistration, Record,
+    Batch, BrokerRegistration, Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
+    Record,
 };
 
 pub fn batch(epoch: i32, records: &[Record]) -> Batch {
@@ -67,7 +68,7 @@ pub fn registration(id: i32) -> BrokerRegistration {
 /// A partition with all replicas in sync, led by the first.
 pub fn create_partition(topic: TopicId, id: i32, replicas: &[i32]) -> Record {
     let replicas: Vec<BrokerId> = replicas.iter().copied().map(BrokerId::new).collect();
-    let state = Partition {
+    let state = PartitionState {
         directories: vec![DirectoryId::UNASSIGNED; replicas.len()],
         isr: replicas.clone(),
         elr: Vec::new(),
@@ -81,7 +82,8 @@ pub fn create_partition(topic: TopicId, id: i32, replicas: &[i32]) -> Record {
         history: Vec::new(),
         replicas,
     };
-    Record::CreatePartition(PartitionRegistration { id: TopicPartition::new(topic, PartitionId::new(id)), state })
+    let id = TopicPartition::new(topic, PartitionId::new(id));
+    Record::CreatePartition(PartitionRegistration { id, state: state.into() })
 }
 
 /// A change of nothing but the partition epoch.

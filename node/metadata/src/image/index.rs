@@ -71,7 +71,7 @@ impl PartitionIndex {
     pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
         self.led.update(id, &[], partition.leader.as_slice());
         self.isr.update(id, &[], &partition.isr);
-        self.elr.update(id, &[], &partition.elr);
+        self.elr.update(id, &[], partition.elr());
         self.hosted.update(id, &[], &partition.replicas);
         mark(&mut self.leaderless, id, false, partition.leader.is_none());
         mark(&mut self.not_preferred, id, false, is_misplaced(partition));
@@ -80,7 +80,7 @@ impl PartitionIndex {
     pub(super) fn remove(&mut self, id: TopicPartition, partition: &Partition) {
         self.led.update(id, partition.leader.as_slice(), &[]);
         self.isr.update(id, &partition.isr, &[]);
-        self.elr.update(id, &partition.elr, &[]);
+        self.elr.update(id, partition.elr(), &[]);
         self.hosted.update(id, &partition.replicas, &[]);
         mark(&mut self.leaderless, id, partition.leader.is_none(), false);
         mark(&mut self.not_preferred, id, is_misplaced(partition), false);
@@ -103,7 +103,7 @@ impl PartitionIndex {
     pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
         self.led.update(id, before.leader.as_slice(), after.leader.as_slice());
         self.isr.update(id, &before.isr, &after.isr);
-        self.elr.update(id, &before.elr, &after.elr);
+        self.elr.update(id, before.elr(), after.elr());
         self.hosted.update(id, &before.replicas, &after.replicas);
         mark(&mut self.leaderless, id, before.leader.is_none(), after.leader.is_none());
         mark(&mut self.not_preferred, id, is_misplaced(before), is_misplaced(after));

@@ -24,7 +24,7 @@ use imbl::{OrdMap, Vector};
 use crate::ids::{
     BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, ReassignmentId, TopicId, TopicPartition,
 };
-use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition};
+use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition, SharedDirectories};
 use digest::Digest;
 
 pub use delta::Delta;
@@ -60,6 +60,8 @@ pub struct MetadataImage {
     pub reassignments: OrdMap<ReassignmentId, Arc<Reassignment>>,
     /// To which of them a partition belongs; derived, not part of the digest.
     reassigning: OrdMap<TopicPartition, ReassignmentId>,
+    /// Those of the registered brokers, shared by the partitions; not part of the digest.
+    directories: SharedDirectories,
     /// Sum of the entities' hashes, kept as each one changes.
     digest: Digest,
 }

@@ -15,8 +15,8 @@ use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, Reassignmen
 use crate::limits;
 use crate::mutant::Mutant;
 use crate::record::{
-    Batch, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition, PartitionChange,
-    PartitionRegistration, Record,
+    Batch, BrokerList, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition,
+    PartitionChange, PartitionRegistration, Record,
 };
 
 #[cfg(test)]
@@ -162,7 +162,10 @@ impl MetadataImage {
 
     fn set_broker(&mut self, registration: BrokerRegistration) {
         self.digest.add(Entity::Broker(&registration));
-        if let Some(before) = self.brokers.insert(registration.broker, Arc::new(registration)) {
+        let after = Arc::new(registration);
+        let before = self.brokers.insert(after.broker, after.clone());
+        self.directories.replace(before.as_ref().map_or(&[], |before| &before.directories), &after.directories);
+        if let Some(before) = before {
             self.digest.remove(Entity::Broker(&before));
         }
     }
@@ -182,6 +185,7 @@ impl MetadataImage {
     fn remove_broker(&mut self, broker: BrokerId, epoch: BrokerEpoch) -> Result<(), ReplayError> {
         self.broker_at(broker, epoch)?;
         if let Some(before) = self.brokers.remove(&broker) {
+            self.directories.replace(&before.directories, &[]);
             self.digest.remove(Entity::Broker(&before));
         }
         Ok(())
@@ -228,6 +232,7 @@ impl MetadataImage {
             return Err(ReplayError::PartitionOutOfOrder { id: *id, next });
         }
         let mut state = state.clone();
+        state.directories.share(&self.directories);
         if state.history.is_empty() {
             // A new partition; one from a snapshot brings its history.
             note(&mut state, Cause::Created, false, self.next_offset, self.timestamp_ms);
@@ -250,6 +255,9 @@ impl MetadataImage {
         let slot = &mut partitions[at];
         let mut after = Partition::clone(slot);
         change_state(&mut after, change);
+        if change.directories.is_some() {
+            after.directories.share(&self.directories);
+        }
         note(&mut after, change.cause, change.unclean, self.next_offset, self.timestamp_ms);
         self.index.update(id, slot, &after);
         let mut difference = Digest::of(Entity::Partition { id, state: &after });
@@ -326,13 +334,17 @@ fn change_state(state: &mut Partition, change: &PartitionChange) {
         recovery,
     } = change;
     replace(&mut state.replicas, replicas);
-    replace(&mut state.directories, directories);
     replace(&mut state.isr, isr);
-    replace(&mut state.elr, elr);
-    replace(&mut state.last_known_elr, last_known_elr);
-    replace(&mut state.adding, adding);
-    replace(&mut state.removing, removing);
-    replace(&mut state.recovery, recovery);
+    if let Some(directories) = directories {
+        state.directories = directories.iter().copied().collect();
+    }
+    state.amend_rare(|rare| {
+        replace(&mut rare.elr, elr);
+        replace(&mut rare.last_known_elr, last_known_elr);
+        replace(&mut rare.adding, adding);
+        replace(&mut rare.removing, removing);
+        rare.recovery = recovery.unwrap_or(rare.recovery);
+    });
     if let Some(leader) = *leader {
         state.leader = leader;
         if !Mutant::SameLeaderEpoch.is_on() {
@@ -342,16 +354,14 @@ fn change_state(state: &mut Partition, change: &PartitionChange) {
     state.partition_epoch = state.partition_epoch.next();
 }
 
-fn replace<T: Clone>(field: &mut T, after: &Option<T>) {
+fn replace(field: &mut BrokerList, after: &Option<Vec<BrokerId>>) {
     if let Some(after) = after {
-        field.clone_from(after);
+        *field = after[..].into();
     }
 }
 
 fn note(state: &mut Partition, cause: Cause, unclean: bool, offset: Offset, time_ms: i64) {
-    if state.history.len() >= limits::PARTITION_CHANGES_KEPT {
-        state.history.remove(0);
-    }
     let (leader, leader_epoch) = (state.leader, state.leader_epoch);
-    state.history.push(ChangeNote { cause, offset, time_ms, leader, leader_epoch, unclean });
+    let note = ChangeNote { cause, offset, time_ms, leader, leader_epoch, unclean };
+    state.history.push(&note, limits::PARTITION_CHANGES_KEPT);
 }

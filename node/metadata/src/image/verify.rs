@@ -166,7 +166,7 @@ impl MetadataImage {
     fn check_partition(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
         check_lists(id, partition, found);
         check_leadership(id, partition, found);
-        let (replicas, directories) = (partition.replicas.len(), partition.directories.len());
+        let (replicas, directories) = (partition.replicas.len(), partition.directories().len());
         if replicas != directories {
             found.push(Violation::DirectoriesNotParallel { id, replicas, directories });
         }
@@ -180,7 +180,7 @@ impl MetadataImage {
 
     /// That nobody sits where only an active, or at least a registered, broker may.
     fn check_seats(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
-        for (list, brokers) in [(Seats::Isr, &partition.isr), (Seats::Elr, &partition.elr)] {
+        for (list, brokers) in [(Seats::Isr, &partition.isr[..]), (Seats::Elr, partition.elr())] {
             let unregistered = brokers.iter().filter(|&&broker| self.broker(broker).is_none());
             found.extend(unregistered.map(|&broker| Violation::Unregistered { id, list, broker }));
         }
@@ -250,11 +250,11 @@ fn check_lists(id: TopicPartition, partition: &Partition, found: &mut Vec<Violat
         found.push(Violation::NoReplicas(id));
     }
     let lists = [
-        (Seats::Replicas, &partition.replicas),
+        (Seats::Replicas, &partition.replicas[..]),
         (Seats::Isr, &partition.isr),
-        (Seats::Elr, &partition.elr),
-        (Seats::Adding, &partition.adding),
-        (Seats::Removing, &partition.removing),
+        (Seats::Elr, partition.elr()),
+        (Seats::Adding, partition.adding()),
+        (Seats::Removing, partition.removing()),
     ];
     for (list, brokers) in lists {
         for (at, &broker) in brokers.iter().enumerate() {
@@ -271,12 +271,12 @@ fn check_lists(id: TopicPartition, partition: &Partition, found: &mut Vec<Violat
 fn check_leadership(id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
     let leader = partition.leader.filter(|leader| !partition.isr.contains(leader));
     found.extend(leader.map(|leader| Violation::LeaderOutsideIsr { id, leader }));
-    let both = partition.isr.iter().filter(|broker| partition.elr.contains(broker));
+    let both = partition.isr.iter().filter(|broker| partition.elr().contains(broker));
     found.extend(both.map(|&broker| Violation::IsrAndElrOverlap { id, broker }));
-    if partition.isr.is_empty() && partition.elr.is_empty() && partition.last_known_elr.is_empty() {
+    if partition.isr.is_empty() && partition.elr().is_empty() && partition.last_known_elr().is_empty() {
         found.push(Violation::NobodyLeft(id));
     }
-    if partition.leader.is_some() && !partition.last_known_elr.is_empty() {
+    if partition.leader.is_some() && !partition.last_known_elr().is_empty() {
         found.push(Violation::LastKnownBesideLeader(id));
     }
 }

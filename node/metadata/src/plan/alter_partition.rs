@@ -99,7 +99,7 @@ fn is_done(sender: BrokerId, wanted: &PartitionAlteration, partition: &Partition
         && wanted.leader_epoch == partition.leader_epoch
         && partition.leader == Some(sender)
         && members.eq(partition.isr.iter().copied())
-        && wanted.recovery == partition.recovery
+        && wanted.recovery == partition.recovery()
 }
 
 fn check_epochs(sender: BrokerId, wanted: &PartitionAlteration, partition: &Partition) -> Result<(), ApiError> {
@@ -143,7 +143,7 @@ fn check_isr(wanted: &PartitionAlteration, partition: &Partition) -> Result<(), 
     if members.len() > 1 {
         return Err(refuse("while it recovers, the leader is alone in the ISR"));
     }
-    match partition.recovery {
+    match partition.recovery() {
         LeaderRecoveryState::Recovered => Err(refuse("the partition has recovered and cannot go back to recovering")),
         LeaderRecoveryState::Recovering => Ok(()),
     }
@@ -173,8 +173,8 @@ fn altered(partition: &Partition, change: Option<&PartitionChange>) -> AlteredPa
     let mut altered = AlteredPartition {
         leader: partition.leader,
         leader_epoch: partition.leader_epoch,
-        isr: partition.isr.clone(),
-        recovery: partition.recovery,
+        isr: partition.isr.to_vec(),
+        recovery: partition.recovery(),
         partition_epoch: partition.partition_epoch,
     };
     let Some(change) = change else { return altered };

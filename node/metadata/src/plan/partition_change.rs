@@ -178,13 +178,13 @@ impl<'a> PartitionChangeBuilder<'a> {
             distrusted: None,
             forget_elr: false,
             supersedes: false,
-            replicas: before.replicas.clone(),
-            directories: before.directories.clone(),
-            isr: before.isr.clone(),
-            elr: before.elr.clone(),
-            adding: before.adding.clone(),
-            removing: before.removing.clone(),
-            recovery: before.recovery,
+            replicas: before.replicas.to_vec(),
+            directories: before.directories().collect(),
+            isr: before.isr.to_vec(),
+            elr: before.elr().to_vec(),
+            adding: before.adding().to_vec(),
+            removing: before.removing().to_vec(),
+            recovery: before.recovery(),
         }
     }
 
@@ -312,7 +312,8 @@ impl<'a> PartitionChangeBuilder<'a> {
         if self.forget_elr || self.has_enough_in_sync() {
             return;
         }
-        let was_eligible = |replica: &BrokerId| self.before.elr.contains(replica) || self.before.isr.contains(replica);
+        let was_eligible =
+            |replica: &BrokerId| self.before.elr().contains(replica) || self.before.isr.contains(replica);
         let is_trusted = |replica: &BrokerId| self.distrusted != Some(*replica) && !self.isr.contains(replica);
         self.elr = self.replicas.iter().copied().filter(was_eligible).filter(is_trusted).collect();
     }
@@ -388,7 +389,7 @@ impl<'a> PartitionChangeBuilder<'a> {
     /// The last leader, where no one else could be better: neither ISR nor ELR has a member left to wait for.
     /// It must be able to lead: naming one that is gone would only look like a leader.
     fn last_known_leader(&self) -> Option<BrokerId> {
-        match self.before.last_known_elr[..] {
+        match *self.before.last_known_elr() {
             [last] if self.isr.is_empty() && self.elr.is_empty() && self.is_acceptable(last) => Some(last),
             _ => None,
         }
@@ -430,12 +431,12 @@ impl<'a> PartitionChangeBuilder<'a> {
         let mut last_known = match (leader, self.before.leader) {
             (Some(_), _) => Vec::new(),
             (None, Some(last)) => vec![last],
-            (None, None) => self.before.last_known_elr.clone(),
+            (None, None) => self.before.last_known_elr().to_vec(),
         };
         last_known.retain(|last| self.replicas.contains(last));
         if leader.is_none() && last_known.is_empty() && self.isr.is_empty() && self.elr.is_empty() {
             // The last leader is no replica any more: whoever was trusted last is waited for instead.
-            let trusted = self.before.elr.iter().chain(&self.before.isr).copied();
+            let trusted = self.before.elr().iter().chain(&self.before.isr).copied();
             last_known.extend(trusted.into_iter().find(|broker| self.replicas.contains(broker)));
         }
         last_known
@@ -449,14 +450,14 @@ impl<'a> PartitionChangeBuilder<'a> {
         let none = PartitionChange::none(self.id, self.cause);
         let change = PartitionChange {
             leader: (leader != before.leader || loses_a_replica).then_some(leader),
-            last_known_elr: changed(&before.last_known_elr, last_known_elr),
+            last_known_elr: changed(before.last_known_elr(), last_known_elr),
             replicas: changed(&before.replicas, self.replicas),
-            directories: changed(&before.directories, self.directories),
+            directories: (!before.directories().eq(self.directories.iter().copied())).then_some(self.directories),
             isr: changed(&before.isr, self.isr),
-            elr: changed(&before.elr, self.elr),
-            adding: changed(&before.adding, self.adding),
-            removing: changed(&before.removing, self.removing),
-            recovery: changed(&before.recovery, self.recovery),
+            elr: changed(before.elr(), self.elr),
+            adding: changed(before.adding(), self.adding),
+            removing: changed(before.removing(), self.removing),
+            recovery: (before.recovery() != self.recovery).then_some(self.recovery),
             ..none.clone()
         };
         if change == none && !self.supersedes {
@@ -466,6 +467,6 @@ impl<'a> PartitionChangeBuilder<'a> {
     }
 }
 
-fn changed<T: PartialEq>(before: &T, after: T) -> Option<T> {
+fn changed(before: &[BrokerId], after: Vec<BrokerId>) -> Option<Vec<BrokerId>> {
     (*before != after).then_some(after)
 }

@@ -87,8 +87,8 @@ pub fn start(image: &MetadataImage, request: &StartReassignment) -> Result<Plan<
         let found = find(image, asked)?;
         check_target(image, &found, target)?;
         let Some(change) = found.move_to(image, target) else { return Ok(Progress::Unchanged) };
-        if change.adding.as_ref().unwrap_or(&found.state.adding).is_empty()
-            && change.removing.as_ref().unwrap_or(&found.state.removing).is_empty()
+        if change.adding.as_deref().unwrap_or(found.state.adding()).is_empty()
+            && change.removing.as_deref().unwrap_or(found.state.removing()).is_empty()
         {
             done.push(Record::PartitionChange(change));
             return Ok(Progress::Done);
@@ -180,7 +180,7 @@ pub fn move_replica(image: &MetadataImage, wanted: &MoveReplica) -> Result<Plan<
             format!("without broker {broker}, {left} replicas of {found} are in sync, and {needed} are needed");
         return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
     }
-    if found.state.elr.contains(broker) || found.state.last_known_elr.contains(broker) {
+    if found.state.elr().contains(broker) || found.state.last_known_elr().contains(broker) {
         let message = format!("broker {broker} may be the last to have all records of {found}");
         return Err(ApiError::new(ErrorName::NotEnoughReplicas, message));
     }
@@ -204,7 +204,9 @@ impl Found<'_> {
     /// The replicas from before it was first reassigned: a newer operation leads back as far as the older one.
     fn original<'a>(&'a self, image: &'a MetadataImage) -> &'a [BrokerId] {
         let operation = image.reassignment_of(self.id);
-        operation.and_then(|operation| operation.partitions.get(&self.id)).unwrap_or(&self.state.replicas)
+        operation
+            .and_then(|operation| operation.partitions.get(&self.id))
+            .map_or(&self.state.replicas[..], |original| original)
     }
 
     fn move_to(&self, image: &MetadataImage, target: &[BrokerId]) -> Option<PartitionChange> {
@@ -237,7 +239,7 @@ impl Found<'_> {
         force: bool,
     ) -> Result<(), ApiError> {
         let before = self.state;
-        let isr = change.isr.as_ref().unwrap_or(&before.isr);
+        let isr = change.isr.as_deref().unwrap_or(&before.isr);
         let refuse = |outcome: &str, advice: &str| {
             let absent = original.iter().filter(|replica| !isr.contains(replica) || change.unclean);
             let absent: Vec<String> = absent.map(|&replica| standing(image, replica)).collect();
@@ -247,8 +249,8 @@ impl Found<'_> {
             );
             Err(ApiError::new(ErrorName::InvalidReplicaAssignment, message))
         };
-        let elr = change.elr.as_ref().unwrap_or(&before.elr);
-        let last_known = change.last_known_elr.as_ref().unwrap_or(&before.last_known_elr);
+        let elr = change.elr.as_deref().unwrap_or(before.elr());
+        let last_known = change.last_known_elr.as_deref().unwrap_or(before.last_known_elr());
         if isr.is_empty() && elr.is_empty() && last_known.is_empty() {
             return refuse("to nobody who has its records", "");
         }

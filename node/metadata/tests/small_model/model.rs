@@ -433,7 +433,7 @@ fn may_take_back(state: &State, leader: &Replica) -> bool {
 /// Makes a change elect whoever is active and neither in the ISR nor in the ELR.
 fn elect_anyone(now: &Metadata, change: &mut PartitionChange) {
     let before = now.partition();
-    let eligible = Members::of(&before.isr).and(Members::of(&before.elr));
+    let eligible = Members::of(&before.isr).and(Members::of(before.elr()));
     let stranger = REPLICAS.into_iter().find(|&broker| now.image.is_active(broker) && !eligible.contains(broker));
     if let (Some(Some(_)), Some(stranger)) = (change.leader, stranger) {
         change.leader = Some(Some(stranger));

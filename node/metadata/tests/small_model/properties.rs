@@ -90,7 +90,7 @@ fn log_matching(_: &Cluster, state: &State) -> bool {
 /// A leader that is not stale, and has enough in sync to commit, counts with everyone whom the controllers may elect.
 fn replication_quorum_superset(model: &Cluster, state: &State) -> bool {
     let partition = state.controller.now.partition();
-    let candidates = Members::of(&partition.isr).and(Members::of(&partition.elr));
+    let candidates = Members::of(&partition.isr).and(Members::of(partition.elr()));
     let is_safe = |office: &Office| {
         office.leader_epoch != partition.leader_epoch
             || office.isr.len() < model.min_isr
@@ -110,7 +110,7 @@ fn never_two_leaders_in_same_epoch(_: &Cluster, state: &State) -> bool {
 /// What `verify` checks, and that there is an ELR only beside an ISR that is too small.
 fn valid_controller_isr_and_elr(model: &Cluster, state: &State) -> bool {
     let partition = state.controller.now.partition();
-    !state.controller.is_unsound && (partition.elr.is_empty() || partition.isr.len() < model.min_isr)
+    !state.controller.is_unsound && (partition.elr().is_empty() || partition.isr.len() < model.min_isr)
 }
 
 fn leader_elected_cleanly(model: &Cluster, state: &State) -> bool {
@@ -156,7 +156,7 @@ fn elr_member_is_elected(_: &Cluster, state: &State) -> bool {
 fn elr_keeps_who_stopped(_: &Cluster, state: &State) -> bool {
     let partition = state.controller.now.partition();
     let has_restarted = |broker: &BrokerId| state.incarnations[at(*broker)].len() > 1;
-    state.used.stops > 0 && state.used.crashes == 0 && partition.elr.iter().any(has_restarted)
+    state.used.stops > 0 && state.used.crashes == 0 && partition.elr().iter().any(has_restarted)
 }
 
 fn is_after_election(state: &State) -> bool {
@@ -165,6 +165,6 @@ fn is_after_election(state: &State) -> bool {
 
 /// Why the partition changed last, and whether that was an unclean election.
 fn last_note(state: &State) -> (Cause, bool) {
-    let last = state.controller.now.partition().history.last().expect("it was created");
+    let last = state.controller.now.partition().history().last().expect("it was created");
     (last.cause, last.unclean)
 }

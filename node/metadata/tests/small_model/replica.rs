@@ -60,7 +60,7 @@ impl Office {
             epoch_start: log.end(),
             high_watermark: 0,
             isr: Members::of(&partition.isr),
-            is_recovering: partition.recovery == LeaderRecoveryState::Recovering,
+            is_recovering: partition.recovery() == LeaderRecoveryState::Recovering,
             asked: None,
             is_in_doubt: false,
             fetched: [None; 3],
@@ -71,7 +71,7 @@ impl Office {
         if partition.partition_epoch > self.partition_epoch {
             self.partition_epoch = partition.partition_epoch;
             self.isr = Members::of(&partition.isr);
-            self.is_recovering = partition.recovery == LeaderRecoveryState::Recovering;
+            self.is_recovering = partition.recovery() == LeaderRecoveryState::Recovering;
             (self.asked, self.is_in_doubt) = (None, false);
         }
     }

@@ -68,7 +68,7 @@ impl State {
     /// Who may be elected without loss, and which of them run.
     pub fn candidates(&self) -> impl Iterator<Item = &Replica> {
         let partition = self.controller.now.partition();
-        let candidates = Members::of(&partition.isr).and(Members::of(&partition.elr));
+        let candidates = Members::of(&partition.isr).and(Members::of(partition.elr()));
         candidates.iter().map(|broker| self.replica(broker)).filter(|replica| replica.up().is_some())
     }
 
@@ -253,9 +253,9 @@ impl PartitionFacts {
             leader_epoch: partition.leader_epoch,
             partition_epoch: partition.partition_epoch,
             isr: Members::of(&partition.isr),
-            elr: Members::of(&partition.elr),
-            last_known: Members::of(&partition.last_known_elr),
-            is_recovering: partition.recovery == LeaderRecoveryState::Recovering,
+            elr: Members::of(partition.elr()),
+            last_known: Members::of(partition.last_known_elr()),
+            is_recovering: partition.recovery() == LeaderRecoveryState::Recovering,
         }
     }
 }

@@ -51,14 +51,14 @@ fn partition_change(before: &MetadataImage, after: &MetadataImage, change: &Part
     differ(&mut line, "leader", option(was.leader), option(is.leader));
     differ(&mut line, "replicas", list(&was.replicas), list(&is.replicas));
     differ(&mut line, "isr", list(&was.isr), list(&is.isr));
-    differ(&mut line, "elr", list(&was.elr), list(&is.elr));
-    differ(&mut line, "last_known_elr", list(&was.last_known_elr), list(&is.last_known_elr));
-    differ(&mut line, "adding", list(&was.adding), list(&is.adding));
-    differ(&mut line, "removing", list(&was.removing), list(&is.removing));
-    if was.directories != is.directories {
+    differ(&mut line, "elr", list(was.elr()), list(is.elr()));
+    differ(&mut line, "last_known_elr", list(was.last_known_elr()), list(is.last_known_elr()));
+    differ(&mut line, "adding", list(was.adding()), list(is.adding()));
+    differ(&mut line, "removing", list(was.removing()), list(is.removing()));
+    if !was.directories().eq(is.directories()) {
         line.push_str(" directories changed");
     }
-    differ(&mut line, "recovery", recovery(was.recovery), recovery(is.recovery));
+    differ(&mut line, "recovery", recovery(was.recovery()), recovery(is.recovery()));
     differ(&mut line, "leader_epoch", was.leader_epoch, is.leader_epoch);
     differ(&mut line, "partition_epoch", was.partition_epoch, is.partition_epoch);
     write!(line, " ({}{})", change.cause, if change.unclean { ", UNCLEAN" } else { "" }).unwrap();
@@ -91,16 +91,16 @@ pub fn summary(state: &Partition) -> String {
     let mut line =
         format!("leader {} isr {} replicas {}", option(state.leader), list(&state.isr), list(&state.replicas));
     for (what, brokers) in [
-        ("elr", &state.elr),
-        ("last_known_elr", &state.last_known_elr),
-        ("adding", &state.adding),
-        ("removing", &state.removing),
+        ("elr", state.elr()),
+        ("last_known_elr", state.last_known_elr()),
+        ("adding", state.adding()),
+        ("removing", state.removing()),
     ] {
         if !brokers.is_empty() {
             write!(line, " {what} {}", list(brokers)).unwrap();
         }
     }
-    if state.recovery == LeaderRecoveryState::Recovering {
+    if state.recovery() == LeaderRecoveryState::Recovering {
         line.push_str(" recovering");
     }
     line

@@ -110,7 +110,7 @@ impl World {
 
     /// The replicas that the controllers trust to have everything.
     fn trusted(&self) -> BTreeSet<BrokerId> {
-        self.partition().isr.iter().chain(&self.partition().elr).copied().collect()
+        self.partition().isr.iter().chain(self.partition().elr()).copied().collect()
     }
 
     fn up(&self) -> Vec<BrokerId> {

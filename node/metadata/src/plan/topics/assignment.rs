@@ -9,7 +9,7 @@ use crate::limits;
 use crate::placement::{Candidate, Load, place};
 use crate::plan::brokers::takes_replicas;
 use crate::plan::directories;
-use crate::record::{BrokerRegistration, LeaderRecoveryState, Partition, PartitionRegistration, Record};
+use crate::record::{BrokerRegistration, LeaderRecoveryState, PartitionRegistration, PartitionState, Record};
 use crate::rng::Rng;
 
 /// The brokers with their load, which grows as the request goes on: its last topic sees what its first has placed.
@@ -107,7 +107,7 @@ impl<'a> Assigner<'a> {
     /// The record of a new partition: in sync are the replicas that are active, and the first of them leads.
     pub fn registration(&self, id: TopicPartition, replicas: Vec<BrokerId>) -> Record {
         let isr: Vec<BrokerId> = replicas.iter().copied().filter(|&replica| self.image.is_active(replica)).collect();
-        let state = Partition {
+        let state = PartitionState {
             directories: replicas.iter().map(|&replica| directories::choose(self.image, replica, id)).collect(),
             leader: isr.first().copied(),
             replicas,
@@ -121,7 +121,7 @@ impl<'a> Assigner<'a> {
             partition_epoch: PartitionEpoch::default(),
             history: Vec::new(),
         };
-        Record::CreatePartition(PartitionRegistration { id, state })
+        Record::CreatePartition(PartitionRegistration { id, state: state.into() })
     }
 }
 

@@ -68,7 +68,7 @@ fn replication_factor(topic: &Topic) -> usize {
     topic
         .partitions
         .get(0)
-        .map_or(1, |first| first.replicas.iter().filter(|replica| !first.removing.contains(replica)).count())
+        .map_or(1, |first| first.replicas.iter().filter(|replica| !first.removing().contains(replica)).count())
 }
 
 fn assign_by_hand(
