@@ -7,15 +7,18 @@ use imbl::OrdMap;
 use super::Topic;
 use super::partition_set::PartitionSet;
 use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
-use crate::record::Partition;
+use crate::record::{BrokerList, Partition};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionIndex {
     led: ByBroker,
-    isr: ByBroker,
-    elr: ByBroker,
     /// By the replica lists, whether or not the broker is registered.
     hosted: ByBroker,
+    /// Hosted, and not in the ISR. Nearly all that is hosted is in the ISR, so this is the smaller part.
+    out_of_sync: ByBroker,
+    /// In the ISR, and not hosted: `verify` refuses it, but replay does not.
+    strays: ByBroker,
+    elr: ByBroker,
     leaderless: TopicPartitionSet,
     /// Led, but not by the first replica.
     not_preferred: TopicPartitionSet,
@@ -27,7 +30,9 @@ impl PartitionIndex {
     }
 
     pub fn in_isr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.isr.of(broker)
+        let hosted = self.hosted.0.get(&broker).into_iter();
+        let in_sync = hosted.flat_map(move |hosted| hosted.without(self.out_of_sync.0.get(&broker)));
+        in_sync.chain(self.strays.of(broker))
     }
 
     pub fn in_elr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
@@ -53,7 +58,7 @@ impl PartitionIndex {
     }
 
     pub fn isr_count(&self, broker: BrokerId) -> usize {
-        self.isr.count(broker)
+        self.hosted.count(broker) - self.out_of_sync.count(broker) + self.strays.count(broker)
     }
 
     pub fn replica_count(&self, broker: BrokerId) -> usize {
@@ -69,53 +74,50 @@ impl PartitionIndex {
     }
 
     pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
-        self.led.update(id, &[], partition.leader.as_slice());
-        self.isr.update(id, &[], &partition.isr);
-        self.elr.update(id, &[], partition.elr());
-        self.hosted.update(id, &[], &partition.replicas);
-        mark(&mut self.leaderless, id, false, partition.leader.is_none());
-        mark(&mut self.not_preferred, id, false, is_misplaced(partition));
+        self.replace(id, &Seats::default(), &Seats::of(partition));
     }
 
     pub(super) fn remove(&mut self, id: TopicPartition, partition: &Partition) {
-        self.led.update(id, partition.leader.as_slice(), &[]);
-        self.isr.update(id, &partition.isr, &[]);
-        self.elr.update(id, partition.elr(), &[]);
-        self.hosted.update(id, &partition.replicas, &[]);
-        mark(&mut self.leaderless, id, partition.leader.is_none(), false);
-        mark(&mut self.not_preferred, id, is_misplaced(partition), false);
+        self.replace(id, &Seats::of(partition), &Seats::default());
+    }
+
+    pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
+        self.replace(id, &Seats::of(before), &Seats::of(after));
     }
 
     /// Removes a topic with all its partitions. The cost is the smaller of its partitions and the brokers.
     pub(super) fn remove_topic(&mut self, topic: &Topic) {
-        if topic.partitions.len() <= self.hosted.0.len() {
+        // A partition is looked up in about seven sets, a broker in three.
+        if 2 * topic.partitions.len() <= self.hosted.0.len() {
             topic.partitions().for_each(|(id, partition)| self.remove(id, partition));
             return;
         }
-        let Self { led, isr, elr, hosted, leaderless, not_preferred } = self;
-        for list in [led, isr, elr, hosted] {
+        let Self { led, hosted, out_of_sync, strays, elr, leaderless, not_preferred } = self;
+        for list in [led, hosted, out_of_sync, strays, elr] {
             list.remove_topic(topic.id);
         }
         leaderless.remove_topic(topic.id);
         not_preferred.remove_topic(topic.id);
     }
 
-    pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
-        self.led.update(id, before.leader.as_slice(), after.leader.as_slice());
-        self.isr.update(id, &before.isr, &after.isr);
-        self.elr.update(id, before.elr(), after.elr());
-        self.hosted.update(id, &before.replicas, &after.replicas);
-        mark(&mut self.leaderless, id, before.leader.is_none(), after.leader.is_none());
-        mark(&mut self.not_preferred, id, is_misplaced(before), is_misplaced(after));
+    fn replace(&mut self, id: TopicPartition, before: &Seats<'_>, after: &Seats<'_>) {
+        self.led.update(id, before.led, after.led);
+        self.hosted.update(id, before.hosted, after.hosted);
+        self.out_of_sync.update(id, &before.out_of_sync, &after.out_of_sync);
+        self.strays.update(id, &before.strays, &after.strays);
+        self.elr.update(id, before.elr, after.elr);
+        self.leaderless.update(id, before.is_leaderless, after.is_leaderless);
+        self.not_preferred.update(id, before.is_misplaced, after.is_misplaced);
     }
 
     /// The first list in which the two differ.
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         let lists = [
             ("led", self.led == other.led),
-            ("isr", self.isr == other.isr),
-            ("elr", self.elr == other.elr),
             ("hosted", self.hosted == other.hosted),
+            ("out-of-sync", self.out_of_sync == other.out_of_sync),
+            ("strays", self.strays == other.strays),
+            ("elr", self.elr == other.elr),
             ("leaderless", self.leaderless == other.leaderless),
             ("not-preferred", self.not_preferred == other.not_preferred),
         ];
@@ -123,16 +125,34 @@ impl PartitionIndex {
     }
 }
 
-fn is_misplaced(partition: &Partition) -> bool {
-    partition.leader.is_some() && !partition.has_preferred_leader()
+/// Where a partition belongs in the index; by default nowhere.
+#[derive(Default)]
+struct Seats<'a> {
+    led: &'a [BrokerId],
+    hosted: &'a [BrokerId],
+    out_of_sync: BrokerList,
+    strays: BrokerList,
+    elr: &'a [BrokerId],
+    is_leaderless: bool,
+    is_misplaced: bool,
 }
 
-fn mark(set: &mut TopicPartitionSet, id: TopicPartition, was: bool, is: bool) {
-    if was && !is {
-        set.remove(id);
-    } else if is && !was {
-        set.insert(id);
+impl<'a> Seats<'a> {
+    fn of(partition: &'a Partition) -> Self {
+        Self {
+            led: partition.leader.as_slice(),
+            hosted: &partition.replicas,
+            out_of_sync: difference(&partition.replicas, &partition.isr),
+            strays: difference(&partition.isr, &partition.replicas),
+            elr: partition.elr(),
+            is_leaderless: partition.leader.is_none(),
+            is_misplaced: partition.leader.is_some() && !partition.has_preferred_leader(),
+        }
     }
+}
+
+fn difference(brokers: &[BrokerId], others: &[BrokerId]) -> BrokerList {
+    brokers.iter().copied().filter(|broker| !others.contains(broker)).collect()
 }
 
 /// A broker without partitions has no entry, so that equal contents are equal values.
@@ -187,8 +207,24 @@ struct TopicPartitionSet {
 impl TopicPartitionSet {
     /// Sorted by topic and partition.
     fn iter(&self) -> impl Iterator<Item = TopicPartition> {
-        let id = |topic, number: u32| TopicPartition::new(topic, PartitionId::new(number.cast_signed()));
-        self.topics.iter().flat_map(move |(&topic, numbers)| numbers.iter().map(move |number| id(topic, number)))
+        self.without(None)
+    }
+
+    /// As `iter`, of those that `others` does not have.
+    fn without<'a>(&'a self, others: Option<&'a Self>) -> impl Iterator<Item = TopicPartition> + 'a {
+        self.topics.iter().flat_map(move |(&topic, numbers)| {
+            let others = others.and_then(|others| others.topics.get(&topic));
+            let stays = move |number: &u32| others.is_none_or(|others| !others.contains(*number));
+            numbers.iter().filter(stays).map(move |number| id_of(topic, number))
+        })
+    }
+
+    fn update(&mut self, id: TopicPartition, was_member: bool, is_member: bool) {
+        if was_member && !is_member {
+            self.remove(id);
+        } else if is_member && !was_member {
+            self.insert(id);
+        }
     }
 
     fn insert(&mut self, id: TopicPartition) {
@@ -210,7 +246,34 @@ impl TopicPartitionSet {
     }
 }
 
+fn id_of(topic: TopicId, number: u32) -> TopicPartition {
+    TopicPartition::new(topic, PartitionId::new(number.cast_signed()))
+}
+
 /// Partitions are numbered from 0.
 fn number_of(id: TopicPartition) -> u32 {
     id.partition.get().cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::image::fixture::{batch, broker, change, image, partition_id};
+    use crate::record::{PartitionChange, Record};
+
+    #[test]
+    fn in_isr_has_those_in_sync_and_no_other() {
+        let mut image = image();
+        let list = |ids: &[i32]| Some(ids.iter().map(|&id| broker(id)).collect());
+        let records = [
+            Record::PartitionChange(PartitionChange { isr: list(&[3, 1]), ..change(partition_id(0)) }),
+            Record::PartitionChange(PartitionChange { isr: list(&[2, 4]), ..change(partition_id(1)) }),
+        ];
+        image.replay(&batch(2, &records)).expect("the records of this test replay");
+        for (id, expected) in [(1, &[0][..]), (2, &[1]), (3, &[0]), (4, &[1])] {
+            let found: Vec<i32> = image.index.in_isr(broker(id)).map(|id| id.partition.get()).collect();
+            assert_eq!(found, expected, "broker {id}");
+            assert_eq!(image.index.isr_count(broker(id)), expected.len(), "broker {id}");
+        }
+        assert_eq!(image.index.replica_count(broker(2)), 2);
+    }
 }
