@@ -124,7 +124,7 @@ impl Cluster {
     fn succeed(&mut self) {
         check_snapshot(&self.draft);
         self.controller_epoch += 1;
-        let abort = checkpoint::abort_transaction(&self.draft).records;
+        let abort = checkpoint::abort_transaction(&self.draft, "its controller resigned").records;
         if !abort.is_empty() {
             let before = self.draft.visible().digest();
             self.propose(abort);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_metadata::ids::ControllerId;
@@ -90,6 +91,8 @@ impl Sources {
 }
 
 fn main() -> ExitCode {
+    // Failpoints of this process, by the variable FAILPOINTS.
+    let _failpoints = fail::FailScenario::setup();
     let cli = Cli::parse();
     let done = match cli.command {
         _ if cli.print_config => print_config(cli.command, cli.sources),
@@ -117,6 +120,9 @@ fn print_config(command: Option<Command>, outer: Sources) -> Result<(), String> 
     Ok(())
 }
 
+/// What the threads of a node that has stopped may still take: all their work has ended, unless something holds it.
+const HELD_THREADS_TIMEOUT: Duration = Duration::from_secs(1);
+
 fn run(config: NodeConfig) -> Result<(), String> {
     telemetry::start(config.log_format, &config.log_level)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -124,7 +130,7 @@ fn run(config: NodeConfig) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the runtime: {error}"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
         let stop = async move {
@@ -134,7 +140,10 @@ fn run(config: NodeConfig) -> Result<(), String> {
             }
         };
         node::run(config, stop).await.map_err(|error| error.to_string())
-    })
+    });
+    // A thread that is held must not keep the process.
+    runtime.shutdown_timeout(HELD_THREADS_TIMEOUT);
+    ended
 }
 
 fn format(data: PathBuf, node_id: i32, cluster_id: Option<String>) -> Result<(), String> {

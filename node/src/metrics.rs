@@ -14,6 +14,9 @@ pub struct Metrics {
     pub batches_proposed: Counter,
     pub records_planned: Counter,
     pub event_loop_busy: Histogram,
+    pub event_loop_held: Counter,
+    pub in_flight_bytes: Gauge,
+    pub queued_bytes: Gauge,
     active_controller: Gauge,
     last_applied_offset: Gauge,
     active_brokers: Gauge,
@@ -31,6 +34,9 @@ impl Metrics {
             brokers_fenced: Counter::default(),
             batches_proposed: Counter::default(),
             records_planned: Counter::default(),
+            event_loop_held: Counter::default(),
+            in_flight_bytes: Gauge::default(),
+            queued_bytes: Gauge::default(),
             event_loop_busy: Histogram::new(exponential_buckets(0.000_02, 4.0, 10)),
             active_controller: Gauge::default(),
             last_applied_offset: Gauge::default(),
@@ -55,6 +61,17 @@ impl Metrics {
             "Time to plan and propose one group of operations",
             self.event_loop_busy.clone(),
         );
+        registry.register(
+            "event_loop_held",
+            "Plans given up because they held the event loop or took too long",
+            self.event_loop_held.clone(),
+        );
+        registry.register(
+            "in_flight_bytes",
+            "Bytes of batches that are not replayed yet",
+            self.in_flight_bytes.clone(),
+        );
+        registry.register("queued_bytes", "Bytes of requests that wait to be planned", self.queued_bytes.clone());
         registry.register("active_controller", "1 on the active controller", self.active_controller.clone());
         registry.register("last_applied_record_offset", "Next metadata offset", self.last_applied_offset.clone());
         registry.register("active_brokers", "Unfenced brokers", self.active_brokers.clone());
@@ -77,7 +94,7 @@ impl Metrics {
         self.active_brokers.set(as_gauge(image.brokers.len() - fenced));
         self.topics.set(as_gauge(image.topics.len()));
         self.offline_partitions.set(as_gauge(image.index.leaderless_count()));
-        self.preferred_replica_imbalance.set(as_gauge(image.index.not_preferred_count()));
+        self.preferred_replica_imbalance.set(as_gauge(image.index.misplaced_count()));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes any text");
         text

@@ -94,6 +94,11 @@ impl Cluster {
         run.ended(&format!("node {id} to stop after SIGTERM")).await
     }
 
+    /// Waits until a node ends by itself, with a failure; what it printed.
+    pub async fn ends(&mut self, id: i32, why: &str) -> String {
+        self.node_mut(id).run.take().unwrap_or_else(|| panic!("node {id} is not running")).refused(why).await
+    }
+
     /// SIGSTOP: it stands still, its connections stay open.
     pub fn pause(&mut self, id: i32) {
         self.run(id).signal(Signal::SIGSTOP);
@@ -116,7 +121,7 @@ impl Cluster {
     /// Starts a node's command line once more, with further settings, as a process of its own.
     pub fn run_again(&self, id: i32, more: &[(&str, &str)]) -> Run {
         let node = self.node(id);
-        Run::start(&node.arguments(more), &node.log())
+        Run::start(&node.arguments(more), &node.environment, &node.log())
     }
 
     /// Removes the data of a node that is not running: what a lost disk is like.
@@ -142,6 +147,11 @@ impl Cluster {
     }
 
     /// The nodes that run and are not paused.
+    /// Sets a variable of the environment of a node's next processes.
+    pub fn set_variable(&mut self, id: i32, name: &str, value: &str) {
+        self.node_mut(id).environment.push((name.to_owned(), value.to_owned()));
+    }
+
     pub fn running(&self) -> Vec<i32> {
         self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id).collect()
     }

@@ -36,7 +36,7 @@ pub struct Run {
 
 impl Run {
     /// What it prints is appended to `log`.
-    pub fn start(arguments: &[String], log: &Path) -> Self {
+    pub fn start(arguments: &[String], environment: &[(String, String)], log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log).expect("the test's folder can be written");
         let errors = out.try_clone().expect("a file handle can be duplicated");
         let log_start = read(log).len();
@@ -46,6 +46,7 @@ impl Run {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
             command.env_remove(name);
         }
+        command.envs(environment.iter().cloned());
         let child = command.spawn().expect("the binary can be started");
         Self { child, log: log.to_owned(), log_start }
     }
@@ -107,6 +108,8 @@ pub(crate) struct Node {
     pub http: String,
     /// On top of its configuration file: `KEY=VALUE`.
     pub settings: Vec<String>,
+    /// On top of the test's own.
+    pub environment: Vec<(String, String)>,
     pub run: Option<Run>,
     pub paused: bool,
 }
@@ -116,7 +119,8 @@ impl Node {
         fs::create_dir_all(&folder).expect("the test's folder can be written");
         let address = || format!("127.0.0.1:{}", free_port());
         let settings = settings.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        Self { folder, is_voter, api: address(), raft: address(), http: address(), settings, run: None, paused: false }
+        let (api, raft, http) = (address(), address(), address());
+        Self { folder, is_voter, api, raft, http, settings, environment: Vec::new(), run: None, paused: false }
     }
 
     pub fn data(&self) -> PathBuf {

@@ -69,8 +69,8 @@ impl Request {
             Self::AlterConfigs(wanted) => whole(alter_configs(image, wanted)),
             Self::AlterPartition(wanted) => alone(alter_partition(image, wanted)?),
             Self::Elect(kind, partitions) => whole(elections::elect(image, *kind, partitions.as_deref())),
-            Self::BalancePreferred(max) => alone(elections::balance_preferred(image, *max)),
-            Self::ElectUncleanly(max) => alone(elections::elect_uncleanly_where_allowed(image, *max)),
+            Self::BalancePreferred(max) => alone(elections::balance_preferred(image, None, *max)),
+            Self::ElectUncleanly(max) => alone(elections::elect_uncleanly_where_allowed(image, None, *max)),
             Self::StartReassignment(wanted) => whole(reassignment::start(image, wanted)?),
             Self::CancelReassignment(what, force) => whole(reassignment::cancel(image, what, *force)?),
             Self::ChangeReassignment(id, wanted) => whole(reassignment::change(image, *id, *wanted)?),
@@ -87,6 +87,6 @@ fn alone<R: Debug>(plan: Plan<R>) -> Planned {
 }
 
 fn whole<R: Debug>(plan: Plan<R>) -> Planned {
-    let Plan { records, response, waiting_on } = plan;
+    let Plan { records, response, waiting_on, is_partial: _ } = plan;
     Planned { records, waiting_on, answer: format!("{response:?}"), atomic: true }
 }

@@ -6,8 +6,31 @@ pub const PARTITION_CHANGES_KEPT: usize = 4;
 /// Encoded bytes of records per batch. One append stays well under every message limit on its way.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Elections per run of a periodic task (Kafka's figure); the rest follow at once in the next run.
+/// A config value, as Kafka bounds it: its record fits into every batch beside others, and every node holds it.
+pub const CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
+
+/// Items of a list config. A change of a list walks all of them on the event loop.
+pub const CONFIG_LIST_ITEMS_MAX: usize = 4_096;
+
+/// One record, but for a remembered reply: a batch of a single record is within `BATCH_BYTES_MAX` too.
+pub const RECORD_BYTES_MAX: usize = BATCH_BYTES_MAX;
+
+/// The reply of a mutation that is remembered for a retry. It is in one batch with its records.
+pub const REMEMBERED_REPLY_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
+
+/// One entry of the log: a full batch, the reply remembered with it, and what the encoding adds. What is larger is refused
+/// before the log, as is a request that would need it.
+pub const ENTRY_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX + REMEMBERED_REPLY_BYTES_MAX;
+
+/// Elections per run of a periodic task (Kafka's figure); the rest follow in the runs after it.
 pub const ELECTIONS_PER_RUN_MAX: usize = 1_000;
+
+/// Partitions that one run of a periodic task looks at, whether or not it elects: a few milliseconds of the event loop.
+pub const SCANNED_PER_RUN_MAX: usize = 5_000;
+
+/// Partition changes that one step of a plan makes: some ten milliseconds of the event loop to plan, replay and encode.
+/// What a broker's end, start or shutdown changes beyond it follows in further steps.
+pub const CHANGES_PER_STEP_MAX: usize = 2_000;
 
 /// Kafka's bound on a topic name: it becomes a directory name together with a partition number.
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;

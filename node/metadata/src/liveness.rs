@@ -74,12 +74,13 @@ impl Sessions {
 
     /// Of the brokers that are not fenced and whose session has ended, the one whose ended first. One at a time, so
     /// that each decision sees what the one before it did.
-    pub fn expired(&self, image: &MetadataImage, now_ms: u64) -> Option<BrokerId> {
+    pub fn expired(&self, image: &MetadataImage, now_ms: u64, counts: impl Fn(BrokerId) -> bool) -> Option<BrokerId> {
         let ended = |(broker, session): &(&BrokerId, &Session)| {
             let silence_ms = now_ms.saturating_sub(session.contact_ms);
             silence_ms >= self.session_timeout_ms && image.broker(**broker).is_some_and(|broker| !broker.fenced)
         };
-        self.sessions.iter().filter(ended).min_by_key(|(_, session)| session.contact_ms).map(|(broker, _)| *broker)
+        let ended = self.sessions.iter().filter(ended).filter(|(broker, _)| counts(**broker));
+        ended.min_by_key(|(_, session)| session.contact_ms).map(|(broker, _)| *broker)
     }
 
     /// The lowest offset that the active brokers other than `except` reported; `None` if there is no other. One that
@@ -149,17 +150,17 @@ mod tests {
         let sessions = started(10_000);
         assert!(sessions.has_live(broker(1), 12_999) && sessions.has_live(broker(2), 12_999));
         assert!(!sessions.has_live(broker(3), 10_000));
-        assert_eq!(sessions.expired(&image(), 12_999), None);
+        assert_eq!(sessions.expired(&image(), 12_999, |_| true), None);
     }
 
     #[test]
     fn the_session_that_ended_first_is_the_first_to_be_fenced() {
         let mut sessions = started(0);
         sessions.touch(broker(1), epoch(1), 500);
-        assert_eq!(sessions.expired(&image(), 3_000), Some(broker(2)));
-        assert_eq!(sessions.expired(&image(), 4_000), Some(broker(2)));
+        assert_eq!(sessions.expired(&image(), 3_000, |_| true), Some(broker(2)));
+        assert_eq!(sessions.expired(&image(), 4_000, |_| true), Some(broker(2)));
         sessions.remove(broker(2));
-        assert_eq!(sessions.expired(&image(), 4_000), Some(broker(1)));
+        assert_eq!(sessions.expired(&image(), 4_000, |_| true), Some(broker(1)));
     }
 
     #[test]
@@ -168,7 +169,7 @@ mod tests {
         sessions.touch(broker(1), epoch(1), 9_000);
         sessions.touch(broker(2), epoch(2), 9_000);
         sessions.touch(broker(3), epoch(3), 0);
-        assert_eq!(sessions.expired(&image(), 9_000), None);
+        assert_eq!(sessions.expired(&image(), 9_000, |_| true), None);
     }
 
     #[test]
@@ -192,8 +193,8 @@ mod tests {
     fn a_stall_of_the_controller_extends_every_session() {
         let mut sessions = started(0);
         sessions.extend_all(5_000, 6_000);
-        assert_eq!(sessions.expired(&image(), 7_999), None);
-        assert_eq!(sessions.expired(&image(), 8_000), Some(broker(1)));
+        assert_eq!(sessions.expired(&image(), 7_999, |_| true), None);
+        assert_eq!(sessions.expired(&image(), 8_000, |_| true), Some(broker(1)));
     }
 
     #[test]
@@ -201,7 +202,7 @@ mod tests {
         let mut sessions = started(0);
         sessions.touch(broker(1), epoch(1), 4_900);
         sessions.extend_all(5_000, 5_000);
-        assert_eq!(sessions.expired(&image(), 7_999), None);
+        assert_eq!(sessions.expired(&image(), 7_999, |_| true), None);
         assert!(!sessions.has_live(broker(1), 8_000));
     }
 

@@ -22,7 +22,7 @@ use crate::ids::{
 
 pub use broker_list::BrokerList;
 pub use cause::Cause;
-pub(crate) use directory_list::SharedDirectories;
+pub(crate) use directory_list::{DirectoryList, SharedDirectories};
 pub(crate) use partition::Rare;
 pub use partition::{Partition, PartitionState};
 pub use reassignment::{ReassignedPartition, ReassignmentStart};

@@ -318,8 +318,8 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
             let chosen = at.and_then(|at| nth(image, at)).map(|(id, _)| vec![id]);
             elections::elect(image, *kind, chosen.as_deref()).records
         }
-        Event::Balance(max) => elections::balance_preferred(image, *max).records,
-        Event::ElectUncleanly(max) => elections::elect_uncleanly_where_allowed(image, *max).records,
+        Event::Balance(max) => elections::balance_preferred(image, None, *max).records,
+        Event::ElectUncleanly(max) => elections::elect_uncleanly_where_allowed(image, None, *max).records,
         Event::MinIsr { topic, value } => {
             let resource = topic.map_or(ConfigResource::BrokerDefault, |topic| ConfigResource::Topic(name(topic)));
             configure(image, resource, "min.insync.replicas", value.map(|value| value.to_string()))

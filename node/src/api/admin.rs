@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use quorate_metadata::ids::BrokerId;
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic};
 use quorate_metadata::plan::{brokers, configs, topics};
-use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan};
 use quorate_proto::admin::admin_client::AdminClient;
 use quorate_proto::admin::admin_server::Admin;
 use quorate_proto::admin::*;
@@ -50,21 +51,19 @@ impl AdminService {
 }
 
 /// Plans the items that are well formed, and answers the others with their own error, in the order of the request.
-pub(super) fn merge<T, U>(
-    checked: Vec<Result<T, ApiError>>,
-    plan: impl FnOnce(Vec<T>) -> Vec<Result<U, ApiError>>,
-) -> Vec<Result<U, ApiError>> {
-    let mut well_formed = Vec::new();
-    let places: Vec<Option<ApiError>> =
-        checked.into_iter().map(|item| item.map(|item| well_formed.push(item)).err()).collect();
-    let mut planned = plan(well_formed).into_iter();
-    places
-        .into_iter()
-        .map(|error| match error {
-            Some(error) => Err(error),
-            None => planned.next().expect("a plan answers every item"),
-        })
-        .collect()
+pub(super) fn plan_items<T: Clone, U>(
+    checked: &[Result<T, ApiError>],
+    plan: impl FnOnce(Vec<T>) -> Plan<Vec<Result<U, ApiError>>>,
+) -> Plan<Vec<Result<U, ApiError>>> {
+    let well_formed = checked.iter().filter_map(|item| item.as_ref().ok()).cloned().collect();
+    plan(well_formed).map(|planned| {
+        let mut planned = planned.into_iter();
+        let answer = |item: &Result<T, ApiError>| match item {
+            Err(error) => Err(error.clone()),
+            Ok(_) => planned.next().expect("a plan answers every item"),
+        };
+        checked.iter().map(answer).collect()
+    })
 }
 
 #[tonic::async_trait]
@@ -78,6 +77,7 @@ impl Admin for AdminService {
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
         let local = |body: CreateTopicsRequest, left: Duration| async move {
             let wanted: Vec<CreateTopic> = body.topics.iter().map(create_topic).collect::<Result<_, _>>()?;
+            let terms = terms.weighing(body.encoded_len(), partitions_of(&wanted));
             self.gateway
                 .controller
                 .mutate(
@@ -109,20 +109,13 @@ impl Admin for AdminService {
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
         let local = |body: DeleteTopicsRequest, left: Duration| async move {
             let wanted: Vec<_> = body.topics.iter().map(topic_ref).collect();
+            let terms = terms.weighing(body.encoded_len(), wanted.len());
             self.gateway
                 .controller
                 .mutate(
                     "delete-topics",
                     terms.within(left),
-                    move |image, _| {
-                        let mut records = Vec::new();
-                        let response = merge(wanted, |wanted| {
-                            let plan = topics::delete_topics(image, &wanted);
-                            records = plan.records;
-                            plan.response
-                        });
-                        Ok(quorate_metadata::Plan::new(records, response))
-                    },
+                    move |image, _| Ok(plan_items(&wanted, |wanted| topics::delete_topics(image, &wanted))),
                     move |deleted, position, planned| DeleteTopicsReply {
                         result: result(position, planned),
                         topics: body
@@ -152,6 +145,8 @@ impl Admin for AdminService {
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
         let local = |body: CreatePartitionsRequest, left: Duration| async move {
             let wanted: Vec<CreatePartitions> = body.topics.iter().map(more_partitions).collect();
+            let partitions = wanted.iter().map(|wanted| usize::try_from(wanted.count).unwrap_or_default()).sum();
+            let terms = terms.weighing(body.encoded_len(), partitions);
             self.gateway
                 .controller
                 .mutate(
@@ -190,6 +185,10 @@ impl Admin for AdminService {
             if body.all && !body.partitions.is_empty() {
                 return Err(invalid("either all partitions or a list of them"));
             }
+            let index = self.gateway.view.image().index;
+            let all = index.misplaced_count() + index.leaderless_count();
+            let elections = if body.all { all } else { body.partitions.len() };
+            let terms = terms.weighing(body.encoded_len(), elections);
             self.gateway
                 .controller
                 .mutate(
@@ -216,20 +215,14 @@ impl Admin for AdminService {
         let terms = terms(body.options.as_ref()).map_err(self.refused())?;
         let local = |body: AlterConfigsRequest, left: Duration| async move {
             let wanted: Vec<_> = body.resources.iter().map(config_alteration).collect();
+            let changes = body.resources.iter().map(|resource| resource.changes.len()).sum();
+            let terms = terms.weighing(body.encoded_len(), changes);
             self.gateway
                 .controller
                 .mutate(
                     "alter-configs",
                     terms.within(left),
-                    move |image, _| {
-                        let mut records = Vec::new();
-                        let response = merge(wanted, |wanted| {
-                            let plan = configs::alter_configs(image, &wanted);
-                            records = plan.records;
-                            plan.response
-                        });
-                        Ok(quorate_metadata::Plan::new(records, response))
-                    },
+                    move |image, _| Ok(plan_items(&wanted, |wanted| configs::alter_configs(image, &wanted))),
                     move |altered, position, planned| AlterConfigsReply {
                         result: result(position, planned),
                         resources: body
@@ -409,6 +402,12 @@ impl Admin for AdminService {
         let image = self.image(request.get_ref().options.as_ref()).await?;
         Ok(Response::new(reassignment::list(&image)))
     }
+}
+
+/// Without a count there will be the cluster's default, which is small.
+fn partitions_of(topics: &[CreateTopic]) -> usize {
+    let partitions = |topic: &CreateTopic| topic.partitions.and_then(|count| usize::try_from(count).ok()).unwrap_or(1);
+    topics.iter().map(|topic| partitions(topic).max(topic.assignment.len())).sum()
 }
 
 fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use prost::Message;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, TopicPartition};
 use quorate_metadata::plan::alter_partition::{self, IsrMember};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
@@ -20,7 +21,7 @@ use super::gateway::{Gateway, Passage};
 use super::heartbeat::{self, HeartbeatTerms};
 use super::request::{invalid, item_error, result, topic_id};
 use super::watch;
-use crate::controller::MutationTerms;
+use crate::controller::{MutationTerms, Weight};
 
 /// Registration and ISR changes are small; a broker that waited this long asks anew.
 const BROKER_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,7 +32,8 @@ pub struct BrokerService {
 }
 
 fn terms() -> MutationTerms {
-    MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT }
+    let weight = Weight::default();
+    MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT, weight }
 }
 
 /// A repetition is recognised or refused by its epochs, or gives another block of ids, of which there are enough.
@@ -53,7 +55,7 @@ impl Broker for BrokerService {
                     terms().within(left),
                     move |image, _| {
                         let live = sessions.has_live(wanted.broker);
-                        brokers::register(image, wanted, live)
+                        brokers::register(image, wanted.clone(), live)
                     },
                     |epoch, position, planned| RegisterReply {
                         broker_epoch: epoch.get(),
@@ -83,11 +85,12 @@ impl Broker for BrokerService {
         let forwarded = Gateway::was_forwarded(&request);
         let local = |body: AlterPartitionRequest, left: Duration| async move {
             let wanted = alteration(&body)?;
+            let terms = terms().weighing(body.encoded_len(), wanted.partitions.len());
             self.gateway
                 .controller
                 .mutate(
                     "alter-partition",
-                    terms().within(left),
+                    terms.within(left),
                     move |image, _| alter_partition::alter_partition(image, &wanted),
                     |altered, position, planned| AlterPartitionReply {
                         result: result(position, planned),

@@ -232,7 +232,7 @@ pub fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
         brokers_fenced: count(fenced.len()),
         topics: count(image.topics.len()),
         leaderless: count(image.index.leaderless_count()),
-        not_preferred: count(image.index.not_preferred_count()),
+        not_preferred: count(image.index.misplaced_count()),
         ..admin::ClusterStatusReply::default()
     };
     for topic in image.topics.values() {

@@ -5,7 +5,7 @@ use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::{ApiError, MetadataImage};
 use quorate_proto::admin::{ElectLeadersRequest, ElectedPartition};
 
-use super::admin::merge;
+use super::admin::plan_items;
 use super::describe;
 use super::request::{invalid, item_error};
 
@@ -43,17 +43,13 @@ pub fn elect(
             Ok(TopicPartition::new(topic.id, PartitionId::new(asked.partition)))
         })
         .collect();
-    let mut records = Vec::new();
-    let elected = merge(checked, |partitions| {
+    let plan = plan_items(&checked, |partitions| {
         let plan = elections::elect(image, kind, Some(&partitions));
-        records = plan.records;
-        plan.response.into_iter().map(|(_, elected)| elected).collect()
+        plan.map(|elected| elected.into_iter().map(|(_, elected)| elected).collect())
     });
-    let answers = body
-        .partitions
-        .iter()
-        .zip(elected)
-        .map(|(asked, elected)| ElectedPartition { partition: Some(asked.clone()), error: item_error(&elected) })
-        .collect();
-    quorate_metadata::Plan::new(records, answers)
+    let answer = |(asked, elected): (&quorate_proto::admin::TopicPartition, Result<(), ApiError>)| ElectedPartition {
+        partition: Some(asked.clone()),
+        error: item_error(&elected),
+    };
+    plan.map(|elected| body.partitions.iter().zip(elected).map(answer).collect())
 }

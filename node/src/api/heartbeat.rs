@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
 use super::request::invalid;
-use crate::controller::{Contact, MutationTerms, OpenStream};
+use crate::controller::{Contact, MutationTerms, OpenStream, Weight};
 
 /// Replies that may wait for a slow broker before its stream is held back.
 const REPLIES_BUFFERED_MAX: usize = 4;
@@ -153,7 +153,8 @@ impl BrokerStream {
 
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
         let sessions = self.gateway.controller.sessions.clone();
-        let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout: DECISION_TIMEOUT };
+        let (timeout, weight) = (DECISION_TIMEOUT, Weight::default());
+        let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout, weight };
         let reply: Decision = self
             .gateway
             .controller

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::Message;
 use quorate_metadata::ids::{BrokerId, PartitionId, ReassignmentId, TopicPartition};
 use quorate_metadata::image::Reassignment;
 use quorate_metadata::plan::reassignment::{
@@ -27,6 +28,7 @@ pub async fn start(
             targets: body.partitions.iter().map(target).collect::<Result<_, _>>()?,
             throttle_bytes_per_second: body.throttle_bytes_per_second,
         };
+        let terms = terms.weighing(body.encoded_len(), wanted.targets.len());
         gateway
             .controller
             .mutate(

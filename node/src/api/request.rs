@@ -10,7 +10,7 @@ use quorate_proto::{admin, record};
 use tokio::time::Instant;
 
 use super::gateway::Passage;
-use crate::controller::{MutationTerms, Position, RequestId};
+use crate::controller::{MutationTerms, Position, RequestId, Weight};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,7 +27,8 @@ pub fn timeout(timeout_ms: u32) -> Duration {
 
 pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, ApiError> {
     let Some(options) = options else {
-        return Ok(MutationTerms { request: None, plan_only: false, atomic: true, timeout: DEFAULT_TIMEOUT });
+        let (timeout, weight) = (DEFAULT_TIMEOUT, Weight::default());
+        return Ok(MutationTerms { request: None, plan_only: false, atomic: true, timeout, weight });
     };
     let request = match (options.client_id.as_str(), options.request_id) {
         ("", 0) => None,
@@ -37,7 +38,8 @@ pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, 
             Some(RequestId { client, request })
         }
     };
-    Ok(MutationTerms { request, plan_only: options.plan_only, atomic: true, timeout: timeout(options.timeout_ms) })
+    let (timeout, weight) = (timeout(options.timeout_ms), Weight::default());
+    Ok(MutationTerms { request, plan_only: options.plan_only, atomic: true, timeout, weight })
 }
 
 pub fn passage(forwarded: bool, terms: &MutationTerms) -> Passage {

@@ -1,6 +1,6 @@
 //! Claim and resign: how this node becomes the active controller, and stops being it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::plan::{brokers, checkpoint};
@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::event_loop::{Claim, EventLoop};
 use super::inflight::InFlight;
+use super::large_plan::{LargePlans, not_controller};
 use super::operation::Operation;
 use super::tasks::TaskTable;
 
@@ -24,11 +25,19 @@ impl EventLoop {
             draft,
             in_flight: InFlight::default(),
             tasks: TaskTable::starting(Instant::now()),
+            steps: VecDeque::new(),
+            large: LargePlans::default(),
             suspects: BTreeSet::new(),
+            deferred: Vec::new(),
+            returned: BTreeMap::new(),
             digest_due: false,
             digested_at: None,
         });
+        if self.claim.as_ref().is_some_and(|claim| claim.draft.has_open_transaction()) {
+            self.abort_open_transaction("its controller resigned");
+        }
         self.run_all(self.first_operations());
+        self.look_at_leaderless();
         self.publish_claim(Some(epoch));
         self.probe_every_broker();
     }
@@ -37,20 +46,33 @@ impl EventLoop {
         let Some(mut claim) = self.claim.take() else { return };
         self.publish_claim(None);
         claim.in_flight.fail_all();
+        claim.large.fail_all();
+        claim.steps.drain(..).for_each(|operation| operation.refuse(not_controller()));
         self.sessions.clear();
         self.probes.abort_all();
         info!(controller_epoch = %claim.epoch, why, "resigned");
     }
 
-    /// What a new controller writes before it serves: the end of a transaction it found open, the cluster's first
-    /// records, and its own registration.
+    /// Ends the transaction that is open on the draft: nothing of it stays.
+    pub(super) fn abort_open_transaction(&mut self, why: &'static str) {
+        let Some(claim) = &self.claim else { return };
+        let abort = checkpoint::abort_transaction(&claim.draft, why);
+        self.run_all(vec![Operation::internal("abort-transaction", move |_, _| Ok(abort.clone()))]);
+    }
+
+    /// The controller before this one may not have come to all that a returned broker can lead.
+    fn look_at_leaderless(&mut self) {
+        let Some(claim) = &mut self.claim else { return };
+        let image = claim.draft.working();
+        let has_leaderless = |broker: &BrokerId| image.index.leaderless_on(*broker, None).next().is_some();
+        let active = image.brokers.keys().copied().filter(|&broker| image.is_active(broker));
+        claim.returned = active.filter(has_leaderless).map(|broker| (broker, None)).collect();
+    }
+
+    /// What a new controller writes before it serves: the cluster's first records, and its own registration.
     fn first_operations(&self) -> Vec<Operation> {
         let claim = self.claim.as_ref().expect("called while claiming");
         let mut operations = Vec::new();
-        if claim.draft.has_open_transaction() {
-            let abort = checkpoint::abort_transaction(&claim.draft);
-            operations.push(Operation::internal("abort-transaction", move |_, _| Ok(abort)));
-        }
         if claim.draft.visible().cluster.is_none() {
             let cluster = self.raft.cluster();
             operations
@@ -58,7 +80,7 @@ impl EventLoop {
         }
         let registration = self.config.registration.clone();
         operations.push(Operation::internal("register-controller", move |image, _| {
-            Ok(brokers::register_controller(image, registration))
+            Ok(brokers::register_controller(image, registration.clone()))
         }));
         operations
     }

@@ -1,29 +1,33 @@
-//! The single owner of the draft. It decides nothing itself: plans decide, and it moves their records to the log.
+//! The single owner of the draft: it waits for what happens, and moves the records that plans decide on to the log.
+//!
+//! Every turn is bounded. What is more than that goes on in a later turn (plans in steps, sweeps of tasks), or is planned
+//! beside the loop (`large_plan`). The watchdog ends the leadership of a loop that does not turn all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
-use quorate_metadata::image::{Ledger, RequestOutcome};
-use quorate_metadata::mutant::Mutant;
-use quorate_metadata::plan::checkpoint;
+use quorate_metadata::image::Ledger;
+use quorate_metadata::plan::elections::Cursor;
 use quorate_metadata::record::ControllerRegistration;
 use quorate_metadata::rng::Rng;
-use quorate_metadata::{ApiError, Batch, ErrorName, MetadataImage, Record};
-use quorate_proto::batch;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
-use tracing::{debug, error, info, warn};
+use tracing::warn;
 
-use super::handle::ControllerHandle;
-use super::inflight::{InFlight, LostClaim, Parked};
+use super::batcher::{Group, Stamp};
+use super::handle::{ControllerHandle, QueuedBytes};
+use super::inflight::{InFlight, LostClaim};
+use super::large_plan::{LargePlans, Prepared, not_controller};
 use super::liveness::SessionTable;
-use super::operation::{Operation, Position, RequestId};
-use super::probe::{Evidence, Probed, probe};
+use super::operation::Operation;
+use super::probe::Probed;
+use super::pulse::Pulse;
 use super::tasks::TaskTable;
+use crate::machine::Workers;
 use crate::metrics::Metrics;
 use crate::raft::{DialMap, Leadership, RaftNode};
 use crate::replica::MetadataView;
@@ -35,23 +39,24 @@ const QUEUE_MAX: usize = 4_096;
 const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
 
 /// How often the loop looks at sessions and due tasks.
-const TICK: Duration = Duration::from_millis(50);
+pub(super) const TICK: Duration = Duration::from_millis(50);
 
-/// An answer is remembered in the log, beside a batch of `BATCH_BYTES_MAX`, in an entry of 4 MiB.
-const REMEMBERED_REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
-
-/// How long one attempt to settle what is in flight may take before the office is looked at again.
+/// How long one attempt to settle what is in flight may take before the leadership is looked at again.
 const RECLAIM_BARRIER: Duration = Duration::from_secs(1);
 
 pub struct ControllerConfig {
     pub registration: ControllerRegistration,
     pub session_timeout: Duration,
+    /// A loop that does not turn for so long loses its leadership.
+    pub election_timeout: Duration,
     pub dial: DialMap,
     /// The seed of placement and topic ids.
     pub seed: u64,
+    /// Where large plans are made.
+    pub workers: Workers,
 }
 
-/// A heartbeat stream that ended without the broker having said goodbye.
+/// A heartbeat stream that ended without a goodbye of the broker.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamLost {
     pub broker: BrokerId,
@@ -65,12 +70,27 @@ pub(super) struct Claim {
     pub draft: Ledger,
     pub in_flight: InFlight,
     pub tasks: TaskTable,
-    /// Brokers whose stream is gone and whom a probe has not yet found.
+    /// Operations of several steps, in the order in which they go on.
+    pub steps: VecDeque<Operation>,
+    pub large: LargePlans,
+    /// Brokers whose stream is gone, and that no probe has found dead yet.
     pub suspects: BTreeSet<BrokerId>,
+    /// Operations that were taken from the queue together with one that has batches of its own, and go on after it.
+    pub deferred: Vec<Operation>,
+    /// Brokers that are unfenced, and whose leaderless partitions are still to be looked at, from the cursor on.
+    pub returned: BTreeMap<BrokerId, Option<Cursor>>,
     /// A digest is to be written as soon as nothing is in flight.
     pub digest_due: bool,
     /// Where the log was after the last digest: nothing new, no new digest.
     pub digested_at: Option<Offset>,
+}
+
+impl Claim {
+    /// Whether a fencing of this broker, as it is registered now, is under way.
+    pub fn is_fencing(&self, broker: BrokerId) -> bool {
+        let current = self.draft.working().broker(broker).map(|known| (broker, known.epoch));
+        current.is_some() && self.steps.iter().any(|operation| operation.fences == current)
+    }
 }
 
 pub struct EventLoop {
@@ -80,13 +100,17 @@ pub struct EventLoop {
     pub(super) sessions: Arc<SessionTable>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) claim: Option<Claim>,
-    claim_sender: watch::Sender<Option<ControllerEpoch>>,
+    pub(super) pulse: Arc<Pulse>,
+    /// The watchdog takes the claim back as well.
+    claim_sender: Arc<watch::Sender<Option<ControllerEpoch>>>,
     operations: mpsc::Receiver<Operation>,
+    queued: QueuedBytes,
     streams_lost: mpsc::UnboundedReceiver<StreamLost>,
     pub(super) probes: JoinSet<Probed>,
+    pub(super) prepared: JoinSet<Prepared>,
     reclaims: JoinSet<Option<ControllerEpoch>>,
-    rng: Rng,
-    last_tick: Instant,
+    pub(super) rng: Rng,
+    pub(super) last_tick: Instant,
 }
 
 impl EventLoop {
@@ -101,7 +125,8 @@ impl EventLoop {
         // Bounded by the number of heartbeat streams: each reports its end once.
         let (lost_sender, streams_lost) = mpsc::unbounded_channel();
         let sessions = Arc::new(SessionTable::new(config.session_timeout, lost_sender));
-        let handle = ControllerHandle::new(sender, claim, sessions.clone());
+        let pulse = Arc::new(Pulse::new());
+        let handle = ControllerHandle::new(sender, claim, sessions.clone(), pulse.clone());
         let rng = Rng::new(config.seed);
         let event_loop = Self {
             config,
@@ -110,10 +135,13 @@ impl EventLoop {
             sessions,
             metrics,
             claim: None,
-            claim_sender,
+            pulse,
+            claim_sender: Arc::new(claim_sender),
             operations,
+            queued: handle.queued(),
             streams_lost,
             probes: JoinSet::new(),
+            prepared: JoinSet::new(),
             reclaims: JoinSet::new(),
             rng,
             last_tick: Instant::now(),
@@ -121,16 +149,29 @@ impl EventLoop {
         (event_loop, handle)
     }
 
+    pub fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
+    /// Where others see whether this node is the active controller.
+    pub fn published_claim(&self) -> Arc<watch::Sender<Option<ControllerEpoch>>> {
+        self.claim_sender.clone()
+    }
+
     /// Runs until `stop` says so or leadership can no longer be followed.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
         let mut leadership = self.raft.leadership();
         let mut ticks = interval(TICK);
         loop {
+            self.pulse.turn();
+            if is_held() {
+                std::future::pending::<()>().await;
+            }
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 change = leadership.recv() => match change {
-                    Some(Leadership::Claimed { epoch }) => self.activate(epoch),
+                    Some(Leadership::Claimed { epoch }) => self.on_claimed(epoch),
                     Some(Leadership::Resigned) => self.resign("another controller was elected"),
                     None => break,
                 },
@@ -138,15 +179,29 @@ impl EventLoop {
                 Some(Ok(probed)) = self.probes.join_next() => self.on_probed(probed),
                 Some(Ok(Some(epoch))) = self.reclaims.join_next() => self.on_reclaim(epoch),
                 Some(lost) = self.streams_lost.recv() => self.on_stream_lost(lost),
+                Some(Ok(prepared)) = self.prepared.join_next() => self.on_prepared(prepared),
                 _ = ticks.tick() => self.on_tick(),
+                () = std::future::ready(()), if self.can_go_on() => self.go_on(),
                 Some(first) = self.operations.recv(), if self.has_room() => self.run_operations(first),
             }
         }
         self.resign("the node is stopping");
     }
 
+    /// Raft may report a leadership again that a reclaim has already taken up.
+    fn on_claimed(&mut self, epoch: ControllerEpoch) {
+        if self.claim.as_ref().is_some_and(|claim| claim.epoch == epoch) {
+            return;
+        }
+        self.resign("a later epoch is claimed");
+        self.activate(epoch);
+    }
+
+    /// Whether operations from the queue may be planned.
     fn has_room(&self) -> bool {
-        self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due)
+        self.claim
+            .as_ref()
+            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.large.is_busy())
     }
 
     async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
@@ -157,13 +212,20 @@ impl EventLoop {
     }
 
     fn on_settled(&mut self, outcome: Result<(), LostClaim>) {
+        self.count_in_flight();
         let Err(lost) = outcome else { return self.commit_due_digest() };
         warn!(%lost, "claim lost");
         self.resign("a proposal was not confirmed");
         self.reclaim_later();
     }
 
-    /// The claim was lost, but maybe not the office: claims again once everything proposed so far is settled.
+    pub(super) fn count_in_flight(&self) {
+        let bytes = self.claim.as_ref().map_or(0, |claim| claim.in_flight.bytes());
+        self.metrics.in_flight_bytes.set(bytes as i64);
+        self.metrics.queued_bytes.set(self.queued.get() as i64);
+    }
+
+    /// The claim was lost, but perhaps not the leadership: claims again once everything proposed so far is settled.
     pub(super) fn reclaim_later(&mut self) {
         let raft = self.raft.clone();
         let node = self.config.registration.controller;
@@ -185,6 +247,40 @@ impl EventLoop {
         }
     }
 
+    /// Whether there is work that does not wait for anything.
+    fn can_go_on(&self) -> bool {
+        self.claim.as_ref().is_some_and(|claim| {
+            let has_work = claim.large.has_batches()
+                || !claim.steps.is_empty()
+                || !claim.deferred.is_empty()
+                || claim.large.can_start()
+                || claim.tasks.has_unfinished();
+            has_work && !claim.in_flight.is_full() && !claim.digest_due
+        })
+    }
+
+    /// One piece of the work that is under way, and then one group of operations: neither holds up the other.
+    fn go_on(&mut self) {
+        let Some(claim) = &mut self.claim else { return };
+        if claim.large.has_batches() {
+            self.propose_next_batch();
+        } else if let Some(operation) = claim.steps.pop_front() {
+            self.run_all(vec![operation]);
+        } else if !claim.deferred.is_empty() {
+            let deferred = std::mem::take(&mut claim.deferred);
+            self.run_all(deferred);
+        } else if let Some(operation) = claim.large.start(Instant::now()) {
+            self.prepare(operation);
+        } else {
+            self.run_unfinished_tasks();
+        }
+        if self.has_room()
+            && let Ok(first) = self.operations.try_recv()
+        {
+            self.run_operations(first);
+        }
+    }
+
     /// Plans everything that waits into one batch.
     fn run_operations(&mut self, first: Operation) {
         let mut waiting = vec![first];
@@ -193,253 +289,40 @@ impl EventLoop {
         {
             waiting.push(next);
         }
+        self.queued.remove(waiting.iter().map(|operation| operation.weight.bytes).sum());
         self.run_all(waiting);
     }
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
         let started = Instant::now();
-        let mut group = Group::at(world::wall_ms());
+        let Some(claim) = &self.claim else {
+            return operations.into_iter().for_each(|operation| operation.refuse(not_controller()));
+        };
+        let stamp = Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() };
+        let mut group = Group::new(stamp, claim.draft.clone());
         for operation in operations {
-            // A client that gave up waiting was told that the outcome is unknown, and not done is one of the outcomes.
-            // Without a request id it may be one of our own, for which nobody waits.
-            if operation.reply.is_closed() && operation.request.is_some() {
-                continue;
+            // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
+            if !operation.is_abandoned() {
+                self.plan(operation, &mut group);
             }
-            self.plan(operation, &mut group);
         }
         self.propose(group);
         self.metrics.event_loop_busy.observe(started.elapsed().as_secs_f64());
     }
 
-    fn plan(&mut self, operation: Operation, group: &mut Group) {
-        let Some(claim) = &mut self.claim else { return refuse(operation) };
-        if let Some(answered) = answered_before(claim.draft.working(), &operation) {
-            return group.parked.push(Parked { sender: operation.reply, reply: answered });
-        }
-        let plan = match (operation.plan)(claim.draft.working(), &mut self.rng) {
-            Ok(plan) => plan,
-            Err(error) => return group.parked.push(Parked { sender: operation.reply, reply: Err(error) }),
-        };
-        if let Some(reason) = plan.waiting_on {
-            debug!(operation = operation.name, reason = reason.as_str(), "nothing to propose");
-        }
-        let base = claim.draft.working().next_offset;
-        let epoch = claim.epoch;
-        if operation.plan_only || plan.records.is_empty() {
-            let position = Position { controller_epoch: epoch, offset: base };
-            let reply = Ok((plan.response)(&position, &plan.records));
-            return group.parked.push(Parked { sender: operation.reply, reply });
-        }
-        self.metrics.records_planned.inc_by(plan.records.len() as u64);
-        let mut batches = checkpoint::into_batches(plan.records, operation.atomic, operation.name);
-        let count = batches.iter().map(Vec::len).sum::<usize>() + usize::from(operation.request.is_some());
-        let reply = (plan.response)(&Position { controller_epoch: epoch, offset: base.advance(count) }, &[]);
-        if let Some(request) = operation.request {
-            if reply.len() > REMEMBERED_REPLY_BYTES_MAX {
-                let reply = Err(too_large_to_remember(operation.name, reply.len()));
-                return group.parked.push(Parked { sender: operation.reply, reply });
-            }
-            remember(&mut batches, request, reply.clone());
-        }
-        self.stage(operation.name, batches, Parked { sender: operation.reply, reply: Ok(reply) }, group);
-    }
-
-    /// Replays the records on the draft; what does not replay, or breaks an invariant, never reaches the log.
-    fn stage(&mut self, name: &'static str, batches: Vec<Vec<Record>>, parked: Parked, group: &mut Group) {
-        let claim = self.claim.as_mut().expect("only a claimed controller stages");
-        let mut draft = claim.draft.clone();
-        let mut replayed = Vec::with_capacity(batches.len());
-        for records in batches {
-            let base = draft.working().next_offset;
-            match try_replay(&draft, claim.epoch, group.timestamp_ms, records) {
-                Ok((next, records)) => {
-                    draft = next;
-                    replayed.push((base, records));
-                }
-                Err(broken) => return refuse_poison(name, &broken, parked.sender),
-            }
-        }
-        let (base, records) = replayed.pop().expect("a plan with records has a batch");
-        if replayed.is_empty() && group.has_room_for(&records) {
-            claim.draft = draft;
-            return group.add(records, parked);
-        }
-        // It travels alone, in as many batches as it needs, after what is grouped so far.
-        let timestamp_ms = group.timestamp_ms;
-        self.propose(std::mem::replace(group, Group::at(timestamp_ms)));
-        self.claim.as_mut().expect("proposing keeps the claim").draft = draft;
-        for (base, records) in replayed {
-            self.send(base, timestamp_ms, records, Vec::new());
-        }
-        self.send(base, timestamp_ms, records, vec![parked]);
-    }
-
-    fn propose(&mut self, group: Group) {
-        // Without a claim everything has been refused already.
-        let Some(claim) = &mut self.claim else { return };
-        if group.records.is_empty() {
-            return park_until_confirmed(&self.raft, claim, group.parked);
-        }
-        let end = claim.draft.working().next_offset;
-        let base = Offset::new(end.get() - group.records.len() as i64);
-        self.send(base, group.timestamp_ms, group.records, group.parked);
-    }
-
-    /// The time is that of the replay on the draft: it is part of what was replayed.
-    fn send(&mut self, base: Offset, timestamp_ms: i64, records: Vec<Record>, mut parked: Vec<Parked>) {
-        let claim = self.claim.as_mut().expect("only a claimed controller sends");
-        let next_offset = base.advance(records.len());
-        let batch = Batch { controller_epoch: claim.epoch, timestamp_ms, records };
-        let replayed = self.raft.propose(claim.epoch, batch::encode(base, &batch));
-        if Mutant::AckBeforeCommit.is_on() {
-            parked.drain(..).for_each(Parked::release);
-        }
-        claim.in_flight.push(next_offset, replayed, parked);
-        self.metrics.batches_proposed.inc();
+    /// The watchdog has taken it back while the loop stood still, and the leadership was not lost all the same.
+    pub(super) fn publish_claim_again(&self) {
+        let claimed = self.claim.as_ref().map(|claim| claim.epoch);
+        self.claim_sender.send_if_modified(|published| std::mem::replace(published, claimed) != claimed);
     }
 
     pub(super) fn publish_claim(&self, epoch: Option<ControllerEpoch>) {
         self.claim_sender.send_replace(epoch);
     }
-
-    fn on_stream_lost(&mut self, lost: StreamLost) {
-        let Some(claim) = &mut self.claim else { return };
-        if claim.draft.working().broker(lost.broker).is_some_and(|known| known.epoch == lost.epoch && !known.fenced) {
-            info!(broker = %lost.broker, "heartbeat stream lost");
-            claim.suspects.insert(lost.broker);
-            self.probe(lost.broker);
-        }
-    }
-
-    /// Starts a probe of one broker; its result comes back to the loop.
-    pub(super) fn probe(&mut self, broker: BrokerId) {
-        let Some(claim) = &self.claim else { return };
-        let Some(registration) = claim.draft.working().broker(broker).cloned() else { return };
-        let dial = self.config.dial.clone();
-        self.probes.spawn(async move { probe(&registration, &dial).await });
-    }
-
-    fn on_probed(&mut self, probed: Probed) {
-        let Some(claim) = &mut self.claim else { return };
-        let current = claim.draft.working().broker(probed.broker).is_some_and(|known| known.epoch == probed.epoch);
-        // Whoever listens, or cannot be asked, stays a suspect until its stream is back: the next probe may tell more.
-        if probed.evidence == Evidence::Refused && current && !self.sessions.has_stream(probed.broker) {
-            claim.suspects.remove(&probed.broker);
-            self.fence(probed.broker, "process gone: its host refused the connection");
-        }
-    }
-
-    pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
-        warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
-        self.metrics.brokers_fenced.inc();
-        let fence = move |image: &MetadataImage, _: &mut Rng| quorate_metadata::plan::brokers::fence(image, broker);
-        self.run_all(vec![Operation::internal("fence", fence)]);
-    }
-
-    fn on_tick(&mut self) {
-        let now = Instant::now();
-        let late = now.duration_since(self.last_tick).saturating_sub(TICK * 4);
-        self.last_tick = now;
-        if !late.is_zero() {
-            // The loop, or the whole process, stood still: nobody's silence counts for that time.
-            warn!(late_ms = late.as_millis() as u64, "stalled; all sessions extended");
-            self.sessions.extend_all(late);
-        }
-        self.run_due_tasks(now);
-    }
 }
 
-/// Operations planned so far, to be proposed as one batch.
-struct Group {
-    timestamp_ms: i64,
-    records: Vec<Record>,
-    bytes: usize,
-    parked: Vec<Parked>,
-}
-
-impl Group {
-    fn at(timestamp_ms: i64) -> Self {
-        Self { timestamp_ms, records: Vec::new(), bytes: 0, parked: Vec::new() }
-    }
-
-    fn has_room_for(&self, records: &[Record]) -> bool {
-        self.records.is_empty() || self.bytes + size(records) <= quorate_metadata::limits::BATCH_BYTES_MAX
-    }
-
-    fn add(&mut self, records: Vec<Record>, parked: Parked) {
-        self.bytes += size(&records);
-        self.records.extend(records);
-        self.parked.push(parked);
-    }
-}
-
-fn size(records: &[Record]) -> usize {
-    records.iter().map(Record::approximate_bytes).sum()
-}
-
-fn try_replay(
-    draft: &Ledger,
-    epoch: ControllerEpoch,
-    timestamp_ms: i64,
-    records: Vec<Record>,
-) -> Result<(Ledger, Vec<Record>), String> {
-    let mut next = draft.clone();
-    let batch = Batch { controller_epoch: epoch, timestamp_ms, records };
-    next.replay(&batch).map_err(|error| error.to_string())?;
-    match next.working().verify_changed(&batch).first() {
-        Some(violation) => Err(violation.to_string()),
-        None => Ok((next, batch.records)),
-    }
-}
-
-/// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.
-fn park_until_confirmed(raft: &RaftNode, claim: &mut Claim, mut parked: Vec<Parked>) {
-    // For most of the controller's own operations nobody waits.
-    parked.retain(|parked| !parked.sender.is_closed());
-    if !parked.is_empty() {
-        claim.in_flight.push_without_records(raft.confirm(claim.epoch), parked);
-    }
-}
-
-fn too_large_to_remember(operation: &str, bytes: usize) -> ApiError {
-    let message = format!(
-        "the answer to {operation} has {bytes} bytes, and {REMEMBERED_REPLY_BYTES_MAX} can be remembered for a retry; \
-         ask for fewer items at once"
-    );
-    ApiError::new(ErrorName::RecordListTooLarge, message)
-}
-
-/// Adds the answer to the last batch, inside the transaction if there is one.
-fn remember(batches: &mut [Vec<Record>], request: RequestId, reply: Vec<u8>) {
-    let last = batches.last_mut().expect("a plan with records has a batch");
-    let at = last.len() - usize::from(last.last() == Some(&Record::EndTransaction));
-    let RequestId { client, request } = request;
-    last.insert(at, Record::RequestApplied { client, request, reply, offset: None, forgotten_up_to: None });
-}
-
-/// A retry of what this client was already answered gets the same answer.
-fn answered_before(image: &MetadataImage, operation: &Operation) -> Option<Result<Vec<u8>, ApiError>> {
-    let request = operation.request?;
-    match image.requests.look_up(request.client, request.request) {
-        RequestOutcome::New => None,
-        RequestOutcome::Applied { reply, .. } => Some(Ok(reply.to_vec())),
-        RequestOutcome::Expired => Some(Err(ApiError::new(
-            ErrorName::RequestExpired,
-            format!("request {} is older than what is remembered of this client", request.request),
-        ))),
-    }
-}
-
-fn refuse(operation: Operation) {
-    let error = ApiError::new(ErrorName::NotController, "this node is not the active controller");
-    // The caller may have given up meanwhile.
-    let _ = operation.reply.send(Err(error));
-}
-
-/// A plan that does not replay is a defect of ours: it is refused here, loudly, and harms nobody else.
-fn refuse_poison(name: &str, broken: &str, sender: tokio::sync::oneshot::Sender<super::Reply>) {
-    error!(operation = name, broken, "plan refused: it does not replay");
-    let message = format!("the plan for {name} would break the metadata ({broken}); nothing was changed");
-    // The caller may have given up meanwhile.
-    let _ = sender.send(Err(ApiError::new(ErrorName::UnknownServerError, message)));
+/// For tests: the event loop waits for ever.
+fn is_held() -> bool {
+    fail::fail_point!("controller.loop", |_| true);
+    false
 }

@@ -1,6 +1,7 @@
 //! How the rest of the node reaches the controller.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
@@ -10,7 +11,8 @@ use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::liveness::SessionTable;
-use super::operation::{Encode, Operation, PlanFn, Position, RequestId};
+use super::operation::{Mutation, Operation, Position, RequestId, Weight};
+use super::pulse::Pulse;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
 pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
@@ -24,12 +26,18 @@ pub struct MutationTerms {
     /// where the first partitions must not wait for the last.
     pub atomic: bool,
     pub timeout: Duration,
+    pub weight: Weight,
 }
 
 impl MutationTerms {
     /// The same, with what is left of the time.
     pub fn within(self, left: Duration) -> Self {
         Self { timeout: left, ..self }
+    }
+
+    /// The same, for a request of so many bytes that may lead to so many records.
+    pub fn weighing(self, bytes: usize, records: usize) -> Self {
+        Self { weight: Weight { bytes, records }, ..self }
     }
 }
 
@@ -41,6 +49,57 @@ pub struct ControllerHandle {
     operations: mpsc::Sender<Operation>,
     claim: watch::Receiver<Option<ControllerEpoch>>,
     pub sessions: Arc<SessionTable>,
+    queued: QueuedBytes,
+    pulse: Arc<Pulse>,
+}
+
+/// Requests in the queue, in bytes. A request of the largest size is below 8 MiB; several of them may wait.
+const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Bytes of the requests that wait in the queue, as both of its ends count them.
+#[derive(Debug, Clone, Default)]
+pub struct QueuedBytes(Arc<AtomicUsize>);
+
+impl QueuedBytes {
+    /// Counts a request, unless the queue has too many bytes already. An empty queue takes any request.
+    fn try_add(&self, bytes: usize) -> bool {
+        let room = |queued: usize| (queued == 0 || queued + bytes <= QUEUE_BYTES_MAX).then_some(queued + bytes);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
+
+    pub(super) fn remove(&self, bytes: usize) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A mutation whose plan and reply have these types.
+struct Typed<P, A, R> {
+    plan: P,
+    answer: Option<A>,
+    response: Option<R>,
+}
+
+impl<P, A, R, M> Mutation for Typed<P, A, R>
+where
+    P: FnMut(&MetadataImage, &mut Rng) -> Result<Plan<R>, ApiError> + Send,
+    A: FnOnce(R, &Position, &[Record]) -> M + Send,
+    R: Send,
+    M: Message,
+{
+    fn plan(&mut self, image: &MetadataImage, rng: &mut Rng) -> Result<Plan<()>, ApiError> {
+        let plan = (self.plan)(image, rng)?;
+        Ok(plan.map(|response| self.response = Some(response)))
+    }
+
+    fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8> {
+        let response = self.response.take().expect("a reply follows a plan");
+        let answer = self.answer.take().expect("a mutation is answered once");
+        answer(response, position, records).encode_to_vec()
+    }
 }
 
 impl ControllerHandle {
@@ -48,8 +107,13 @@ impl ControllerHandle {
         operations: mpsc::Sender<Operation>,
         claim: watch::Receiver<Option<ControllerEpoch>>,
         sessions: Arc<SessionTable>,
+        pulse: Arc<Pulse>,
     ) -> Self {
-        Self { operations, claim, sessions }
+        Self { operations, claim, sessions, queued: QueuedBytes::default(), pulse }
+    }
+
+    pub(super) fn queued(&self) -> QueuedBytes {
+        self.queued.clone()
     }
 
     /// The epoch under which this node is the active controller, if it is.
@@ -70,7 +134,7 @@ impl ControllerHandle {
         &self,
         name: &'static str,
         terms: MutationTerms,
-        plan: impl FnOnce(&MetadataImage, &mut Rng) -> Result<Plan<R>, ApiError> + Send + 'static,
+        plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<R>, ApiError> + Send + 'static,
         answer: impl FnOnce(R, &Position, &[Record]) -> M + Send + 'static,
     ) -> Result<M, MutationFailure>
     where
@@ -78,23 +142,25 @@ impl ControllerHandle {
         M: Message + Default,
     {
         let (reply, receiver) = oneshot::channel();
-        let plan: PlanFn = Box::new(move |image, rng| {
-            Ok(plan(image, rng)?.map(|response| -> Encode {
-                Box::new(move |position: &Position, records: &[Record]| {
-                    answer(response, position, records).encode_to_vec()
-                })
-            }))
-        });
+        let number = self.pulse.next_number();
+        let mut held = self.pulse.held();
         self.submit(Operation {
             name,
+            number,
             request: terms.request,
             plan_only: terms.plan_only,
             atomic: terms.atomic,
-            plan,
+            weight: terms.weight,
+            fences: None,
+            mutation: Box::new(Typed { plan, answer: Some(answer), response: None }),
             reply,
         })?;
-        let reply = tokio::time::timeout(terms.timeout, receiver)
-            .await
+        let replied = tokio::select! {
+            biased;
+            replied = tokio::time::timeout(terms.timeout, receiver) => replied,
+            Ok(_) = held.wait_for(|held| *held == Some(number)) => return Err(held_the_controller(name)),
+        };
+        let reply = replied
             .map_err(|_| timed_out(terms.timeout))?
             .map_err(|_| ApiError::new(ErrorName::OutcomeUnknown, "the node is stopping"))??;
         M::decode(reply.as_slice()).map_err(|error| ApiError::new(ErrorName::UnknownServerError, error.to_string()))
@@ -102,15 +168,30 @@ impl ControllerHandle {
 
     /// Queues an operation, or says at once that the queue is full.
     pub fn submit(&self, operation: Operation) -> Result<(), ApiError> {
-        self.operations.try_send(operation).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                ApiError::new(ErrorName::Throttled, "the controller's queue is full; nothing was done")
-            }
-            mpsc::error::TrySendError::Closed(_) => {
-                ApiError::new(ErrorName::ControllerUnavailable, "the node is stopping")
+        let full = || ApiError::new(ErrorName::Throttled, "the controller's queue is full; nothing was done");
+        let bytes = operation.weight.bytes;
+        if !self.queued.try_add(bytes) {
+            return Err(full());
+        }
+        self.operations.try_send(operation).map_err(|error| {
+            self.queued.remove(bytes);
+            match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => {
+                    ApiError::new(ErrorName::ControllerUnavailable, "the node is stopping")
+                }
             }
         })
     }
+}
+
+/// Certainly not applied: a plan that is given up is dropped, should it ever come to an end.
+fn held_the_controller(operation: &str) -> ApiError {
+    let message = format!(
+        "planning {operation} held the controller for longer than an election timeout; it was given up and nothing was \
+         done: request less at once"
+    );
+    ApiError::new(ErrorName::PolicyViolation, message)
 }
 
 fn timed_out(after: Duration) -> ApiError {
@@ -131,7 +212,7 @@ mod tests {
         let (lost, _losses) = mpsc::unbounded_channel();
         let (office, claim) = watch::channel(None);
         let sessions = Arc::new(SessionTable::new(Duration::from_secs(3), lost));
-        let handle = ControllerHandle::new(operations, claim, sessions);
+        let handle = ControllerHandle::new(operations, claim, sessions, Arc::new(Pulse::new()));
         office.send_replace(Some(ControllerEpoch::new(1)));
         office.send_replace(None);
         let claims = handle.claims();

@@ -14,6 +14,9 @@ use crate::raft::{Outcome, ProposeError, ReadError};
 /// for replies without records count as well: who floods a controller with refusals waits, as others do.
 pub const IN_FLIGHT_MAX: usize = 8;
 
+/// And in bytes: a batch is seldom above 1 MiB, and may have 4.
+pub const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 pub struct Parked {
     pub sender: oneshot::Sender<Reply>,
     pub reply: Reply,
@@ -25,7 +28,7 @@ impl Parked {
         let _ = self.sender.send(self.reply);
     }
 
-    fn fail(self, name: ErrorName, why: &str) {
+    pub fn refuse(self, name: ErrorName, why: &str) {
         let _ = self.sender.send(Err(ApiError::new(name, why)));
     }
 }
@@ -33,7 +36,7 @@ impl Parked {
 /// What replies wait for.
 enum Awaited {
     /// Their records, which are in a batch; replayed here, the log is at `next_offset`.
-    Replay { next_offset: Offset, replayed: oneshot::Receiver<Result<Outcome, ProposeError>> },
+    Replay { next_offset: Offset, bytes: usize, replayed: oneshot::Receiver<Result<Outcome, ProposeError>> },
     /// They have no records, and are true if this node was still the controller when they were planned.
     Office(oneshot::Receiver<Result<(), ReadError>>),
 }
@@ -56,7 +59,7 @@ impl Waiting {
                 "no majority confirms that this node is still the controller; this attempt wrote nothing",
             ),
         };
-        self.parked.into_iter().for_each(|parked| parked.fail(name, why));
+        self.parked.into_iter().for_each(|parked| parked.refuse(name, why));
     }
 }
 
@@ -64,6 +67,7 @@ impl Waiting {
 #[derive(Default)]
 pub struct InFlight {
     waiting: VecDeque<Waiting>,
+    bytes: usize,
 }
 
 /// Why a claim cannot be kept.
@@ -83,16 +87,23 @@ impl InFlight {
     }
 
     pub fn is_full(&self) -> bool {
-        self.waiting.len() >= IN_FLIGHT_MAX
+        self.waiting.len() >= IN_FLIGHT_MAX || self.bytes >= IN_FLIGHT_BYTES_MAX
+    }
+
+    /// Of the batches that are not replayed yet.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub fn push(
         &mut self,
         next_offset: Offset,
+        bytes: usize,
         replayed: oneshot::Receiver<Result<Outcome, ProposeError>>,
         parked: Vec<Parked>,
     ) {
-        self.waiting.push_back(Waiting { awaited: Awaited::Replay { next_offset, replayed }, parked });
+        self.bytes += bytes;
+        self.waiting.push_back(Waiting { awaited: Awaited::Replay { next_offset, bytes, replayed }, parked });
     }
 
     /// Replies without records, which also rest on everything in flight before them.
@@ -105,6 +116,7 @@ impl InFlight {
         let Some(oldest) = self.waiting.front_mut() else { return std::future::pending().await };
         let may_be_given = oldest.awaited.may_be_given().await;
         let oldest = self.waiting.pop_front().expect("the oldest was just awaited");
+        self.bytes -= oldest.awaited.bytes();
         match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),
@@ -118,14 +130,22 @@ impl InFlight {
 
     pub fn fail_all(&mut self) {
         self.waiting.drain(..).for_each(Waiting::fail);
+        self.bytes = 0;
     }
 }
 
 impl Awaited {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Replay { bytes, .. } => *bytes,
+            Self::Office(_) => 0,
+        }
+    }
+
     /// Whether the replies may be given. Without a majority that answers, the office may be kept all the same.
     async fn may_be_given(&mut self) -> Result<bool, LostClaim> {
         match self {
-            Self::Replay { next_offset, replayed } => {
+            Self::Replay { next_offset, replayed, .. } => {
                 let outcome = replayed.await.unwrap_or(Err(ProposeError::Stopped));
                 confirmed(outcome, *next_offset).map(|()| true)
             }
@@ -160,7 +180,7 @@ mod tests {
     async fn a_reply_without_records_waits_for_the_office_and_for_what_is_in_flight_before_it() {
         let mut in_flight = InFlight::default();
         let (commit, replayed) = oneshot::channel();
-        in_flight.push(Offset::new(7), replayed, Vec::new());
+        in_flight.push(Offset::new(7), 1, replayed, Vec::new());
         let (confirmation, office) = oneshot::channel();
         let (held, mut answer) = parked(b"empty plan");
         in_flight.push_without_records(office, vec![held]);
@@ -192,7 +212,7 @@ mod tests {
         let (_confirmation, office) = oneshot::channel();
         let (with_records, written) = parked(b"created");
         let (without_records, refused) = parked(b"exists already");
-        in_flight.push(Offset::new(7), replayed, vec![with_records]);
+        in_flight.push(Offset::new(7), 1, replayed, vec![with_records]);
         in_flight.push_without_records(office, vec![without_records]);
         in_flight.fail_all();
         assert!(in_flight.is_empty());

@@ -135,9 +135,10 @@ impl SessionTable {
         self.lock().clear();
     }
 
-    pub(super) fn expired(&self, image: &MetadataImage) -> Option<BrokerId> {
+    /// A broker whose session has ended, but for those whose fencing is under way.
+    pub(super) fn expired(&self, image: &MetadataImage, is_fencing: impl Fn(BrokerId) -> bool) -> Option<BrokerId> {
         let now = self.now_ms();
-        self.lock().expired(image, now)
+        self.lock().expired(image, now, |broker| !is_fencing(broker))
     }
 
     pub(super) fn extend_all(&self, stall: Duration) {

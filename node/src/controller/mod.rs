@@ -12,15 +12,22 @@
 //! fails every parked reply.
 
 mod activation;
+mod batcher;
 mod event_loop;
+mod failure_detector;
 mod handle;
 mod inflight;
+mod large_plan;
 mod liveness;
 mod operation;
 mod probe;
+mod proposals;
+mod pulse;
 mod tasks;
+mod watchdog;
 
 pub use event_loop::{ControllerConfig, EventLoop};
 pub use handle::{ControllerHandle, MutationTerms, RETRY_AFTER_THROTTLED};
 pub use liveness::{Contact, OpenStream, SessionTable};
-pub use operation::{Operation, Position, Reply, RequestId};
+pub use operation::{Mutation, Operation, Position, Reply, RequestId, Weight};
+pub use watchdog::Watchdog;

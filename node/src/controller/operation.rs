@@ -1,6 +1,6 @@
 //! A mutation on its way to the event loop: how to plan it, and where its reply goes.
 
-use quorate_metadata::ids::{ClientId, ControllerEpoch, Offset};
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClientId, ControllerEpoch, Offset};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, Record};
 use tokio::sync::oneshot;
@@ -20,36 +20,89 @@ pub struct Position {
     pub offset: Offset,
 }
 
-/// Encodes the answer once the position is known.
-pub type Encode = Box<dyn FnOnce(&Position, &[Record]) -> Vec<u8> + Send>;
+/// What a mutation costs, as far as its request says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weight {
+    /// Of the request, for the bound of the queue.
+    pub bytes: usize,
+    /// Records that it may lead to: many of them are planned beside the event loop.
+    pub records: usize,
+}
 
-/// Plans on the draft. Pure but for the randomness it is handed.
-pub type PlanFn = Box<dyn FnOnce(&MetadataImage, &mut Rng) -> Result<Plan<Encode>, ApiError> + Send>;
+/// How a mutation is planned, and how its reply is made from what the last plan came to.
+pub trait Mutation: Send {
+    /// Plans on the draft; called again after each step of a plan in steps. Pure but for the randomness that it is given.
+    fn plan(&mut self, image: &MetadataImage, rng: &mut Rng) -> Result<Plan<()>, ApiError>;
+
+    /// Encodes the reply once the position is known; called after `plan`, once.
+    fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8>;
+}
 
 pub type Reply = Result<Vec<u8>, ApiError>;
 
 pub struct Operation {
     /// For logs and metrics.
     pub name: &'static str,
+    /// Distinguishes it from all others of this process.
+    pub number: u64,
     pub request: Option<RequestId>,
     /// Plan, answer, and write nothing.
     pub plan_only: bool,
     /// Whether its records may become visible only together. Fencing is the exception (design section 2).
     pub atomic: bool,
-    pub plan: PlanFn,
+    pub weight: Weight,
+    /// The incarnation that it fences, if that is what it does.
+    pub fences: Option<(BrokerId, BrokerEpoch)>,
+    pub mutation: Box<dyn Mutation>,
     pub reply: oneshot::Sender<Reply>,
 }
 
+/// The number of the operations that the controller runs on its own account, until they are planned.
+pub const INTERNAL: u64 = 0;
+
 impl Operation {
-    /// An operation of the controller's own, for which nobody waits.
+    /// An operation of the controller's own, whose reply nothing waits for.
     pub fn internal(
         name: &'static str,
-        plan: impl FnOnce(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
+        plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
     ) -> Self {
         let (reply, _) = oneshot::channel();
-        let plan: PlanFn = Box::new(move |image, rng| {
-            Ok(plan(image, rng)?.map(|()| -> Encode { Box::new(|_: &Position, _: &[Record]| Vec::new()) }))
-        });
-        Self { name, request: None, plan_only: false, atomic: false, plan, reply }
+        Self {
+            name,
+            number: INTERNAL,
+            request: None,
+            plan_only: false,
+            atomic: false,
+            weight: Weight::default(),
+            fences: None,
+            mutation: Box::new(Internal(plan)),
+            reply,
+        }
+    }
+
+    /// Whether its caller has gone, so that it need not be planned at all. Without a request id it may be one of the
+    /// controller's own.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed() && self.request.is_some()
+    }
+
+    pub fn refuse(self, error: ApiError) {
+        // The caller may have given up meanwhile.
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+struct Internal<P>(P);
+
+impl<P> Mutation for Internal<P>
+where
+    P: FnMut(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send,
+{
+    fn plan(&mut self, image: &MetadataImage, rng: &mut Rng) -> Result<Plan<()>, ApiError> {
+        (self.0)(image, rng)
+    }
+
+    fn reply(&mut self, _: &Position, _: &[Record]) -> Vec<u8> {
+        Vec::new()
     }
 }

@@ -1,75 +1,131 @@
-//! The one table of periodic tasks. A task is a name, a period and a function; the table says when it runs next:
-//! at once if there is more to do, otherwise after its period.
+//! The one table of periodic tasks. A task is a name, a period and a function; a run is bounded, and the table says when
+//! the next one is: in the next turn of the event loop if this one got on and is not at its end, otherwise after its period.
 
 use std::time::Duration;
 
+use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::BrokerId;
 use quorate_metadata::limits::ELECTIONS_PER_RUN_MAX;
-use quorate_metadata::plan::{checkpoint, elections};
+use quorate_metadata::plan::elections::{self, Cursor, Swept};
+use quorate_metadata::plan::{Plan, checkpoint};
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, info};
 
 use super::event_loop::EventLoop;
 use super::operation::Operation;
 
-/// Whether a task has more to do right now.
+/// Whether a task is at its end for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Later,
-    AtOnce,
+    /// The run got on, and there is more.
+    GoesOn,
 }
 
 struct Task {
     name: &'static str,
     period: Duration,
     run: fn(&mut EventLoop) -> Next,
+    /// It runs while a large plan is being proposed, too.
+    is_urgent: bool,
 }
 
 const TASKS: &[Task] = &[
-    Task { name: "fence-expired", period: Duration::from_millis(50), run: EventLoop::fence_expired },
-    Task { name: "probe-suspects", period: Duration::from_millis(250), run: EventLoop::probe_suspects },
-    Task { name: "digest", period: Duration::from_secs(5), run: EventLoop::ask_for_digest },
-    Task { name: "preferred-leaders", period: Duration::from_secs(30), run: EventLoop::balance_preferred },
-    Task { name: "unclean-elections", period: Duration::from_secs(5), run: EventLoop::elect_uncleanly },
+    Task { name: "fence-expired", period: Duration::from_millis(50), run: EventLoop::fence_expired, is_urgent: true },
+    Task {
+        name: "probe-suspects",
+        period: Duration::from_millis(250),
+        run: EventLoop::probe_suspects,
+        is_urgent: true,
+    },
+    Task { name: "digest", period: Duration::from_secs(5), run: EventLoop::request_digest, is_urgent: false },
+    Task {
+        name: "returned-brokers",
+        period: Duration::from_millis(50),
+        run: EventLoop::elect_on_returned,
+        is_urgent: false,
+    },
+    Task {
+        name: "preferred-leaders",
+        period: Duration::from_secs(30),
+        run: EventLoop::balance_preferred,
+        is_urgent: false,
+    },
+    Task {
+        name: "unclean-elections",
+        period: Duration::from_secs(5),
+        run: EventLoop::elect_uncleanly,
+        is_urgent: false,
+    },
 ];
 
-/// When each task is due.
+/// When each task is due, and where the sweeps among them are.
 pub(super) struct TaskTable {
     due: Vec<Instant>,
+    unfinished: Vec<bool>,
+    preferred: Option<Cursor>,
+    unclean: Option<Cursor>,
 }
 
 impl TaskTable {
     pub fn starting(now: Instant) -> Self {
-        Self { due: TASKS.iter().map(|task| now + task.period).collect() }
+        let due = TASKS.iter().map(|task| now + task.period).collect();
+        Self { due, unfinished: vec![false; TASKS.len()], preferred: None, unclean: None }
+    }
+
+    /// Whether a task goes on in the next turn.
+    pub fn has_unfinished(&self) -> bool {
+        self.unfinished.contains(&true)
     }
 }
 
 impl EventLoop {
+    /// Runs each task that is due, once.
     pub(super) fn run_due_tasks(&mut self, now: Instant) {
-        for (at, task) in TASKS.iter().enumerate() {
-            while self.is_due(at, now) {
-                debug!(task = task.name, "due");
-                let next = (task.run)(self);
-                let Some(claim) = &mut self.claim else { return };
-                claim.tasks.due[at] = match next {
-                    Next::AtOnce => now,
-                    Next::Later => now + task.period,
-                };
+        for at in 0..TASKS.len() {
+            if self.claim.as_ref().is_some_and(|claim| claim.tasks.due[at] <= now) {
+                self.run_task(at, now);
             }
         }
     }
 
-    /// What is due waits while too much is in flight.
-    fn is_due(&self, task: usize, now: Instant) -> bool {
-        self.claim.as_ref().is_some_and(|claim| claim.tasks.due[task] <= now && !claim.in_flight.is_full())
+    /// Runs each task that goes on, once.
+    pub(super) fn run_unfinished_tasks(&mut self) {
+        let now = Instant::now();
+        for at in 0..TASKS.len() {
+            if self.claim.as_ref().is_some_and(|claim| claim.tasks.unfinished[at]) {
+                self.run_task(at, now);
+            }
+        }
+    }
+
+    fn run_task(&mut self, at: usize, now: Instant) {
+        let task = &TASKS[at];
+        if !self.may_run(task) {
+            return;
+        }
+        debug!(task = task.name, "due");
+        let next = (task.run)(self);
+        let Some(claim) = &mut self.claim else { return };
+        claim.tasks.unfinished[at] = next == Next::GoesOn;
+        claim.tasks.due[at] = now + task.period;
+    }
+
+    /// What is due waits while too much is in flight, and while a large plan is in hand.
+    fn may_run(&self, task: &Task) -> bool {
+        self.claim
+            .as_ref()
+            .is_some_and(|claim| !claim.in_flight.is_full() && (task.is_urgent || !claim.large.is_busy()))
     }
 
     /// One broker a run, so that each decision sees the effect of the one before.
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
-        let Some(broker) = self.sessions.expired(claim.draft.working()) else { return Next::Later };
+        let Some(broker) = self.sessions.expired(claim.draft.working(), |broker| claim.is_fencing(broker)) else {
+            return Next::Later;
+        };
         self.fence(broker, "session timed out");
-        Next::AtOnce
+        Next::GoesOn
     }
 
     fn probe_suspects(&mut self) -> Next {
@@ -86,7 +142,7 @@ impl EventLoop {
 
     /// Only between batches, when the draft must equal what was replayed: a draft that differs would put its own
     /// mistake into the log as the truth that every node must match.
-    fn ask_for_digest(&mut self) -> Next {
+    fn request_digest(&mut self) -> Next {
         if let Some(claim) = &mut self.claim {
             claim.digest_due = claim.digested_at != Some(claim.draft.working().next_offset);
         }
@@ -101,37 +157,74 @@ impl EventLoop {
             return;
         }
         claim.digest_due = false;
+        if claim.draft.has_open_transaction() {
+            return;
+        }
         let draft = claim.draft.working();
         if draft.digest() != self.view.ledger().working().digest() {
             error!(offset = %draft.next_offset, "the draft differs from what was replayed");
             self.resign("its draft went wrong");
             return self.reclaim_later();
         }
-        self.run_internal(Operation::internal("digest", |image, _| Ok(checkpoint::digest_checkpoint(image))));
+        self.run_internal("digest", checkpoint::digest_checkpoint);
         if let Some(claim) = &mut self.claim {
             claim.digested_at = Some(claim.draft.working().next_offset);
         }
     }
 
+    /// Leaderless partitions of brokers that have come back, broker by broker.
+    fn elect_on_returned(&mut self) -> Next {
+        let Some((broker, from)) = self.claim.as_mut().and_then(|claim| claim.returned.pop_first()) else {
+            return Next::Later;
+        };
+        let swept = self
+            .sweep("returned-brokers", move |image| elections::elect_on(image, broker, from, ELECTIONS_PER_RUN_MAX));
+        let Some(claim) = &mut self.claim else { return Next::Later };
+        if swept.rest.is_some() {
+            claim.returned.insert(broker, swept.rest);
+        }
+        if claim.returned.is_empty() { Next::Later } else { Next::GoesOn }
+    }
+
     fn balance_preferred(&mut self) -> Next {
-        let more = self
-            .claim
-            .as_ref()
-            .is_some_and(|claim| claim.draft.working().index.not_preferred_count() > ELECTIONS_PER_RUN_MAX);
-        self.run_internal(Operation::internal("preferred-leaders", |image, _| {
-            Ok(elections::balance_preferred(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
-        }));
-        if more { Next::AtOnce } else { Next::Later }
+        let from = self.claim.as_ref().and_then(|claim| claim.tasks.preferred);
+        let swept = self
+            .sweep("preferred-leaders", move |image| elections::balance_preferred(image, from, ELECTIONS_PER_RUN_MAX));
+        let Some(claim) = &mut self.claim else { return Next::Later };
+        claim.tasks.preferred = swept.rest;
+        if swept.rest.is_some() { Next::GoesOn } else { Next::Later }
     }
 
     fn elect_uncleanly(&mut self) -> Next {
-        self.run_internal(Operation::internal("unclean-elections", |image, _| {
-            Ok(elections::elect_uncleanly_where_allowed(image, ELECTIONS_PER_RUN_MAX).map(|_| ()))
-        }))
+        let from = self.claim.as_ref().and_then(|claim| claim.tasks.unclean);
+        let swept = self.sweep("unclean-elections", move |image| {
+            elections::elect_uncleanly_where_allowed(image, from, ELECTIONS_PER_RUN_MAX)
+        });
+        let Some(claim) = &mut self.claim else { return Next::Later };
+        claim.tasks.unclean = swept.rest;
+        if swept.rest.is_some() { Next::GoesOn } else { Next::Later }
     }
 
-    fn run_internal(&mut self, operation: Operation) -> Next {
-        self.run_all(vec![operation]);
-        Next::Later
+    /// One run of a sweep over partitions.
+    fn sweep(&mut self, name: &'static str, plan: impl FnOnce(&MetadataImage) -> Plan<Swept>) -> Swept {
+        let Some(claim) = &self.claim else { return Swept::default() };
+        let Plan { records, response: swept, waiting_on, .. } = plan(claim.draft.working());
+        if swept.elected > 0 {
+            info!(task = name, elected = swept.elected, "leaders elected");
+        } else if let Some(reason) = waiting_on {
+            debug!(task = name, reason = reason.as_str(), "nothing to elect");
+        }
+        self.run_internal(name, move |_| Plan::new(records, ()));
+        swept
+    }
+
+    /// The plan is made at once, on the draft as it is.
+    fn run_internal(&mut self, name: &'static str, plan: impl FnOnce(&MetadataImage) -> Plan<()> + Send + 'static) {
+        let mut plan = Some(plan);
+        let once = move |image: &MetadataImage, _: &mut quorate_metadata::rng::Rng| {
+            let plan = plan.take().expect("a plan that is not in steps is made once");
+            Ok(plan(image))
+        };
+        self.run_all(vec![Operation::internal(name, once)]);
     }
 }

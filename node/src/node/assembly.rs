@@ -36,7 +36,7 @@ pub fn raft(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Result<Ra
     })
 }
 
-pub fn controller(config: &NodeConfig, dial: &DialMap) -> ControllerConfig {
+pub fn controller(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> ControllerConfig {
     ControllerConfig {
         registration: ControllerRegistration {
             controller: config.controller_id(),
@@ -45,6 +45,8 @@ pub fn controller(config: &NodeConfig, dial: &DialMap) -> ControllerConfig {
             features: features::supported(),
         },
         session_timeout: config.session_timeout(),
+        election_timeout: Duration::from_millis(config.raft_election_max_ms),
+        workers: machine.workers,
         dial: dial.clone(),
         seed: world::uuid().as_u64_pair().0,
     }

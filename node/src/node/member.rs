@@ -11,9 +11,9 @@ use tracing::{info, warn};
 use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen, log, report, started};
 use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
-use crate::controller::EventLoop;
+use crate::controller::{EventLoop, Watchdog};
 use crate::http::HttpState;
-use crate::machine::{Inside, Machine};
+use crate::machine::{Inside, Machine, Worker};
 use crate::metrics::Metrics;
 use crate::raft::RaftNode;
 use crate::replica::{MetadataReplica, MetadataView};
@@ -36,6 +36,9 @@ struct Member {
     gateway: Gateway,
     event_loop: JoinSet<()>,
     stop_event_loop: watch::Sender<bool>,
+    /// Becomes Some, with the reason, when the event loop has been held for too long.
+    held: watch::Receiver<Option<String>>,
+    _watchdog: Worker,
     servers: Servers,
     broker: BrokerRole,
 }
@@ -54,8 +57,18 @@ impl Member {
 
         // Each start has a window of its own, so that nobody has filled it before.
         let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone() });
-        let controller_config = assembly::controller(&config, &dial);
+        let controller_config = assembly::controller(&machine, &config, &dial);
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
+        let (watchdog_ended, held) = watch::channel(None);
+        let watchdog = Watchdog {
+            pulse: event_loop.pulse(),
+            raft: raft.clone(),
+            metrics: metrics.clone(),
+            claim: event_loop.published_claim(),
+            step_down_after: Duration::from_millis(config.raft_election_max_ms),
+            end_after: config.session_timeout(),
+            ended: watchdog_ended,
+        };
         let node = config.controller_id();
         let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
@@ -67,20 +80,31 @@ impl Member {
         let stop_event_loop = watch::Sender::new(false);
         let mut event_loop_task = JoinSet::new();
         event_loop_task.spawn(event_loop.run(stop_event_loop.subscribe()));
+        let watchdog = machine.workers.start("watchdog".to_owned(), watchdog.run(stop_event_loop.subscribe()));
         let broker = if config.has(Role::Broker) {
             BrokerRole::start(assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
         } else {
             BrokerRole::none()
         };
         started(&config, raft.cluster());
-        Ok(Self { raft, gateway, event_loop: event_loop_task, stop_event_loop, servers, broker })
+        Ok(Self {
+            raft,
+            gateway,
+            event_loop: event_loop_task,
+            stop_event_loop,
+            held,
+            _watchdog: watchdog,
+            servers,
+            broker,
+        })
     }
 
     async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
         let mut raft_stopped = self.raft.stopped();
         let outcome = tokio::select! {
             () = stop => Ok(()),
-            reason = reason(&mut raft_stopped) => Err(NodeError::Stopped(reason)),
+            reason = reason(&mut raft_stopped, "raft ended without a reason") => Err(NodeError::Stopped(reason)),
+            reason = reason(&mut self.held, "the watchdog ended") => Err(NodeError::Stopped(reason)),
             error = self.broker.ended() => Err(error),
             error = self.servers.ended() => Err(error),
             Some(ended) = self.event_loop.join_next() => {
@@ -97,6 +121,7 @@ impl Member {
 
     /// Whoever cannot go on is gone at once, so that others take over.
     async fn give_up(self) {
+        self.stop_event_loop.send_replace(true);
         drop((self.servers, self.broker, self.event_loop));
         self.raft.shutdown().await;
     }
@@ -124,7 +149,7 @@ async fn hand_over(gateway: &Gateway) {
     }
 }
 
-async fn reason(stopped: &mut watch::Receiver<Option<String>>) -> String {
+async fn reason(stopped: &mut watch::Receiver<Option<String>>, without: &str) -> String {
     let reason = stopped.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-    reason.unwrap_or_else(|| "raft ended without a reason".to_owned())
+    reason.unwrap_or_else(|| without.to_owned())
 }

@@ -267,6 +267,17 @@ impl RaftNode {
             .map_err(|_| RaftError::TransferTimedOut(TRANSFER_TIMEOUT.as_millis()))
     }
 
+    /// Whether this node takes part in elections. One that does not still votes.
+    pub fn campaign(&self, campaigns: bool) {
+        self.shared.started.raft.runtime_config().elect(campaigns);
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub fn leads(&self) -> bool {
+        let metrics = self.shared.started.raft.server_metrics();
+        metrics.borrow_watched().current_leader == Some(node_id(self.shared.local.node))
+    }
+
     fn successor(&self, ours: NodeId, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         let metrics = self.shared.started.raft.metrics();
         let metrics = metrics.borrow_watched();

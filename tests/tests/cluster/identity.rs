@@ -111,7 +111,7 @@ async fn refused_alone(settings: &[(&str, &str)]) -> String {
     ];
     let settings = usual.iter().chain(settings).flat_map(|(key, value)| ["--set".to_owned(), format!("{key}={value}")]);
     let arguments: Vec<String> = ["run".to_owned()].into_iter().chain(settings).collect();
-    let printed = Run::start(&arguments, &folder.path().join("log")).refused("the node to be refused").await;
+    let printed = Run::start(&arguments, &[], &folder.path().join("log")).refused("the node to be refused").await;
     assert!(!folder.path().join("data").exists(), "a refused node leaves nothing behind");
     printed
 }

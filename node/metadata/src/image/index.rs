@@ -2,12 +2,14 @@
 //!
 //! Derived from the partitions and kept as each one changes. `verify` compares it with one built from scratch.
 
+use std::ops::Bound;
+
 use imbl::OrdMap;
 
 use super::Topic;
 use super::partition_set::PartitionSet;
-use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
-use crate::record::{BrokerList, Partition};
+use crate::ids::{BrokerId, DirectoryId, PartitionId, TopicId, TopicPartition};
+use crate::record::{BrokerList, DirectoryList, Partition};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionIndex {
@@ -20,8 +22,16 @@ pub struct PartitionIndex {
     strays: ByBroker,
     elr: ByBroker,
     leaderless: TopicPartitionSet,
-    /// Led, but not by the first replica.
-    not_preferred: TopicPartitionSet,
+    /// The leaderless ones, by each of their replicas.
+    leaderless_on: ByBroker,
+    /// By the first replica, whoever leads.
+    preferred: ByBroker,
+    /// Not led by the first replica; by that replica.
+    not_preferred: ByBroker,
+    /// Those of them that have a leader.
+    misplaced: TopicPartitionSet,
+    /// By the log directory of each replica; those without one are not here.
+    in_directory: By<(BrokerId, DirectoryId)>,
 }
 
 impl PartitionIndex {
@@ -48,9 +58,43 @@ impl PartitionIndex {
         self.leaderless.iter()
     }
 
-    /// The partitions that are led by another than their first replica. Those without a leader are `leaderless`.
+    /// The leaderless partitions that have a replica on `broker`, after `after` where that is given.
+    pub fn leaderless_on(
+        &self,
+        broker: BrokerId,
+        after: Option<TopicPartition>,
+    ) -> impl Iterator<Item = TopicPartition> {
+        self.leaderless_on.of_after(broker, after)
+    }
+
+    /// The partitions that are led by another than their first replica, or not at all; by that replica.
     pub fn not_preferred(&self) -> impl Iterator<Item = TopicPartition> {
-        self.not_preferred.iter()
+        self.not_preferred.0.values().flat_map(TopicPartitionSet::iter)
+    }
+
+    /// Those of them whose first replica is on `broker`, after `after` where that is given.
+    pub fn not_preferred_of(
+        &self,
+        broker: BrokerId,
+        after: Option<TopicPartition>,
+    ) -> impl Iterator<Item = TopicPartition> {
+        self.not_preferred.of_after(broker, after)
+    }
+
+    /// The log directories of `broker` that have replicas, as the partitions say it.
+    pub fn directories_of(&self, broker: BrokerId) -> impl Iterator<Item = DirectoryId> {
+        let first = (broker, DirectoryId::UNASSIGNED);
+        self.in_directory.0.range(first..).map(|(key, _)| *key).take_while(move |key| key.0 == broker).map(|key| key.1)
+    }
+
+    /// The partitions whose replica on `broker` is in `directory`.
+    pub fn in_directory(&self, broker: BrokerId, directory: DirectoryId) -> impl Iterator<Item = TopicPartition> {
+        self.in_directory.of((broker, directory))
+    }
+
+    /// How many partitions have `broker` as their first replica, whoever leads them now.
+    pub fn preferred_count(&self, broker: BrokerId) -> usize {
+        self.preferred.count(broker)
     }
 
     pub fn led_count(&self, broker: BrokerId) -> usize {
@@ -69,8 +113,9 @@ impl PartitionIndex {
         self.leaderless.len
     }
 
-    pub fn not_preferred_count(&self) -> usize {
-        self.not_preferred.len
+    /// How many partitions are led by another than their first replica.
+    pub fn misplaced_count(&self) -> usize {
+        self.misplaced.len
     }
 
     pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
@@ -87,17 +132,19 @@ impl PartitionIndex {
 
     /// Removes a topic with all its partitions. The cost is the smaller of its partitions and the brokers.
     pub(super) fn remove_topic(&mut self, topic: &Topic) {
-        // A partition is looked up in about seven sets, a broker in three.
+        // A partition is looked up in about ten sets, a broker in five.
         if 2 * topic.partitions.len() <= self.hosted.0.len() {
             topic.partitions().for_each(|(id, partition)| self.remove(id, partition));
             return;
         }
-        let Self { led, hosted, out_of_sync, strays, elr, leaderless, not_preferred } = self;
-        for list in [led, hosted, out_of_sync, strays, elr] {
+        let Self { led, hosted, out_of_sync, strays, elr, leaderless, .. } = self;
+        let Self { leaderless_on, preferred, not_preferred, misplaced, in_directory, .. } = self;
+        for list in [led, hosted, out_of_sync, strays, elr, leaderless_on, preferred, not_preferred] {
             list.remove_topic(topic.id);
         }
+        in_directory.remove_topic(topic.id);
         leaderless.remove_topic(topic.id);
-        not_preferred.remove_topic(topic.id);
+        misplaced.remove_topic(topic.id);
     }
 
     fn replace(&mut self, id: TopicPartition, before: &Seats<'_>, after: &Seats<'_>) {
@@ -107,7 +154,13 @@ impl PartitionIndex {
         self.strays.update(id, &before.strays, &after.strays);
         self.elr.update(id, before.elr, after.elr);
         self.leaderless.update(id, before.is_leaderless, after.is_leaderless);
-        self.not_preferred.update(id, before.is_misplaced, after.is_misplaced);
+        self.leaderless_on.update(id, before.waiting(), after.waiting());
+        self.preferred.update(id, before.preferred(), after.preferred());
+        self.not_preferred.update(id, before.not_preferred(), after.not_preferred());
+        self.misplaced.update(id, before.is_misplaced(), after.is_misplaced());
+        if before.hosted != after.hosted || before.directories != after.directories {
+            self.in_directory.update(id, &before.places(), &after.places());
+        }
     }
 
     /// The first list in which the two differ.
@@ -119,7 +172,11 @@ impl PartitionIndex {
             ("strays", self.strays == other.strays),
             ("elr", self.elr == other.elr),
             ("leaderless", self.leaderless == other.leaderless),
+            ("leaderless-on", self.leaderless_on == other.leaderless_on),
+            ("preferred", self.preferred == other.preferred),
             ("not-preferred", self.not_preferred == other.not_preferred),
+            ("misplaced", self.misplaced == other.misplaced),
+            ("in-directory", self.in_directory == other.in_directory),
         ];
         lists.into_iter().find(|(_, is_equal)| !is_equal).map(|(list, _)| list)
     }
@@ -133,8 +190,8 @@ struct Seats<'a> {
     out_of_sync: BrokerList,
     strays: BrokerList,
     elr: &'a [BrokerId],
+    directories: Option<&'a DirectoryList>,
     is_leaderless: bool,
-    is_misplaced: bool,
 }
 
 impl<'a> Seats<'a> {
@@ -146,8 +203,32 @@ impl<'a> Seats<'a> {
             strays: difference(&partition.isr, &partition.replicas),
             elr: partition.elr(),
             is_leaderless: partition.leader.is_none(),
-            is_misplaced: partition.leader.is_some() && !partition.has_preferred_leader(),
+            directories: Some(&partition.directories),
         }
+    }
+
+    /// The replicas, where none of them leads.
+    fn waiting(&self) -> &'a [BrokerId] {
+        if self.is_leaderless { self.hosted } else { &[] }
+    }
+
+    fn preferred(&self) -> &'a [BrokerId] {
+        self.hosted.get(..1).unwrap_or_default()
+    }
+
+    /// The first replica, where it does not lead.
+    fn not_preferred(&self) -> &'a [BrokerId] {
+        if self.led == self.preferred() { &[] } else { self.preferred() }
+    }
+
+    fn is_misplaced(&self) -> bool {
+        !self.led.is_empty() && self.led != self.preferred()
+    }
+
+    fn places(&self) -> Vec<(BrokerId, DirectoryId)> {
+        let directories = self.directories.into_iter().flat_map(DirectoryList::iter);
+        let places = self.hosted.iter().copied().zip(directories);
+        places.filter(|(_, directory)| *directory != DirectoryId::UNASSIGNED).collect()
     }
 }
 
@@ -155,44 +236,56 @@ fn difference(brokers: &[BrokerId], others: &[BrokerId]) -> BrokerList {
     brokers.iter().copied().filter(|broker| !others.contains(broker)).collect()
 }
 
-/// A broker without partitions has no entry, so that equal contents are equal values.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct ByBroker(OrdMap<BrokerId, TopicPartitionSet>);
+type ByBroker = By<BrokerId>;
 
-impl ByBroker {
-    fn of(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.0.get(&broker).into_iter().flat_map(TopicPartitionSet::iter)
+/// A key without partitions has no entry, so that equal contents are equal values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct By<K: Ord + Clone>(OrdMap<K, TopicPartitionSet>);
+
+impl<K: Ord + Clone> Default for By<K> {
+    fn default() -> Self {
+        Self(OrdMap::new())
+    }
+}
+
+impl<K: Ord + Copy> By<K> {
+    fn of(&self, key: K) -> impl Iterator<Item = TopicPartition> {
+        self.0.get(&key).into_iter().flat_map(TopicPartitionSet::iter)
     }
 
-    fn count(&self, broker: BrokerId) -> usize {
-        self.0.get(&broker).map_or(0, |partitions| partitions.len)
+    fn of_after(&self, key: K, after: Option<TopicPartition>) -> impl Iterator<Item = TopicPartition> {
+        self.0.get(&key).into_iter().flat_map(move |partitions| partitions.after(after))
     }
 
-    fn update(&mut self, id: TopicPartition, before: &[BrokerId], after: &[BrokerId]) {
+    fn count(&self, key: K) -> usize {
+        self.0.get(&key).map_or(0, |partitions| partitions.len)
+    }
+
+    fn update(&mut self, id: TopicPartition, before: &[K], after: &[K]) {
         if before == after {
             return;
         }
-        for &broker in before.iter().filter(|broker| !after.contains(broker)) {
-            self.remove_from(broker, |partitions| partitions.remove(id));
+        for &key in before.iter().filter(|key| !after.contains(key)) {
+            self.remove_from(key, |partitions| partitions.remove(id));
         }
-        for &broker in after.iter().filter(|broker| !before.contains(broker)) {
-            self.0.entry(broker).or_default().insert(id);
+        for &key in after.iter().filter(|key| !before.contains(key)) {
+            self.0.entry(key).or_default().insert(id);
         }
     }
 
     fn remove_topic(&mut self, topic: TopicId) {
         let has_it = |partitions: &TopicPartitionSet| partitions.topics.contains_key(&topic);
-        let brokers: Vec<_> = self.0.iter().filter(|(_, at)| has_it(at)).map(|(&broker, _)| broker).collect();
-        for broker in brokers {
-            self.remove_from(broker, |partitions| partitions.remove_topic(topic));
+        let keys: Vec<_> = self.0.iter().filter(|(_, at)| has_it(at)).map(|(&key, _)| key).collect();
+        for key in keys {
+            self.remove_from(key, |partitions| partitions.remove_topic(topic));
         }
     }
 
-    fn remove_from(&mut self, broker: BrokerId, remove: impl FnOnce(&mut TopicPartitionSet)) {
-        let Some(partitions) = self.0.get_mut(&broker) else { return };
+    fn remove_from(&mut self, key: K, remove: impl FnOnce(&mut TopicPartitionSet)) {
+        let Some(partitions) = self.0.get_mut(&key) else { return };
         remove(partitions);
         if partitions.len == 0 {
-            self.0.remove(&broker);
+            self.0.remove(&key);
         }
     }
 }
@@ -208,6 +301,17 @@ impl TopicPartitionSet {
     /// Sorted by topic and partition.
     fn iter(&self) -> impl Iterator<Item = TopicPartition> {
         self.without(None)
+    }
+
+    /// As `iter`, of those behind `after`. What lies before it costs nothing.
+    fn after(&self, after: Option<TopicPartition>) -> impl Iterator<Item = TopicPartition> {
+        let from = after.map_or(Bound::Unbounded, |id| Bound::Included(id.topic));
+        let topics = self.topics.range((from, Bound::Unbounded));
+        topics.flat_map(move |(&topic, numbers)| {
+            let behind = after.filter(|id| id.topic == topic);
+            let first = behind.map_or(0, |id| number_of(id).saturating_add(1));
+            numbers.iter_from(first).map(move |number| id_of(topic, number))
+        })
     }
 
     /// As `iter`, of those that `others` does not have.

@@ -54,6 +54,16 @@ impl PartitionSet {
         few.iter().copied().chain(many.into_iter().flat_map(|chunks| chunks.iter()))
     }
 
+    /// As `iter`, from `first` on. The chunks before it are not looked at.
+    pub(super) fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> {
+        let (few, many) = match self {
+            Self::Few { len, members } => (&members[..usize::from(*len)], None),
+            Self::Many(chunks) => (&[][..], Some(chunks)),
+        };
+        let many = many.into_iter().flat_map(move |chunks| chunks.iter_from(first));
+        few.iter().copied().filter(move |number| *number >= first).chain(many)
+    }
+
     pub(super) fn contains(&self, number: u32) -> bool {
         match self {
             Self::Few { len, members } => members[..usize::from(*len)].contains(&number),
@@ -123,6 +133,15 @@ pub(super) struct Chunks {
 impl Chunks {
     fn iter(&self) -> impl Iterator<Item = u32> {
         self.chunks.iter().flat_map(|(at, chunk)| chunk.iter().map(move |offset| at * CHUNK_SPAN + u32::from(offset)))
+    }
+
+    fn iter_from(&self, first: u32) -> impl Iterator<Item = u32> {
+        let (chunk, _) = place_of(first);
+        let begin = self.chunks.partition_point(|(at, _)| *at < chunk);
+        let numbers = self.chunks[begin..]
+            .iter()
+            .flat_map(|(at, chunk)| chunk.iter().map(move |offset| at * CHUNK_SPAN + u32::from(offset)));
+        numbers.skip_while(move |number| *number < first)
     }
 
     fn contains(&self, number: u32) -> bool {
@@ -300,6 +319,10 @@ mod tests {
                 prop_assert_eq!(set.len(), model.len());
             }
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+            for first in [0, 3, CHUNK_SPAN - 1, CHUNK_SPAN + 1, 3 * CHUNK_SPAN + 700] {
+                let expected: Vec<u32> = model.range(first..).copied().collect();
+                prop_assert_eq!(set.iter_from(first).collect::<Vec<_>>(), expected);
+            }
             prop_assert_eq!(&set, &model.iter().copied().collect());
             prop_assert!((0..4 * CHUNK_SPAN).all(|number| set.contains(number) == model.contains(&number)));
         }

@@ -2,14 +2,16 @@
 //!
 //! Where a broker stops being active, the changes of its partitions come first and the record about the broker
 //! comes last; where it becomes active, its own record comes first. So the image is sound after every prefix of the
-//! records, and a plan of many batches may be cut between any two: what is left is found and finished later.
+//! records, and a plan may be cut between any two: what is left is found and finished later. A broker with many
+//! partitions is changed in steps (`Plan::is_partial`), and the record about it is in the last one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, TopicPartition};
 use crate::image::MetadataImage;
-use crate::plan::partition_change::change_all;
+use crate::limits;
+use crate::plan::partition_change::{Step, change_step};
 use crate::plan::{Plan, directories, features};
 use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Record, VersionRange};
 
@@ -151,9 +153,18 @@ fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBr
     }
     let lost = hosted_elsewhere(image, before.broker, &after.directories);
     let cause = Cause::UncleanRestart(before.broker);
-    let mut records = change_all(image, lost, cause, |change| change.rehome(before.broker, &after.directories));
-    records.push(Record::RegisterBroker(after));
-    Plan::new(records, epoch)
+    let step = change_step(image, lost, cause, |change| change.rehome(before.broker, &after.directories));
+    finish(step, epoch, Record::RegisterBroker(after))
+}
+
+/// The step itself, and after the last one the record that concludes the whole.
+fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> {
+    let Step { mut records, is_last } = step;
+    if !is_last {
+        return Plan::partial(records, response);
+    }
+    records.push(conclusion);
+    Plan::new(records, response)
 }
 
 /// A new process: born fenced, and out of every ISR. Out of the ELR as well, unless it proves that the one before it
@@ -163,35 +174,50 @@ fn register_incarnation(
     before: Option<&BrokerRegistration>,
     request: RegisterBroker,
 ) -> Plan<BrokerEpoch> {
-    let mut records = give_up_seats(image, before, &request);
-    let epoch = BrokerEpoch::from(image.next_offset.advance(records.len()));
-    records.push(Record::RegisterBroker(registration(request, epoch)));
-    Plan::new(records, epoch)
+    let step = give_up_seats(image, before, &request);
+    let epoch = BrokerEpoch::from(image.next_offset.advance(step.records.len()));
+    finish(step, epoch, Record::RegisterBroker(registration(request, epoch)))
 }
 
-fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, request: &RegisterBroker) -> Vec<Record> {
+fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, request: &RegisterBroker) -> Step {
     let broker = request.broker;
     let directories = &request.directories;
-    let mut seats: BTreeSet<TopicPartition> = hosted_elsewhere(image, broker, directories);
-    seats.extend(image.index.in_isr(broker));
+    let elsewhere = hosted_elsewhere(image, broker, directories);
+    let in_isr = image.index.in_isr(broker);
     if before.is_some_and(|before| request.previous_epoch == Some(before.epoch)) {
+        let seats = union(elsewhere.into_iter(), in_isr);
         let cause = Cause::BrokerFenced(broker);
-        return change_all(image, seats, cause, |change| change.without(broker).rehome(broker, directories));
+        return change_step(image, seats, cause, |change| change.without(broker).rehome(broker, directories));
     }
-    seats.extend(image.index.in_elr(broker));
+    let seats = union(union(elsewhere.into_iter(), in_isr), image.index.in_elr(broker));
     let cause = Cause::UncleanRestart(broker);
-    change_all(image, seats, cause, |change| change.distrust(broker).rehome(broker, directories))
+    change_step(image, seats, cause, |change| change.distrust(broker).rehome(broker, directories))
+}
+
+/// Two ascending lists as one, each id once.
+fn union(
+    first: impl Iterator<Item = TopicPartition>,
+    second: impl Iterator<Item = TopicPartition>,
+) -> impl Iterator<Item = TopicPartition> {
+    let (mut first, mut second) = (first.peekable(), second.peekable());
+    std::iter::from_fn(move || match (first.peek(), second.peek()) {
+        (Some(one), Some(other)) if one == other => {
+            second.next();
+            first.next()
+        }
+        (Some(one), Some(other)) if other < one => second.next(),
+        (None, _) => second.next(),
+        (Some(_), _) => first.next(),
+    })
 }
 
 /// The partitions whose copy was in a directory that the broker no longer has. What it was registered with says too
-/// little: it may have been unregistered since, or a directory have failed.
+/// little: it may have been unregistered since, or a directory have failed. A broker with the directories that it had
+/// costs no look at its partitions. At most one more than a step takes.
 fn hosted_elsewhere(image: &MetadataImage, broker: BrokerId, directories: &[DirectoryId]) -> BTreeSet<TopicPartition> {
-    let is_elsewhere = |id: &TopicPartition| {
-        let partition = image.partition(*id).expect("the index names partitions of the image");
-        let at = partition.directory_of(broker);
-        at != DirectoryId::UNASSIGNED && !directories.contains(&at)
-    };
-    image.index.hosted_by(broker).filter(is_elsewhere).collect()
+    let lost = image.index.directories_of(broker).filter(|directory| !directories.contains(directory));
+    let there = lost.flat_map(move |directory| image.index.in_directory(broker, directory));
+    there.take(limits::CHANGES_PER_STEP_MAX + 1).collect()
 }
 
 /// As a new incarnation: fenced, with its directories sorted.
@@ -213,28 +239,28 @@ fn registration(request: RegisterBroker, epoch: BrokerEpoch) -> BrokerRegistrati
     }
 }
 
-/// Unfences a broker; the leaderless partitions that it can lead get it as their leader.
+/// Unfences a broker; the leaderless partitions that it can lead get it as their leader. Of very many the first ones:
+/// `elections::elect_on` goes through them all.
 pub fn unfence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
     let registration = registered(image, broker)?;
     if !registration.fenced {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let hosts = |id: &TopicPartition| image.partition(*id).is_some_and(|at| at.replicas.contains(&broker));
-    let leaderless = image.index.leaderless().filter(hosts);
+    let leaderless = image.index.leaderless_on(broker, None).take(limits::SCANNED_PER_RUN_MAX);
     let mut records = vec![Record::UnfenceBroker { broker, epoch: registration.epoch }];
-    records.extend(change_all(image, leaderless, Cause::BrokerUnfenced(broker), |change| change.admit(broker)));
+    let elected = change_step(image, leaderless, Cause::BrokerUnfenced(broker), |change| change.admit(broker));
+    records.extend(elected.records);
     Ok(Plan::new(records, ()))
 }
 
-/// Fences a broker: it leaves every ISR, and what it led elects among who remains.
+/// Fences a broker: it leaves every ISR, and what it led elects among who remains. What it leads comes first.
 pub fn fence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
     let registration = registered(image, broker)?;
     if registration.fenced {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let mut records = leave_isr(image, broker, Cause::BrokerFenced(broker));
-    records.push(Record::FenceBroker { broker, epoch: registration.epoch });
-    Ok(Plan::new(records, ()))
+    let step = leave_isr(image, broker, Cause::BrokerFenced(broker));
+    Ok(finish(step, (), Record::FenceBroker { broker, epoch: registration.epoch }))
 }
 
 /// Begins a controlled shutdown. Its record stands last, so that its offset is the barrier: who has replayed it
@@ -244,13 +270,15 @@ pub fn begin_controlled_shutdown(image: &MetadataImage, broker: BrokerId) -> Res
     if registration.fenced || registration.in_controlled_shutdown {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let mut records = leave_isr(image, broker, Cause::ControlledShutdown(broker));
-    records.push(Record::BeginControlledShutdown { broker, epoch: registration.epoch });
-    Ok(Plan::new(records, ()))
+    let step = leave_isr(image, broker, Cause::ControlledShutdown(broker));
+    Ok(finish(step, (), Record::BeginControlledShutdown { broker, epoch: registration.epoch }))
 }
 
-fn leave_isr(image: &MetadataImage, broker: BrokerId, cause: Cause) -> Vec<Record> {
-    change_all(image, image.index.in_isr(broker), cause, |change| change.without(broker))
+/// A partition without a leader serves nothing, so those that `broker` leads come before those that it follows.
+fn leave_isr(image: &MetadataImage, broker: BrokerId, cause: Cause) -> Step {
+    let leads = |id: &TopicPartition| image.partition(*id).is_some_and(|at| at.leader == Some(broker));
+    let follows = image.index.in_isr(broker).filter(|id| !leads(id));
+    change_step(image, image.index.led_by(broker).chain(follows), cause, |change| change.without(broker))
 }
 
 /// Which of the directories that `broker` has online are among those that it reports as failed.
@@ -261,31 +289,25 @@ pub(super) fn newly_failed(broker: &BrokerRegistration, reported: &[DirectoryId]
 /// Some directories of a broker have failed, and others have not (KIP-858): what it had there leaves the ISR, and is
 /// led by others. It stays where it is: a disk that comes back has what it had. The registration is the last record,
 /// so that what is cut short is begun anew by the next report.
-pub(super) fn fail_directories(
-    image: &MetadataImage,
-    broker: &BrokerRegistration,
-    failed: &[DirectoryId],
-) -> Vec<Record> {
+pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistration, failed: &[DirectoryId]) -> Plan<()> {
     let is_there = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
         failed.contains(&partition.directory_of(broker.broker))
     };
     let lost = image.index.in_isr(broker.broker).filter(is_there);
     let cause = Cause::DirectoryFailed(broker.broker);
-    let mut records = change_all(image, lost, cause, |change| change.without(broker.broker));
+    let step = change_step(image, lost, cause, |change| change.without(broker.broker));
     let is_online = |directory: &DirectoryId| !failed.contains(directory);
     let directories = broker.directories.iter().copied().filter(is_online).collect();
-    records.push(Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }));
-    records
+    finish(step, (), Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }))
 }
 
 /// Forgets a broker, running or not. It keeps its place in replica lists: moving its replicas is another matter.
 pub fn unregister(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
     let registration = registered(image, broker)?;
-    let seats: BTreeSet<TopicPartition> = image.index.in_isr(broker).chain(image.index.in_elr(broker)).collect();
-    let mut records = change_all(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
-    records.push(Record::UnregisterBroker { broker, epoch: registration.epoch });
-    Ok(Plan::new(records, ()))
+    let seats = union(image.index.in_isr(broker), image.index.in_elr(broker));
+    let step = change_step(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
+    Ok(finish(step, (), Record::UnregisterBroker { broker, epoch: registration.epoch }))
 }
 
 /// Registers a controller, so that upgrades can tell what every node supports.

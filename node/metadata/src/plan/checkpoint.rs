@@ -22,12 +22,12 @@ pub fn bootstrap(image: &MetadataImage, cluster: ClusterId) -> Plan<()> {
     Plan::new(records, ())
 }
 
-/// Ends a transaction that its controller did not live to end.
-pub fn abort_transaction(ledger: &Ledger) -> Plan<()> {
+/// Ends a transaction that its controller did not come to the end of.
+pub fn abort_transaction(ledger: &Ledger, why: &str) -> Plan<()> {
     if !ledger.has_open_transaction() {
         return Plan::new(Vec::new(), ());
     }
-    Plan::new(vec![Record::AbortTransaction { reason: "its controller resigned".to_owned() }], ())
+    Plan::new(vec![Record::AbortTransaction { reason: why.to_owned() }], ())
 }
 
 /// Splits records into batches of at most `limits::BATCH_BYTES_MAX`, in order. Where it takes more than one and they

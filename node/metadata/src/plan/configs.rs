@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::{self, ConfigKey, MIN_INSYNC_REPLICAS};
 use crate::error::{ApiError, ErrorName};
-use crate::ids::TopicPartition;
+use crate::ids::{TopicId, TopicPartition};
 use crate::image::MetadataImage;
-use crate::plan::partition_change::change_all;
+use crate::limits;
+use crate::plan::partition_change::change_step;
 use crate::plan::{Plan, brokers};
 use crate::record::{Cause, ConfigResource, Record};
 
@@ -50,7 +51,12 @@ pub fn alter_configs(image: &MetadataImage, requests: &[AlterConfigs]) -> Plan<V
     };
     let answers: Vec<Result<(), ApiError>> = requests.iter().map(&mut alter).collect();
     let outdated = elrs_outdated_by(image, &records);
-    records.extend(change_all(image, outdated, Cause::MinIsrChanged, |change| change.forget_elr()));
+    let step = change_step(image, outdated, Cause::MinIsrChanged, |change| change.forget_elr());
+    if !step.is_last {
+        // An ELR that is emptied too early keeps every promise, so the configs come with the last step.
+        return Plan::partial(step.records, answers);
+    }
+    records.extend(step.records);
     let all_refused = !answers.is_empty() && answers.iter().all(Result::is_err);
     Plan::of_items(records, answers, all_refused)
 }
@@ -88,8 +94,9 @@ fn check_expected(
     if expected.is_none() || expected == found {
         return Ok(());
     }
-    let found = found.map_or_else(|| "has no value of its own".to_owned(), |found| format!("is {found:?}"));
-    let message = format!("config {name:?} of {resource} {found}, not {:?}", expected.unwrap_or_default());
+    let found = found.map_or_else(|| "has no value of its own".to_owned(), |found| format!("is {}", excerpt(found)));
+    let expected = excerpt(expected.unwrap_or_default());
+    let message = format!("config {name:?} of {resource} {found}, not {expected}");
     Err(ApiError::new(ErrorName::InvalidUpdateVersion, message))
 }
 
@@ -159,17 +166,14 @@ fn current<'a>(image: &'a MetadataImage, resource: &ConfigResource, key: &'a Con
 
 fn appended(list: &str, more: &str) -> String {
     let mut items: Vec<&str> = config::items(list).collect();
-    for item in config::items(more) {
-        if !items.contains(&item) {
-            items.push(item);
-        }
-    }
+    let mut present: BTreeSet<&str> = items.iter().copied().collect();
+    items.extend(config::items(more).filter(|&item| present.insert(item)));
     items.join(",")
 }
 
 fn subtracted(list: &str, less: &str) -> String {
-    let stays = |item: &&str| !config::items(less).any(|gone| gone == *item);
-    config::items(list).filter(stays).collect::<Vec<_>>().join(",")
+    let gone: BTreeSet<&str> = config::items(less).collect();
+    config::items(list).filter(|item| !gone.contains(item)).collect::<Vec<_>>().join(",")
 }
 
 /// `min.insync.replicas` decides who is in the ELR, so it must be the same whichever broker leads, and a change of it
@@ -185,10 +189,37 @@ fn check_min_isr(resource: &ConfigResource, name: &str, value: Option<&str>) -> 
 }
 
 fn check_value(resource: &ConfigResource, key: &ConfigKey, name: &str, value: &str) -> Result<(), ApiError> {
+    check_size(resource, key, name, value)?;
     key.check(value).map_err(|why| {
-        let message = format!("config {name:?} of {resource} is {value:?} but {why}");
+        let message = format!("config {name:?} of {resource} is {} but {why}", excerpt(value));
         ApiError::new(ErrorName::InvalidConfig, message)
     })
+}
+
+/// A value is written, sent and read back as a whole, by every node and at every start.
+fn check_size(resource: &ConfigResource, key: &ConfigKey, name: &str, value: &str) -> Result<(), ApiError> {
+    let refuse = |found: usize, unit: &str, max: usize| {
+        let message = format!("config {name:?} of {resource} would have {found} {unit}, expected at most {max}");
+        Err(ApiError::new(ErrorName::InvalidConfig, message))
+    };
+    if value.len() > limits::CONFIG_VALUE_BYTES_MAX {
+        return refuse(value.len(), "bytes", limits::CONFIG_VALUE_BYTES_MAX);
+    }
+    match config::items(value).count() {
+        items if key.is_list() && items > limits::CONFIG_LIST_ITEMS_MAX => {
+            refuse(items, "items", limits::CONFIG_LIST_ITEMS_MAX)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The beginning of a value for a message, which must not be as long as a request may be.
+fn excerpt(value: &str) -> String {
+    const CHARS_SHOWN_MAX: usize = 100;
+    match value.char_indices().nth(CHARS_SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}... ({} bytes)", &value[..end], value.len()),
+        None => format!("{value:?}"),
+    }
 }
 
 /// Checks the configs that a topic is created with.
@@ -213,18 +244,31 @@ pub(super) fn check_new_topic(
     Ok(checked)
 }
 
-/// The partitions whose ELR was earned under a `min.insync.replicas` that `records` change.
+/// The partitions whose ELR was earned under a `min.insync.replicas` that `records` change, at most one more than a step
+/// takes. The configs of each topic are looked up once.
 fn elrs_outdated_by(image: &MetadataImage, records: &[Record]) -> BTreeSet<TopicPartition> {
     let changes_min_isr = |record: &Record| matches!(record, Record::Config { key, .. } if key == MIN_INSYNC_REPLICAS);
+    let mut outdated = BTreeSet::new();
     if !records.iter().any(changes_min_isr) {
-        return BTreeSet::new();
+        return outdated;
     }
     let after = with_configs(image, records);
-    let is_outdated = |id: &TopicPartition| {
-        let topic = image.topic(id.topic).expect("the index names topics of the image");
-        config::min_insync_replicas(image, &topic.name) != config::min_insync_replicas(&after, &topic.name)
+    let mut changed_topics: BTreeMap<TopicId, bool> = BTreeMap::new();
+    let mut is_changed = |id: TopicId| {
+        *changed_topics.entry(id).or_insert_with(|| {
+            let topic = image.topic(id).expect("the index names topics of the image");
+            config::min_insync_replicas(image, &topic.name) != config::min_insync_replicas(&after, &topic.name)
+        })
     };
-    image.brokers.keys().flat_map(|&broker| image.index.in_elr(broker)).filter(is_outdated).collect()
+    for id in image.brokers.keys().flat_map(|&broker| image.index.in_elr(broker)) {
+        if outdated.len() > limits::CHANGES_PER_STEP_MAX {
+            break;
+        }
+        if is_changed(id.topic) {
+            outdated.insert(id);
+        }
+    }
+    outdated
 }
 
 /// The image with these configs, to look values up in.

@@ -99,8 +99,8 @@ pub fn heartbeat(
     let current = State::of(broker);
     if !failed.is_empty() && !nothing_left {
         // What else it wants it says again.
-        let records = brokers::fail_directories(image, broker, &failed);
-        return Ok(Plan::new(records, HeartbeatAnswer::of(current, circumstances)));
+        let plan = brokers::fail_directories(image, broker, &failed);
+        return Ok(plan.map(|()| HeartbeatAnswer::of(current, circumstances)));
     }
     let next = next_state(current, circumstances);
     let plan = transition(image, broker.broker, current, next)?;

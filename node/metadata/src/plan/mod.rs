@@ -24,6 +24,9 @@ pub struct Plan<R> {
     pub response: R,
     /// Why there is nothing to do, where there is nothing to do.
     pub waiting_on: Option<WaitingOn>,
+    /// One step of a request that changes more than one step may: the same request is to be planned again on what these
+    /// records lead to. The response counts with the last step.
+    pub is_partial: bool,
 }
 
 /// Why a plan without records has none.
@@ -62,11 +65,17 @@ impl WaitingOn {
 impl<R> Plan<R> {
     pub fn new(records: Vec<Record>, response: R) -> Self {
         let waiting_on = records.is_empty().then_some(WaitingOn::NothingToDo);
-        Self { records, response, waiting_on }
+        Self { records, response, waiting_on, is_partial: false }
     }
 
     pub fn waiting(on: WaitingOn, response: R) -> Self {
-        Self { records: Vec::new(), response, waiting_on: Some(on) }
+        Self { records: Vec::new(), response, waiting_on: Some(on), is_partial: false }
+    }
+
+    /// A step with more to come. Every step has records, so that the last one is reached.
+    pub fn partial(records: Vec<Record>, response: R) -> Self {
+        assert!(!records.is_empty(), "a step without records would be planned for ever");
+        Self { records, response, waiting_on: None, is_partial: true }
     }
 
     /// A plan for a request of several items, each with its own answer.
@@ -78,6 +87,7 @@ impl<R> Plan<R> {
     }
 
     pub fn map<S>(self, to: impl FnOnce(R) -> S) -> Plan<S> {
-        Plan { records: self.records, response: to(self.response), waiting_on: self.waiting_on }
+        let Self { records, response, waiting_on, is_partial } = self;
+        Plan { records, response: to(response), waiting_on, is_partial }
     }
 }

@@ -28,6 +28,7 @@
 use crate::config;
 use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
 use crate::image::{MetadataImage, Topic};
+use crate::limits;
 use crate::mutant::Mutant;
 use crate::plan::directories;
 use crate::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, Record};
@@ -73,22 +74,34 @@ impl ElectionRules {
     }
 }
 
-/// Changes of many partitions for one cause: each is shaped by `shape`, and those that come to nothing are left out.
-pub fn change_all<'a>(
+/// Some of the changes that a plan makes for one cause.
+pub struct Step {
+    pub records: Vec<Record>,
+    /// Whether these are all of them, or all that are left.
+    pub is_last: bool,
+}
+
+/// Changes of many partitions for one cause, at most `limits::CHANGES_PER_STEP_MAX`: each is shaped by `shape`, and those
+/// that come to nothing are left out. The partitions that remain must be those of an index that the changes take them out
+/// of, so that the next step goes on where this one ends.
+pub fn change_step<'a>(
     image: &'a MetadataImage,
     partitions: impl IntoIterator<Item = TopicPartition>,
     cause: Cause,
     shape: impl Fn(PartitionChangeBuilder<'a>) -> PartitionChangeBuilder<'a>,
-) -> Vec<Record> {
+) -> Step {
     let mut records = Vec::new();
     let mut rules = RulesByTopic::new(image);
     for id in partitions {
+        if records.len() >= limits::CHANGES_PER_STEP_MAX {
+            return Step { records, is_last: false };
+        }
         let topic = image.topic(id.topic).expect("the index names topics of the image");
         let partition = topic.partition(id.partition).expect("the index names partitions of the image");
         let builder = PartitionChangeBuilder::new(image, id, partition, rules.of(topic), cause);
         records.extend(shape(builder).build().map(Record::PartitionChange));
     }
-    records
+    Step { records, is_last: true }
 }
 
 /// The rules of the topic asked for last: partitions come sorted by topic, and a look-up costs more than a change.

@@ -397,12 +397,12 @@ impl Cluster {
     }
 
     fn elect_preferred(&self, next: &mut State) -> bool {
-        let plan = elections::balance_preferred(&next.controller.now.image, 1);
+        let plan = elections::balance_preferred(&next.controller.now.image, None, 1);
         self.commit(next, plan.records)
     }
 
     fn elect_uncleanly(&self, next: &mut State) -> bool {
-        let plan = elections::elect_uncleanly_where_allowed(&next.controller.now.image, 1);
+        let plan = elections::elect_uncleanly_where_allowed(&next.controller.now.image, None, 1);
         self.commit(next, plan.records)
     }
 

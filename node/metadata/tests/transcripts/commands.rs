@@ -330,11 +330,13 @@ fn elect(image: &MetadataImage, command: &Command) -> Result<Step> {
     step(Ok(plan), |answers| answers.iter().filter_map(|(id, answer)| refusal(&name(image, *id), answer)).collect())
 }
 
-fn periodic(image: &MetadataImage, command: &Command, plan: fn(&MetadataImage, usize) -> Plan<usize>) -> Result<Step> {
+type Sweep = fn(&MetadataImage, Option<elections::Cursor>, usize) -> Plan<elections::Swept>;
+
+fn periodic(image: &MetadataImage, command: &Command, plan: Sweep) -> Result<Step> {
     let mut args = Arguments::of(command);
     let max: Option<usize> = args.value("max")?;
     args.end()?;
-    let step = step(Ok(plan(image, max.unwrap_or(usize::MAX))), |_| Vec::new())?;
+    let step = step(Ok(plan(image, None, max.unwrap_or(usize::MAX))), |_| Vec::new())?;
     Ok(Step { goes_on: max.is_some(), ..step })
 }
 

@@ -1,6 +1,6 @@
 //! Which brokers get the replicas of new partitions, by hand or by placement, and what such a partition starts as.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerId, LeaderEpoch, PartitionEpoch, TopicPartition};
@@ -22,13 +22,13 @@ pub struct Assigner<'a> {
 
 impl<'a> Assigner<'a> {
     pub fn new(image: &'a MetadataImage) -> Self {
-        let preferred = preferred_leaders(image);
         let candidate = |broker: &'a BrokerRegistration| Candidate {
             id: broker.broker,
             rack: broker.rack.as_deref(),
             fenced: broker.fenced,
             cluster: Load {
-                leaders: preferred.get(&broker.broker).copied().unwrap_or_default(),
+                // What new partitions must be weighed against: after a restart a broker leads nothing, but it is about to.
+                leaders: image.index.preferred_count(broker.broker),
                 replicas: image.index.replica_count(broker.broker),
             },
             topic: Load::default(),
@@ -123,25 +123,6 @@ impl<'a> Assigner<'a> {
         };
         Record::CreatePartition(PartitionRegistration { id, state: state.into() })
     }
-}
-
-/// How many partitions each broker would lead if all were led by their first replica. It is what new partitions
-/// must be weighed against: after a restart a broker leads nothing, but it is about to.
-fn preferred_leaders(image: &MetadataImage) -> BTreeMap<BrokerId, usize> {
-    let index = &image.index;
-    let mut preferred: BTreeMap<BrokerId, usize> =
-        image.brokers.keys().map(|&broker| (broker, index.led_count(broker))).collect();
-    let misplaced: BTreeSet<_> = index.not_preferred().chain(index.leaderless()).collect();
-    for id in misplaced {
-        let partition = image.partition(id).expect("the index names partitions of the image");
-        if let Some(leader) = partition.leader {
-            *preferred.entry(leader).or_default() -= 1;
-        }
-        if let Some(leader) = partition.preferred_leader() {
-            *preferred.entry(leader).or_default() += 1;
-        }
-    }
-    preferred
 }
 
 /// Bounds what one request can make the controller hold in memory.

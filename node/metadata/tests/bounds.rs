@@ -1,0 +1,248 @@
+//! What one plan may do at most, on images with more partitions than a step takes: steps that follow one another come to
+//! the end, sweeps go on where they stopped, and configs have a size.
+
+use std::collections::BTreeMap;
+
+use quorate_metadata::ids::{
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition,
+};
+use quorate_metadata::limits::{
+    CHANGES_PER_STEP_MAX, CONFIG_LIST_ITEMS_MAX, CONFIG_VALUE_BYTES_MAX, ELECTIONS_PER_RUN_MAX, SCANNED_PER_RUN_MAX,
+};
+use quorate_metadata::plan::brokers::{self, RegisterBroker};
+use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
+use quorate_metadata::plan::{checkpoint, elections};
+use quorate_metadata::record::{
+    ConfigResource, Endpoint, Partition, PartitionRegistration, PartitionState, SecurityProtocol,
+};
+use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, Plan, Record};
+
+/// More than two steps and two scans.
+const PARTITIONS: i32 = 12_500;
+
+const CLUSTER: ClusterId = ClusterId::from_bytes([1; 16]);
+
+/// Brokers 1 and 2, and a topic that broker 1 leads and broker 2 follows.
+#[derive(Default)]
+struct World {
+    ledger: Ledger,
+    /// Processes of brokers so far.
+    started: u128,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self::default();
+        world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
+        (1..=2).for_each(|id| world.start(id));
+        let topic = TopicId::default();
+        world.apply(vec![Record::CreateTopic { topic, name: "large".to_owned() }]);
+        let partitions = (0..PARTITIONS).map(|id| TopicPartition::new(topic, PartitionId::new(id)));
+        world.apply(partitions.map(partition).collect());
+        world
+    }
+
+    fn start(&mut self, id: i32) {
+        self.started += 1;
+        let request = RegisterBroker {
+            broker: BrokerId::new(id),
+            cluster: CLUSTER,
+            incarnation: IncarnationId::new(uuid::Uuid::from_u128(self.started)),
+            endpoints: vec![Endpoint {
+                name: "api".to_owned(),
+                host: "host".to_owned(),
+                port: 1,
+                security: SecurityProtocol::Plaintext,
+            }],
+            rack: None,
+            features: quorate_metadata::plan::features::supported(),
+            directories: vec![DirectoryId::from_bytes([id as u8; 16])],
+            cordoned_directories: None,
+            previous_epoch: None,
+        };
+        self.in_steps(|ledger| brokers::register(ledger.working(), request.clone(), false));
+        self.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(id)));
+    }
+
+    fn apply(&mut self, records: Vec<Record>) {
+        let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records };
+        self.ledger.replay(&batch).expect("a plan replays");
+        assert_eq!(self.ledger.working().verify_changed(&batch), []);
+    }
+
+    /// Plans until a plan is the last; how many steps it took.
+    fn in_steps<R>(&mut self, plan: impl Fn(&Ledger) -> Result<Plan<R>, ApiError>) -> usize {
+        for step in 1.. {
+            let Plan { records, is_partial, .. } = plan(&self.ledger).expect("the request is sound");
+            assert!(records.len() <= CHANGES_PER_STEP_MAX + 1, "{} records in a step", records.len());
+            self.apply(records);
+            if !is_partial {
+                return step;
+            }
+        }
+        unreachable!("steps end")
+    }
+
+    fn count(&self, is: impl Fn(&Partition) -> bool) -> usize {
+        self.ledger.working().partitions().filter(|(_, partition)| is(partition)).count()
+    }
+}
+
+fn partition(id: TopicPartition) -> Record {
+    let replicas: Vec<BrokerId> = [1, 2].map(BrokerId::new).to_vec();
+    let state = PartitionState {
+        directories: replicas.iter().map(|replica| DirectoryId::from_bytes([replica.get() as u8; 16])).collect(),
+        isr: replicas.clone(),
+        leader: replicas.first().copied(),
+        replicas,
+        ..PartitionState::default()
+    };
+    Record::CreatePartition(PartitionRegistration { id, state: state.into() })
+}
+
+fn led_by(id: i32) -> impl Fn(&Partition) -> bool {
+    move |partition| partition.leader == Some(BrokerId::new(id))
+}
+
+#[test]
+fn a_broker_of_many_partitions_is_fenced_in_steps() {
+    let mut world = World::new();
+    let broker = BrokerId::new(1);
+    let steps = world.in_steps(|ledger| {
+        assert!(!ledger.working().broker(broker).expect("registered").fenced, "its record comes last");
+        brokers::fence(ledger.working(), broker)
+    });
+    assert_eq!(steps, PARTITIONS as usize / CHANGES_PER_STEP_MAX + 1);
+    assert!(world.ledger.working().broker(broker).expect("registered").fenced);
+    assert_eq!(world.count(led_by(2)), PARTITIONS as usize);
+    assert_eq!(world.ledger.working().verify(), []);
+}
+
+#[test]
+fn a_fencing_moves_what_is_led_before_what_is_followed() {
+    let mut world = World::new();
+    let half = PARTITIONS / 2;
+    // Broker 2 leads the second half now: the first steps of its fencing are about those.
+    let topic = TopicId::default();
+    let to_second = |id: i32| {
+        let mut change = quorate_metadata::record::PartitionChange::none(
+            TopicPartition::new(topic, PartitionId::new(id)),
+            quorate_metadata::record::Cause::ElectionRequested,
+        );
+        change.leader = Some(Some(BrokerId::new(2)));
+        Record::PartitionChange(change)
+    };
+    world.apply((half..PARTITIONS).map(to_second).collect());
+    let plan = brokers::fence(world.ledger.working(), BrokerId::new(2)).expect("registered");
+    assert!(plan.is_partial);
+    let moves = |record: &Record| matches!(record, Record::PartitionChange(change) if change.leader.is_some());
+    assert!(plan.records.iter().all(moves));
+}
+
+#[test]
+fn a_registration_gives_up_seats_in_steps_and_its_record_is_the_last() {
+    let mut world = World::new();
+    world.start(1);
+    assert_eq!(world.count(led_by(2)), PARTITIONS as usize);
+    let registered = world.ledger.working().broker(BrokerId::new(1)).expect("registered");
+    assert!(registered.epoch.get() > i64::from(PARTITIONS));
+    assert_eq!(world.ledger.working().verify(), []);
+}
+
+#[test]
+fn partitions_that_cannot_be_balanced_are_not_looked_at_while_their_broker_is_down() {
+    let mut world = World::new();
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
+    let plan = elections::balance_preferred(world.ledger.working(), None, ELECTIONS_PER_RUN_MAX);
+    assert_eq!((plan.response.elected, plan.response.rest), (0, None), "one run is enough");
+    assert!(plan.records.is_empty());
+}
+
+#[test]
+fn a_sweep_is_bounded_by_what_it_looks_at_and_goes_on_behind_it() {
+    let mut world = World::new();
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
+    // Back, but in no ISR yet: nothing can be elected, and everything is looked at.
+    world.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(1)));
+    let mut rest = None;
+    let mut runs = 0;
+    loop {
+        let plan = elections::balance_preferred(world.ledger.working(), rest, ELECTIONS_PER_RUN_MAX);
+        assert_eq!(plan.response.elected, 0);
+        runs += 1;
+        assert!(plan.response.rest.is_none() || plan.response.rest != rest, "a run without progress");
+        rest = plan.response.rest;
+        if rest.is_none() {
+            break;
+        }
+    }
+    assert_eq!(runs, PARTITIONS as usize / SCANNED_PER_RUN_MAX + 1);
+}
+
+#[test]
+fn every_leaderless_partition_of_a_returned_broker_gets_a_leader() {
+    let mut world = World::new();
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(2)));
+    assert_eq!(world.count(|partition| partition.leader.is_none()), PARTITIONS as usize);
+    world.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(2)));
+    assert!(world.count(led_by(2)) < PARTITIONS as usize, "the unfencing itself is bounded");
+    let mut rest = None;
+    loop {
+        let plan = elections::elect_on(world.ledger.working(), BrokerId::new(2), rest, ELECTIONS_PER_RUN_MAX);
+        world.apply(plan.records);
+        rest = plan.response.rest;
+        if rest.is_none() {
+            break;
+        }
+    }
+    assert_eq!(world.count(led_by(2)), PARTITIONS as usize);
+}
+
+#[test]
+fn a_min_isr_change_clears_many_elrs_in_steps_before_it_counts() {
+    let mut world = World::new();
+    let set = |value: &str| {
+        let change =
+            ConfigChange { key: "min.insync.replicas".to_owned(), op: ConfigOp::Set(value.to_owned()), expected: None };
+        vec![AlterConfigs { resource: ConfigResource::Topic("large".to_owned()), changes: vec![change] }]
+    };
+    world.apply(alter_configs(world.ledger.working(), &set("2")).records);
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
+    assert_eq!(world.count(|partition| !partition.elr().is_empty()), PARTITIONS as usize);
+    let steps = world.in_steps(|ledger| Ok(alter_configs(ledger.working(), &set("1"))));
+    assert!(steps > 1);
+    assert_eq!(world.count(|partition| !partition.elr().is_empty()), 0);
+    let (value, _) =
+        quorate_metadata::config::effective(world.ledger.working(), Some("large"), None, "min.insync.replicas")
+            .expect("a known key");
+    assert_eq!(value, "1");
+}
+
+fn list_change(op: ConfigOp) -> Result<(), ApiError> {
+    let mut world = World::default();
+    world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
+    world.apply(vec![Record::CreateTopic { topic: TopicId::default(), name: "t".to_owned() }]);
+    let key = "follower.replication.throttled.replicas".to_owned();
+    let changes = vec![ConfigChange { key, op, expected: None }];
+    let request = AlterConfigs { resource: ConfigResource::Topic("t".to_owned()), changes };
+    alter_configs(world.ledger.working(), &[request]).response.remove(0)
+}
+
+#[test]
+fn a_config_value_has_a_size_in_bytes_and_in_items() {
+    let item = |at: usize| format!("{at}:1");
+    let list = |items: usize| (0..items).map(item).collect::<Vec<_>>().join(",");
+    assert_eq!(list_change(ConfigOp::Set(list(CONFIG_LIST_ITEMS_MAX))), Ok(()));
+    for refused in [list(CONFIG_LIST_ITEMS_MAX + 1), "x".repeat(CONFIG_VALUE_BYTES_MAX + 1), list(280_000)] {
+        for op in [ConfigOp::Set(refused.clone()), ConfigOp::Append(refused.clone())] {
+            let error = list_change(op).expect_err("it is too large");
+            assert_eq!(error.name, ErrorName::InvalidConfig);
+            assert!(error.message.contains("expected at most"), "{}", error.message);
+            assert!(error.message.len() < 300, "the message does not repeat the value");
+        }
+    }
+    let many: BTreeMap<usize, String> = (0..280_000).map(|at| (at, item(at))).collect();
+    let less = many.into_values().collect::<Vec<_>>().join(",");
+    assert_eq!(list_change(ConfigOp::Subtract(less)), Ok(()), "a list is subtracted in linear time");
+}

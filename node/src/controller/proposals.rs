@@ -1,0 +1,222 @@
+//! Moves what is planned to the log: in groups, in steps, or batch by batch of a large plan.
+
+use quorate_client::world;
+use quorate_metadata::mutant::Mutant;
+use quorate_metadata::rng::Rng;
+use quorate_metadata::{ErrorName, Record};
+use tokio::time::Instant;
+use tracing::{error, warn};
+
+use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
+use super::event_loop::{Claim, EventLoop};
+use super::inflight::Parked;
+use super::large_plan::{self, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
+use super::operation::{INTERNAL, Operation, Weight};
+use crate::machine::Workers;
+use crate::raft::RaftNode;
+
+impl EventLoop {
+    pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
+        let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
+        if claim.large.has_batches() {
+            return claim.deferred.push(operation);
+        }
+        if operation.number == INTERNAL {
+            operation.number = self.pulse.next_number();
+        }
+        if operation.weight.records > RECORDS_ON_LOOP_MAX {
+            return claim.large.push(operation);
+        }
+        self.pulse.begin(operation.name, operation.number);
+        hold(operation.name);
+        let planned = batcher::plan(&mut operation, &claim.draft, claim.epoch, &mut self.rng);
+        if !self.pulse.end() {
+            // The watchdog has answered its caller.
+            return warn!(operation = operation.name, "a plan that held the controller is dropped");
+        }
+        match planned {
+            Planned::Answered(reply) => group.parked.push(Parked { sender: operation.reply, reply }),
+            Planned::Step(_) if operation.plan_only => claim.large.push(operation),
+            Planned::Step(records) => self.stage_step(operation, records, group),
+            Planned::Records { batches, reply } => self.stage(operation, batches, reply, group),
+        }
+    }
+
+    /// Replays the records on the draft; what does not replay, or breaks an invariant, never reaches the log.
+    fn stage(&mut self, operation: Operation, mut batches: Vec<Vec<Record>>, reply: Vec<u8>, group: &mut Group) {
+        self.note(&batches);
+        let claim = self.claim.as_mut().expect("only a claimed controller stages");
+        if batches.len() == 1 && group.has_room_for(&batches[0]) {
+            let records = batches.pop().expect("there is one");
+            match batcher::replay(&claim.draft, group.stamp, records) {
+                Ok((draft, records)) => {
+                    claim.draft = draft;
+                    group.add(records, Some(Parked { sender: operation.reply, reply: Ok(reply) }));
+                }
+                Err(broken) => {
+                    let name = operation.name;
+                    operation.refuse(does_not_replay(name, &broken));
+                }
+            }
+            return;
+        }
+        // It travels alone, in as many batches as it needs, after what is grouped so far.
+        self.propose_and_renew(group);
+        let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
+        match batcher::prepare(&claim.draft, group.stamp, batches) {
+            Ok(batches) => claim.large.propose(operation, reply, batches),
+            Err(broken) => {
+                let name = operation.name;
+                operation.refuse(does_not_replay(name, &broken));
+            }
+        }
+        self.propose_next_batch();
+        if let Some(claim) = &self.claim {
+            group.before = claim.draft.clone();
+        }
+    }
+
+    /// A step is a batch of its own, and its operation goes on after it.
+    fn stage_step(&mut self, operation: Operation, records: Vec<Record>, group: &mut Group) {
+        if !group.has_room_for(&records) {
+            self.propose_and_renew(group);
+        }
+        let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
+        match batcher::replay(&claim.draft, group.stamp, records) {
+            Ok((draft, records)) => {
+                claim.draft = draft;
+                group.add(records, None);
+                claim.steps.push_back(operation);
+            }
+            Err(broken) => {
+                let name = operation.name;
+                operation.refuse(does_not_replay(name, &broken));
+            }
+        }
+    }
+
+    /// What the controller itself has to follow up.
+    fn note(&mut self, batches: &[Vec<Record>]) {
+        let Some(claim) = &mut self.claim else { return };
+        let unfenced = |record: &Record| match record {
+            Record::UnfenceBroker { broker, .. } => Some(*broker),
+            _ => None,
+        };
+        for broker in batches.iter().flatten().filter_map(unfenced) {
+            if claim.draft.working().index.leaderless_on(broker, None).next().is_some() {
+                claim.returned.insert(broker, None);
+            }
+        }
+    }
+
+    fn propose_and_renew(&mut self, group: &mut Group) {
+        let Some(claim) = &self.claim else { return };
+        let renewed = Group::new(group.stamp, claim.draft.clone());
+        self.propose(std::mem::replace(group, renewed));
+    }
+
+    pub(super) fn propose(&mut self, group: Group) {
+        // Without a claim everything has been refused already.
+        let Some(claim) = &mut self.claim else { return };
+        if group.records.is_empty() {
+            return park_until_confirmed(&self.raft, claim, group.parked);
+        }
+        self.metrics.records_planned.inc_by(group.records.len() as u64);
+        let base = group.before.working().next_offset;
+        match batcher::encode(base, group.stamp, group.records) {
+            Ok(payload) => {
+                let batch = PreparedBatch { draft: claim.draft.clone(), payload };
+                self.send(batch, group.parked);
+            }
+            Err(too_large) => {
+                error!(too_large, "batch refused before the log");
+                claim.draft = group.before;
+                group.parked.into_iter().for_each(|parked| parked.refuse(ErrorName::RecordListTooLarge, &too_large));
+            }
+        }
+    }
+
+    pub(super) fn propose_next_batch(&mut self) {
+        let Some(claim) = &mut self.claim else { return };
+        let Some((batch, parked)) = claim.large.next_batch() else { return };
+        self.send(batch, parked.into_iter().collect());
+    }
+
+    /// Proposes a batch that leads from the draft to its own.
+    fn send(&mut self, batch: PreparedBatch, mut parked: Vec<Parked>) {
+        let claim = self.claim.as_mut().expect("only a claimed controller sends");
+        let (next_offset, bytes) = (batch.next_offset(), batch.payload.len());
+        claim.draft = batch.draft;
+        let replayed = self.raft.propose(claim.epoch, batch.payload);
+        if Mutant::AckBeforeCommit.is_on() {
+            parked.drain(..).for_each(Parked::release);
+        }
+        claim.in_flight.push(next_offset, bytes, replayed, parked);
+        self.metrics.batches_proposed.inc();
+        self.count_in_flight();
+    }
+
+    pub(super) fn prepare(&mut self, operation: Operation) {
+        let claim = self.claim.as_ref().expect("only a claimed controller prepares");
+        let stamp = Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() };
+        let (draft, rng) = (claim.draft.clone(), Rng::new(self.rng.next_u64()));
+        let work = move || large_plan::prepare(operation, draft, stamp, rng);
+        match self.config.workers {
+            Workers::Threads => {
+                self.prepared.spawn_blocking(work);
+            }
+            Workers::Tasks => {
+                self.prepared.spawn(async move { work() });
+            }
+        }
+    }
+
+    pub(super) fn on_prepared(&mut self, prepared: Prepared) {
+        let Some(claim) = self.claim.as_mut().filter(|claim| claim.epoch == prepared.epoch()) else {
+            return prepared.refuse();
+        };
+        match claim.large.accept(prepared, &claim.draft) {
+            large_plan::Accepted::Answer(operation, reply) => {
+                park_until_confirmed(&self.raft, claim, vec![Parked { sender: operation.reply, reply }]);
+            }
+            large_plan::Accepted::InSteps(operation) => {
+                claim.steps.push_back(Operation { weight: Weight::default(), ..operation });
+            }
+            large_plan::Accepted::Propose => self.propose_next_batch(),
+            large_plan::Accepted::Nothing => {}
+        }
+    }
+
+    /// Others need not wait for a plan that is not made in time.
+    pub(super) fn give_up_overdue_plan(&mut self, now: Instant) {
+        let Some((operation, number)) = self.claim.as_mut().and_then(|claim| claim.large.give_up_overdue(now)) else {
+            return;
+        };
+        error!(operation, "plan given up: it was not made in time");
+        self.metrics.event_loop_held.inc();
+        self.pulse.refuse(number);
+    }
+
+    /// Makes room for an operation that does not wait: a plan that is being proposed gives way, and leaves no transaction
+    /// open.
+    pub(super) fn interrupt_large_plan(&mut self) {
+        let Some(claim) = &mut self.claim else { return };
+        if claim.large.interrupt() && claim.draft.has_open_transaction() {
+            self.abort_open_transaction("interrupted by a fencing");
+        }
+    }
+}
+
+/// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.
+fn park_until_confirmed(raft: &RaftNode, claim: &mut Claim, mut parked: Vec<Parked>) {
+    // For most of the controller's own operations nothing waits.
+    parked.retain(|parked| !parked.sender.is_closed());
+    if !parked.is_empty() {
+        claim.in_flight.push_without_records(raft.confirm(claim.epoch), parked);
+    }
+}
+
+/// For tests: the plan of an operation that they ask for holds the loop.
+fn hold(_operation: &str) {
+    fail::fail_point!("controller.plan", _operation == "unregister-broker", |_| ());
+}
