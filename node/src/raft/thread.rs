@@ -157,6 +157,7 @@ impl Core {
             broken: broken_sender,
             outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
+            configured: Arc::new(config.voters.iter().map(|voter| node_id(voter.id)).collect()),
         };
         self.tasks.spawn(async {
             End::Failed(service.serve(port).await.err().unwrap_or_else(|| "the raft port closed".into()))

@@ -11,28 +11,35 @@ use super::types::{
     self, CommittedLeader, LeaderId, LogId, Membership, NodeId, SnapshotMeta, StoredMembership, Vote, VoterNode,
 };
 
+/// The largest term. A controller epoch is a term, in Kafka's width: a leader of a larger one could commit nothing.
+const TERM_MAX: u64 = i32::MAX as u64;
+
 /// A message that no node of this repository would have written.
 #[derive(Debug, thiserror::Error)]
-#[error("malformed {0}")]
-pub struct Malformed(pub &'static str);
+pub enum Malformed {
+    #[error("malformed {0}")]
+    Field(&'static str),
+    #[error("invalid term {0}: expected at most {max}", max = TERM_MAX)]
+    Term(u64),
+}
 
 pub fn id_out(node: NodeId) -> i32 {
     types::controller_id(node).get()
 }
 
 pub fn id_in(id: i32) -> Result<NodeId, Malformed> {
-    u64::try_from(id).map_err(|_| Malformed("node id"))
+    u64::try_from(id).map_err(|_| Malformed::Field("node id"))
 }
 
 pub fn directory_in(bytes: &[u8]) -> Result<DirectoryId, Malformed> {
-    bytes.try_into().map(DirectoryId::from_bytes).map_err(|_| Malformed("directory id"))
+    bytes.try_into().map(DirectoryId::from_bytes).map_err(|_| Malformed::Field("directory id"))
 }
 
 pub fn cluster_in(bytes: &[u8]) -> Result<Option<ClusterId>, Malformed> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    bytes.try_into().map(|bytes| Some(ClusterId::from_bytes(bytes))).map_err(|_| Malformed("cluster id"))
+    bytes.try_into().map(|bytes| Some(ClusterId::from_bytes(bytes))).map_err(|_| Malformed::Field("cluster id"))
 }
 
 pub fn cluster_out(cluster: Option<ClusterId>) -> Bytes {
@@ -47,8 +54,16 @@ pub fn log_id(term: u64, index: u64) -> LogId {
     LogId { leader_id: CommittedLeader { term }, index }
 }
 
-pub fn log_id_in(id: proto::LogId) -> LogId {
-    log_id(id.term, id.index)
+fn term_in(term: u64) -> Result<u64, Malformed> {
+    if term > TERM_MAX { Err(Malformed::Term(term)) } else { Ok(term) }
+}
+
+pub fn log_id_in(id: proto::LogId) -> Result<LogId, Malformed> {
+    Ok(log_id(term_in(id.term)?, id.index))
+}
+
+pub fn maybe_log_id_in(id: Option<proto::LogId>) -> Result<Option<LogId>, Malformed> {
+    id.map(log_id_in).transpose()
 }
 
 pub fn log_id_out(id: LogId) -> proto::LogId {
@@ -56,8 +71,8 @@ pub fn log_id_out(id: LogId) -> proto::LogId {
 }
 
 pub fn vote_in(vote: Option<proto::Vote>) -> Result<Vote, Malformed> {
-    let vote = vote.ok_or(Malformed("vote"))?;
-    let leader_id = LeaderId::new(vote.term, id_in(vote.node_id)?);
+    let vote = vote.ok_or(Malformed::Field("vote"))?;
+    let leader_id = LeaderId::new(term_in(vote.term)?, id_in(vote.node_id)?);
     Ok(Vote { leader_id, committed: vote.committed })
 }
 
@@ -73,7 +88,7 @@ pub fn membership_in(membership: proto::Membership) -> Result<Membership, Malfor
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }
-    Membership::new(configs, nodes).map_err(|_| Malformed("membership"))
+    Membership::new(configs, nodes).map_err(|_| Malformed::Field("membership"))
 }
 
 fn voter_in(voter: proto::Voter) -> Result<(NodeId, VoterNode), Malformed> {
@@ -100,8 +115,8 @@ pub fn membership_out(membership: &Membership) -> proto::Membership {
 
 pub fn entry_in(entry: proto::Entry) -> Result<types::Entry, Malformed> {
     use proto::entry::Payload;
-    let log_id = log_id_in(entry.log_id.ok_or(Malformed("entry"))?);
-    let payload = match entry.payload.ok_or(Malformed("entry payload"))? {
+    let log_id = log_id_in(entry.log_id.ok_or(Malformed::Field("entry"))?)?;
+    let payload = match entry.payload.ok_or(Malformed::Field("entry payload"))? {
         Payload::Blank(_) => EntryPayload::Blank,
         Payload::Normal(bytes) => EntryPayload::Normal(types::Payload(bytes)),
         Payload::Membership(membership) => EntryPayload::Membership(membership_in(membership)?),
@@ -120,12 +135,12 @@ pub fn entry_out(entry: types::Entry) -> proto::Entry {
 }
 
 pub fn meta_in(meta: Option<proto::SnapshotMeta>) -> Result<SnapshotMeta, Malformed> {
-    let meta = meta.ok_or(Malformed("snapshot meta"))?;
-    let stored = meta.membership.ok_or(Malformed("snapshot membership"))?;
+    let meta = meta.ok_or(Malformed::Field("snapshot meta"))?;
+    let stored = meta.membership.ok_or(Malformed::Field("snapshot membership"))?;
     let membership = membership_in(stored.membership.unwrap_or_default())?;
     Ok(SnapshotMeta {
-        last_log_id: meta.last_log_id.map(log_id_in),
-        last_membership: StoredMembership::new(stored.log_id.map(log_id_in), membership),
+        last_log_id: maybe_log_id_in(meta.last_log_id)?,
+        last_membership: StoredMembership::new(maybe_log_id_in(stored.log_id)?, membership),
     })
 }
 

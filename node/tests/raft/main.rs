@@ -6,3 +6,4 @@ mod disks;
 mod harness;
 mod identity;
 mod quorum;
+mod votes;

@@ -237,9 +237,9 @@ fn append_out(request: AppendEntriesRequest<Types>) -> proto::AppendRequest {
 
 fn append_result_in(answer: proto::AppendResponse) -> Result<StreamAppendResult<Types>, Malformed> {
     use proto::append_response::Result::{Conflict, HigherVote, Matched};
-    Ok(match answer.result.ok_or(Malformed("append response"))? {
-        Matched(matched) => Ok(matched.log_id.map(wire::log_id_in)),
-        Conflict(id) => Err(StreamAppendError::Conflict(wire::log_id_in(id))),
+    Ok(match answer.result.ok_or(Malformed::Field("append response"))? {
+        Matched(matched) => Ok(wire::maybe_log_id_in(matched.log_id)?),
+        Conflict(id) => Err(StreamAppendError::Conflict(wire::log_id_in(id)?)),
         HigherVote(vote) => Err(StreamAppendError::HigherVote(wire::vote_in(Some(vote))?)),
     })
 }
@@ -329,7 +329,7 @@ fn vote_out(request: &VoteRequest<Types>) -> proto::VoteRequest {
 }
 
 fn vote_in(answer: proto::VoteResponse) -> Result<VoteResponse<Types>, Malformed> {
-    let last_log_id = answer.last_log_id.map(wire::log_id_in);
+    let last_log_id = wire::maybe_log_id_in(answer.last_log_id)?;
     Ok(VoteResponse { vote: wire::vote_in(answer.vote)?, vote_granted: answer.granted, last_log_id })
 }
 
@@ -356,7 +356,7 @@ impl NetTransferLeader<Types> for PeerClient {
             }),
             Some(Refused::LogNotFlushed(log)) => Err(TransferLeaderError::LogNotFlushed {
                 expected: request.last_log_id().copied(),
-                actual: log.actual.map(wire::log_id_in),
+                actual: wire::maybe_log_id_in(log.actual).map_err(malformed)?,
             }),
         })
     }

@@ -1,6 +1,7 @@
 //! Between voters: gRPC on a port of its own. Three connections per peer, so that a large append or a snapshot never
 //! stands in the way of a vote or a heartbeat.
 
+mod check;
 mod client;
 mod peers;
 mod server;

@@ -1,12 +1,12 @@
-//! The called side. Each call is checked before Raft hears of it: this cluster, this id, this disk, and a caller whose
-//! disk is the one that the membership knows.
+//! The called side. Each call is checked before Raft handles it: see `check`.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, future, stream};
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::Fatal;
@@ -14,7 +14,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     VoteRequest, VoteResponse,
 };
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,12 +26,12 @@ use quorate_proto::raft::raft_server::{self, RaftServer};
 use super::super::Raft;
 use super::super::identity::LocalVoter;
 use super::super::store::{SnapshotWriter, Snapshots};
-use super::super::types::{NodeId, Types, node_id};
+use super::super::types::{NodeId, Types};
 use super::super::wire::{self, Malformed};
-use super::peers::{Header, header_of};
+use super::peers::header_of;
 use super::{
     CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL,
-    PING_TIMEOUT, STREAM_WINDOW_BYTES, refusal,
+    PING_TIMEOUT, STREAM_WINDOW_BYTES, check, refusal,
 };
 
 type SnapshotOf = openraft::alias::SnapshotOf<Types, super::super::store::Snapshot>;
@@ -53,6 +53,8 @@ pub struct Service {
     pub outlogged: Arc<Notify>,
     /// Notified when a call was meant for another disk.
     pub doubted: Arc<Notify>,
+    /// The configured voters.
+    pub configured: Arc<BTreeSet<NodeId>>,
 }
 
 impl Service {
@@ -78,60 +80,9 @@ impl Service {
         };
         ended.map_err(|error| error.to_string())
     }
-
-    /// The caller's id, if the call is for this voter from a voter whose disk is known.
-    fn check<T>(&self, request: &Request<T>) -> Result<NodeId, Status> {
-        let header = header_of(request)?;
-        self.check_addressee(&header)?;
-        self.check_caller(&header)?;
-        self.check_cluster(&header)?;
-        Ok(node_id(header.from.0))
-    }
-
-    fn check_cluster(&self, header: &Header) -> Result<(), Status> {
-        let Some(theirs) = header.cluster else {
-            return Err(refusal(INCONSISTENT_CLUSTER_ID, "the caller is of no cluster yet"));
-        };
-        self.local.adopt(theirs).map_err(|error| refusal(INCONSISTENT_CLUSTER_ID, error.to_string()))
-    }
-
-    fn check_addressee(&self, header: &Header) -> Result<(), Status> {
-        let (to, directory) = header.to;
-        if to != self.local.node {
-            return Err(refusal(
-                INVALID_VOTER_KEY,
-                format!("the call is for node {to}; this is node {}", self.local.node),
-            ));
-        }
-        if directory != self.local.directory {
-            self.doubted.notify_one();
-            let text =
-                format!("node {to} is a voter with directory {directory}; this disk is {}", self.local.directory);
-            return Err(refusal(INVALID_VOTER_KEY, text));
-        }
-        Ok(())
-    }
-
-    /// An unknown caller passes: a new voter may lead before the entry that made it one has arrived here.
-    fn check_caller(&self, header: &Header) -> Result<(), Status> {
-        let (from, disk) = header.from;
-        if from.get() < 0 {
-            return Err(Status::invalid_argument(format!("node id {from} is negative")));
-        }
-        let metrics = self.raft.server_metrics();
-        let metrics = metrics.borrow_watched();
-        match metrics.membership_config.get_node(&node_id(from)) {
-            Some(voter) if voter.directory() != disk => {
-                let text =
-                    format!("node {from} is a voter with directory {}; the caller's disk is {disk}", voter.directory());
-                Err(refusal(INVALID_VOTER_KEY, text))
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
-fn stopped(fatal: impl std::fmt::Display) -> Status {
+pub(super) fn stopped(fatal: impl std::fmt::Display) -> Status {
     Status::unavailable(format!("raft has stopped: {fatal}"))
 }
 
@@ -159,8 +110,9 @@ impl raft_server::Raft for Service {
     }
 
     async fn append(&self, request: Request<proto::AppendRequest>) -> Result<Response<proto::AppendResponse>, Status> {
-        self.check(&request)?;
+        let header = header_of(&request)?;
         let request = append_in(request.into_inner()).map_err(malformed)?;
+        check::own_vote(self.check(&header).await?, &request.vote)?;
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let prev = request.prev_log_id;
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
@@ -173,19 +125,17 @@ impl raft_server::Raft for Service {
         &self,
         request: Request<Streaming<proto::AppendRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
-        let caller = self.check(&request)?;
-        let broken = self.broken.clone();
-        let requests = stream::unfold(Some(request.into_inner()), move |requests| {
-            let broken = broken.clone();
-            async move { next_append(requests?, caller, &broken).await }
-        });
-        let answers = self.raft.stream_append(requests).map(stream_answer_out);
-        Ok(Response::new(Box::pin(answers)))
+        let caller = self.check(&header_of(&request)?).await?;
+        let (refuse, mut refused) = oneshot::channel();
+        let appends = Appends { caller, requests: request.into_inner(), broken: self.broken.clone(), refuse };
+        let answers = self.raft.stream_append(stream::unfold(appends, Appends::next)).map(stream_answer_out);
+        // Sent before the answers end, if that is why they end.
+        let refusal = stream::once(async move { refused.try_recv().ok().map(Err) }).filter_map(future::ready);
+        Ok(Response::new(Box::pin(answers.chain(refusal))))
     }
 
     async fn vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
-        self.check(&request)?;
-        let request = vote_in(request.into_inner()).map_err(malformed)?;
+        let request = self.check_vote(request).await?;
         let theirs = request.last_log_id;
         let answer = self.raft.vote(request).await.map_err(stopped)?;
         if !answer.vote_granted && theirs < answer.last_log_id {
@@ -195,8 +145,7 @@ impl raft_server::Raft for Service {
     }
 
     async fn pre_vote(&self, request: Request<proto::VoteRequest>) -> Result<Response<proto::VoteResponse>, Status> {
-        self.check(&request)?;
-        let request = vote_in(request.into_inner()).map_err(malformed)?;
+        let request = self.check_vote(request).await?;
         let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(vote_out(&answer)))
     }
@@ -206,11 +155,9 @@ impl raft_server::Raft for Service {
         request: Request<proto::TransferLeaderRequest>,
     ) -> Result<Response<proto::TransferLeaderResponse>, Status> {
         use proto::transfer_leader_response::Refused;
-        self.check(&request)?;
-        let request = request.into_inner();
-        let vote = wire::vote_in(request.from_leader).map_err(malformed)?;
-        let to = wire::id_in(request.to_node_id).map_err(malformed)?;
-        let request = TransferLeaderRequest::new(vote, to, request.last_log_id.map(wire::log_id_in));
+        let header = header_of(&request)?;
+        let request = transfer_in(request.into_inner()).map_err(malformed)?;
+        check::own_vote(self.check(&header).await?, request.from_leader())?;
         let refused = match self.raft.handle_transfer_leader(request).await.map_err(stopped)? {
             Ok(()) => None,
             Err(TransferLeaderError::VoteChanged { actual, .. }) => Some(Refused::VoteChanged(wire::vote_out(&actual))),
@@ -225,9 +172,9 @@ impl raft_server::Raft for Service {
         &self,
         request: Request<Streaming<proto::SnapshotPart>>,
     ) -> Result<Response<proto::SnapshotResponse>, Status> {
-        self.check(&request)?;
+        let caller = self.check(&header_of(&request)?).await?;
         let mut parts = request.into_inner();
-        let (vote, writer) = self.accept_offer(&mut parts).await?;
+        let (vote, writer) = self.accept_offer(caller, &mut parts).await?;
         let snapshot = self.receive(writer, &mut parts).await?;
         let answer = self.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         Ok(Response::new(proto::SnapshotResponse { vote: Some(wire::vote_out(&answer.vote)) }))
@@ -237,7 +184,7 @@ impl raft_server::Raft for Service {
         &self,
         request: Request<proto::ReadIndexRequest>,
     ) -> Result<Response<proto::ReadIndexResponse>, Status> {
-        self.check(&request)?;
+        self.check(&header_of(&request)?).await?;
         let read = self.raft.get_read_log_id(ReadPolicy::ReadIndex).await;
         let (id, _) = read.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(proto::ReadIndexResponse { index: id.index() }))
@@ -258,14 +205,23 @@ impl Service {
         })
     }
 
+    async fn check_vote(&self, request: Request<proto::VoteRequest>) -> Result<VoteRequest<Types>, Status> {
+        let header = header_of(&request)?;
+        let request = vote_in(request.into_inner()).map_err(malformed)?;
+        check::own_vote(self.check(&header).await?, &request.vote)?;
+        Ok(request)
+    }
+
     async fn accept_offer(
         &self,
+        caller: NodeId,
         parts: &mut Streaming<proto::SnapshotPart>,
     ) -> Result<(super::super::types::Vote, SnapshotWriter), Status> {
         let Some(proto::snapshot_part::Part::Offer(offer)) = next_part(parts).await? else {
             return Err(Status::invalid_argument("a snapshot begins with its offer"));
         };
         let vote = wire::vote_in(offer.vote).map_err(malformed)?;
+        check::own_vote(caller, &vote)?;
         let meta = wire::meta_in(offer.meta).map_err(malformed)?;
         tracing::info!(index = meta.last_log_id.map(|id| id.index), "receiving a snapshot");
         let (snapshots, cluster) = (self.snapshots.clone(), self.local.cluster());
@@ -314,28 +270,36 @@ async fn next_part(parts: &mut Streaming<proto::SnapshotPart>) -> Result<Option<
     Ok(part?.and_then(|part| part.part))
 }
 
-type Appends = Streaming<proto::AppendRequest>;
-
-/// A stream that ends otherwise than by its sender's will may mean that the sender is dead.
-async fn next_append(
-    mut requests: Appends,
+/// The appends of one stream.
+struct Appends {
     caller: NodeId,
-    broken: &mpsc::Sender<NodeId>,
-) -> Option<(AppendEntriesRequest<Types>, Option<Appends>)> {
-    match requests.message().await {
-        Ok(None) => None,
-        Ok(Some(request)) => match append_in(request) {
-            Ok(request) => Some((request, Some(requests))),
-            Err(error) => {
-                tracing::warn!(peer = caller, %error, "append stream closed");
+    requests: Streaming<proto::AppendRequest>,
+    broken: mpsc::Sender<NodeId>,
+    /// Sends the status of a refused append, with which the stream ends.
+    refuse: oneshot::Sender<Status>,
+}
+
+impl Appends {
+    /// A stream that ends otherwise than by its sender's will may mean that the sender is dead.
+    async fn next(mut self) -> Option<(AppendEntriesRequest<Types>, Self)> {
+        let request = match self.requests.message().await {
+            Ok(request) => request?,
+            Err(status) => {
+                tracing::debug!(peer = self.caller, %status, "append stream broke");
+                // A full queue means that others have reported just now.
+                let _ = self.broken.try_send(self.caller);
+                return None;
+            }
+        };
+        let checked = append_in(request).map_err(malformed);
+        match checked.and_then(|append| check::own_vote(self.caller, &append.vote).map(|()| append)) {
+            Ok(append) => Some((append, self)),
+            Err(status) => {
+                tracing::warn!(peer = self.caller, reason = status.message(), "append refused");
+                // A caller that has gone away reads no refusal.
+                let _ = self.refuse.send(status);
                 None
             }
-        },
-        Err(status) => {
-            tracing::debug!(peer = caller, %status, "append stream broke");
-            // A full queue means that others have reported just now.
-            let _ = broken.try_send(caller);
-            None
         }
     }
 }
@@ -343,9 +307,9 @@ async fn next_append(
 fn append_in(request: proto::AppendRequest) -> Result<AppendEntriesRequest<Types>, Malformed> {
     Ok(AppendEntriesRequest {
         vote: wire::vote_in(request.vote)?,
-        prev_log_id: request.prev.map(wire::log_id_in),
+        prev_log_id: wire::maybe_log_id_in(request.prev)?,
         entries: request.entries.into_iter().map(wire::entry_in).collect::<Result<_, _>>()?,
-        leader_commit: request.commit.map(wire::log_id_in),
+        leader_commit: wire::maybe_log_id_in(request.commit)?,
     })
 }
 
@@ -366,9 +330,14 @@ fn append_result_out(result: StreamAppendResult<Types>) -> proto::AppendResponse
 fn vote_in(request: proto::VoteRequest) -> Result<VoteRequest<Types>, Malformed> {
     Ok(VoteRequest {
         vote: wire::vote_in(request.vote)?,
-        last_log_id: request.last_log_id.map(wire::log_id_in),
+        last_log_id: wire::maybe_log_id_in(request.last_log_id)?,
         leadership_transfer: request.leadership_transfer,
     })
+}
+
+fn transfer_in(request: proto::TransferLeaderRequest) -> Result<TransferLeaderRequest<Types>, Malformed> {
+    let (vote, to) = (wire::vote_in(request.from_leader)?, wire::id_in(request.to_node_id)?);
+    Ok(TransferLeaderRequest::new(vote, to, wire::maybe_log_id_in(request.last_log_id)?))
 }
 
 fn vote_out(answer: &VoteResponse<Types>) -> proto::VoteResponse {

@@ -103,7 +103,8 @@ pub fn encode_log_id(key: &[u8], id: LogId) -> Vec<u8> {
 }
 
 pub fn decode_log_id(key: &[u8], value: &[u8]) -> Result<LogId, String> {
-    proto::LogId::decode(unseal(key, value)?).map(wire::log_id_in).map_err(|error| error.to_string())
+    let id = proto::LogId::decode(unseal(key, value)?).map_err(|error| error.to_string())?;
+    wire::log_id_in(id).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
