@@ -1,4 +1,5 @@
-//! A voter that fails at a named point stops with that reason, and starts again with all it acknowledged.
+//! A voter that fails at a named point stops with that reason, and starts again with all it acknowledged. One whose replay
+//! waits goes on with consensus.
 #![cfg(feature = "failpoints")]
 #![allow(clippy::unwrap_used)]
 
@@ -9,14 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fail::FailScenario;
+use futures::future::join_all;
 use quorate_client::network::Port;
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
 use quorate_node::machine::Workers;
 use quorate_node::raft::{
-    DialMap, FrozenReplica, Leadership, Outcome, ProposeError, RaftConfig, RaftNode, Replica, ReplicaError, RocksStore,
-    VoterAddress,
+    DialMap, FrozenReplica, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftNode, Replica,
+    ReplicaError, RocksStore, VoterAddress,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -48,13 +51,16 @@ impl FrozenReplica for Count {
     }
 }
 
-async fn start(data: &Path) -> RaftNode {
+fn listen(id: i32) -> (TcpListener, VoterAddress) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let raft = listener.local_addr().unwrap().to_string();
-    let node = ControllerId::new(1);
-    let config = RaftConfig {
-        node,
-        voters: vec![VoterAddress { id: node, raft, api: String::new() }],
+    (listener, VoterAddress { id: ControllerId::new(id), raft, api: String::new() })
+}
+
+fn config(node: i32, voters: Vec<VoterAddress>, data: &Path) -> RaftConfig {
+    RaftConfig {
+        node: ControllerId::new(node),
+        voters,
         data: data.to_owned(),
         cluster: None,
         dial: DialMap::none(),
@@ -66,8 +72,33 @@ async fn start(data: &Path) -> RaftNode {
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 1000,
         workers: Workers::Threads,
-    };
-    RaftNode::start(config, Arc::new(RocksStore::new(data)), Port::Socket(listener), Box::new(Count(0))).await.unwrap()
+    }
+}
+
+async fn start(data: &Path) -> RaftNode {
+    let (listener, voter) = listen(1);
+    let (config, store) = (config(1, vec![voter], data), Arc::new(RocksStore::new(data)));
+    RaftNode::start(config, store, Port::Socket(listener), Box::new(Count(0))).await.unwrap()
+}
+
+/// Three voters whose disks are in memory.
+async fn start_three() -> Vec<RaftNode> {
+    let (listeners, voters): (Vec<_>, Vec<_>) = (1..=3).map(listen).unzip();
+    let starts = (1..).zip(listeners).map(|(id, listener)| {
+        let mut config = config(id, voters.clone(), Path::new(""));
+        // Long enough for a machine with other work.
+        (config.election_min_ms, config.election_max_ms) = (400, 800);
+        RaftNode::start(config, Arc::new(MemoryStore::new()), Port::Socket(listener), Box::new(Count(0)))
+    });
+    join_all(starts).await.into_iter().map(Result::unwrap).collect()
+}
+
+async fn wait(mut condition: impl FnMut() -> bool, why: &str) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "waited in vain for: {why}");
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn claim(raft: &RaftNode) -> ControllerEpoch {
@@ -87,9 +118,10 @@ async fn reason(raft: &RaftNode) -> String {
     reason.unwrap()
 }
 
-/// One test: failpoints are of the process.
 #[tokio::test]
 async fn each_point_stops_the_voter_with_its_name_and_nothing_acknowledged_is_lost() {
+    // Failpoints are of the process: one test at a time.
+    let _scenario = FailScenario::setup();
     let data = tempfile::tempdir().unwrap();
     let mut acknowledged = 0;
     for point in ["raft.append", "raft.flush", "raft.apply", "raft.snapshot"] {
@@ -116,4 +148,45 @@ async fn each_point_stops_the_voter_with_its_name_and_nothing_acknowledged_is_lo
     assert!(reason.contains("raft.vote"), "{reason}");
     fail::remove("raft.vote");
     raft.shutdown().await;
+}
+
+/// More than openraft queues for a state machine by default.
+const RUNS: usize = 1_100;
+
+/// All three voters replay nothing for several election timeouts.
+#[tokio::test]
+async fn replay_that_waits_costs_no_leadership_and_no_commit() {
+    let _scenario = FailScenario::setup();
+    let voters = start_three().await;
+    wait(|| voters.iter().all(|voter| voter.leader().is_some()), "a leader that all know").await;
+    let known = voters[0].leader().unwrap();
+    let raft = &voters[usize::try_from(known.id.get() - 1).unwrap()];
+    let mut leadership = raft.leadership();
+    let claimed = timeout(PATIENCE, leadership.recv()).await.expect("a claim in time");
+    assert_eq!(claimed, Some(Leadership::Claimed { epoch: known.epoch }));
+
+    fail::cfg("raft.replay", "pause").unwrap();
+    let mut outcomes = Vec::new();
+    for _ in 0..RUNS {
+        let committed = raft.status().committed;
+        outcomes.push(raft.propose(known.epoch, Bytes::from_static(b"x")));
+        wait(|| raft.status().committed > committed, "a commit without replay").await;
+    }
+    let until = Instant::now() + Duration::from_millis(3 * 800);
+    while Instant::now() < until {
+        let confirmed = timeout(PATIENCE, raft.confirm(known.epoch)).await.expect("a majority answers in time");
+        assert_eq!(confirmed.unwrap(), Ok(()));
+    }
+    assert!(outcomes[0].try_recv().is_err(), "a reply before the replay");
+    for voter in &voters {
+        assert_eq!(voter.leader(), Some(known.clone()));
+    }
+    assert!(leadership.try_recv().is_err(), "the leader has resigned");
+
+    fail::remove("raft.replay");
+    for (number, outcome) in (1..).zip(outcomes) {
+        let outcome = timeout(PATIENCE, outcome).await.expect("an answer in time").unwrap();
+        assert_eq!(outcome, Ok(Outcome::Replayed { next_offset: Offset::new(number) }));
+    }
+    join_all(voters.iter().map(RaftNode::shutdown)).await;
 }

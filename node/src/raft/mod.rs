@@ -8,7 +8,10 @@
 //!   propose ─► openraft (own thread, own runtime) ─► store: queue ─► flusher ─► RocksDB or its twin in memory
 //!                  │        ▲                          └► tail ─► replication, replay
 //!                  ▼        │ append, vote, snapshot
-//!              Replica    network: three connections a peer, by the dial map
+//!               replay    network: three connections a peer, by the dial map
+//!            (own thread)
+//!                  ▼
+//!              Replica
 //! ```
 //!
 //! Invariant: nothing is acknowledged before it is on stable storage here, and no structure of openraft's is stored or
@@ -24,6 +27,7 @@ mod inspect;
 mod leadership;
 mod network;
 mod node;
+mod replay;
 mod runtime;
 mod state_machine;
 mod status;
@@ -55,13 +59,13 @@ pub use store::{Logged, LoggedEntry, MemoryStore, RocksStore, Store};
 /// openraft with our types.
 type Raft = openraft::Raft<types::Types, state_machine::StateMachine>;
 
-/// What committed log entries are replayed on. Owned by one task.
+/// What committed log entries are replayed on. Owned by the replay thread.
 pub trait Replica: Send + 'static {
     /// Replays one committed payload written under `epoch`. An error is a broken invariant: the node stops, its log intact.
     fn replay(&mut self, epoch: ControllerEpoch, payload: &Bytes) -> Result<Outcome, ReplicaError>;
     /// Makes everything replayed so far visible. Called once per run, before its proposers get their replies.
     fn publish(&mut self);
-    /// A view that stays as it is while the replica goes on. Must be cheap: the log waits for it.
+    /// A view that stays as it is while the replica goes on. Must be cheap: replay waits for it.
     fn freeze(&self) -> Box<dyn FrozenReplica>;
     /// Replaces the whole state by what a snapshot holds, and publishes it.
     fn install(&mut self, content: &mut dyn io::Read) -> Result<(), ReplicaError>;

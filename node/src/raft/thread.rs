@@ -1,5 +1,6 @@
 //! Consensus runs on a thread of its own with a current-thread runtime: lowest latency, the largest batches, and no API
-//! load between a leader and its heartbeats. All that belongs to Raft starts here and ends here.
+//! load between a leader and its heartbeats. Nothing else runs there: replay has a thread (see `replay`), the flusher has
+//! one, and reads of files go to the runtime's blocking threads. All that belongs to Raft starts here and ends here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::identity::LocalVoter;
 use super::leadership::{self, LeaderInfo, Leadership};
 use super::network::{Network, Peers, Service};
 use super::node::Proposal;
+use super::replay::Replay;
 use super::state_machine::StateMachine;
 use super::store::{LogStore, Store};
 use super::types::{CommittedLeader, Payload, node_id};
@@ -31,6 +33,10 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(120);
 const BROKEN_MAX: usize = 16;
 /// Claims and resignations that the controller has not taken yet.
 const OFFICE_MAX: usize = 16;
+/// Runs of entries that wait to be replayed, some hundred bytes each: only their ends are queued, the entries stay in the
+/// log. A full queue stops consensus, so it must last for a replay that takes long: at 2 000 commits a second half a minute.
+/// A leader has few, since its controller proposes nothing while eight batches are not replayed.
+const RUNS_MAX: u64 = 1 << 16;
 /// Blocking work that may still run when the thread ends: a snapshot being written, which is dropped unfinished.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -87,7 +93,9 @@ pub async fn run_here(setup: Setup) {
 /// Until Raft has ended; then what resolves when the last write is on the disk, and what to drop after it.
 async fn serve(setup: Setup) -> (Option<oneshot::Receiver<()>>, watch::Sender<()>) {
     let Setup { config, store, local, port, replica, shutdown, stopped, started, finished } = setup;
-    let mut core = match Core::start(&config, store, local, replica).await {
+    let replay = Replay::start(replica, config.workers, finished.clone());
+    let core = async { Core::start(&config, store, local, replay?).await };
+    let mut core = match core.await {
         Ok(core) => core,
         Err(error) => {
             refuse(started, error);
@@ -130,14 +138,14 @@ impl Core {
         config: &RaftConfig,
         store: Arc<dyn Store>,
         local: LocalVoter,
-        replica: Box<dyn Replica>,
+        replay: Replay,
     ) -> Result<Self, RaftError> {
         let opened = store.open()?;
         let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
         let peers = Peers::new(local.clone(), config.dial.clone(), &config.voters);
         let (grown, snapshots) = (Arc::new(Notify::new()), opened.snapshots);
         let state_machine =
-            StateMachine::new(replica, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
+            StateMachine::new(replay, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
         let network = Network::new(peers.clone(), snapshots.clone());
         let raft_config = Arc::new(openraft_config(config)?);
         let raft = Raft::new(node_id(config.node), raft_config, network, log.clone(), state_machine)
@@ -299,6 +307,7 @@ fn openraft_config(config: &RaftConfig) -> Result<Config, RaftError> {
         install_snapshot_timeout: u64::try_from(SNAPSHOT_TIMEOUT.as_millis()).expect("two minutes fit"),
         max_payload_entries: APPEND_ENTRIES_MAX,
         api_batch_linger_ms: 0,
+        state_machine_channel_size: Some(RUNS_MAX),
         // Bytes of log decide here, not entries: see the state machine.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: kept,

@@ -449,11 +449,12 @@ impl Sending {
     }
 
     async fn read_chunk(&mut self) -> std::io::Result<Bytes> {
-        let mut content = match self.content.take() {
-            Some(content) => content,
-            None => self.snapshot.read()?,
-        };
+        let (content, snapshot) = (self.content.take(), self.snapshot.clone());
         let read = move || {
+            let mut content = match content {
+                Some(content) => content,
+                None => snapshot.read()?,
+            };
             let mut chunk = Vec::new();
             content.by_ref().take(SNAPSHOT_CHUNK_BYTES).read_to_end(&mut chunk)?;
             Ok::<_, std::io::Error>((content, Bytes::from(chunk)))

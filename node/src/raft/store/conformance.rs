@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
 
 use super::super::identity::LocalVoter;
+use super::super::replay::Replay;
 use super::super::state_machine::StateMachine;
 use super::super::types::{Entry, LeaderId, LogId, Payload, Types, Vote};
 use super::super::{FrozenReplica, Outcome, Replica, ReplicaError, wire};
@@ -86,8 +87,13 @@ where
         let opened = store.open().unwrap();
         let (log, flusher) = LogStore::start(opened.disk).unwrap();
         self.flushers.0.lock().unwrap().push(flusher);
-        let state_machine =
-            StateMachine::new(Box::new(Count(0)), opened.snapshots, local, u64::MAX, Arc::new(Notify::new()));
+        let state_machine = StateMachine::new(
+            Replay::here(Box::new(Count(0))),
+            opened.snapshots,
+            local,
+            u64::MAX,
+            Arc::new(Notify::new()),
+        );
         Ok((guard, log, state_machine))
     }
 }

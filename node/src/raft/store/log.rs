@@ -5,6 +5,7 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use futures::{Stream, TryStreamExt, stream};
 use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -88,26 +89,55 @@ impl LogStore {
         done.await.map_err(|_| io::Error::other("the flusher has ended"))?
     }
 
-    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let (range, from_tail) = {
-            let state = self.state();
-            let range = available(&state, range);
-            let tail_first = state.tail.first().unwrap_or(range.end);
-            if range.is_empty() || range.start >= tail_first {
-                return Ok(state.tail.read(range, max_bytes));
+    async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let mut missing = None;
+        loop {
+            let (below, from_tail) = match self.locate(range.clone(), max_bytes) {
+                Found::Tail(entries) => return Ok(entries),
+                Found::Disk(below, from_tail) => (below, from_tail),
+            };
+            let mut entries = self.read_disk(below.clone(), max_bytes).await?;
+            if entries.last().is_some_and(|entry| entry.log_id.index + 1 == below.end) && max_bytes == usize::MAX {
+                entries.extend(from_tail);
             }
-            (range.start..range.end.min(tail_first), state.tail.read(tail_first..range.end, max_bytes))
-        };
-        // What is not in the tail was flushed before it left it, so the disk has it.
-        let mut entries = self.shared.disk.read(range.clone(), max_bytes)?;
-        if entries.last().is_some_and(|entry| entry.log_id.index + 1 == range.end) && max_bytes == usize::MAX {
-            entries.extend(from_tail);
-        }
-        match entries.first() {
-            Some(first) if first.log_id.index == range.start => Ok(entries),
-            _ => Err(io::Error::other(format!("log entry {} is missing", range.start))),
+            if entries.first().is_some_and(|first| first.log_id.index == below.start) {
+                return Ok(entries);
+            }
+            // Purged or truncated while it was read: then the log holds less of the range now.
+            if missing.replace(below.clone()) == Some(below.clone()) {
+                return Err(io::Error::other(format!("log entry {} is missing", below.start)));
+            }
         }
     }
+
+    fn locate(&self, range: Range<u64>, max_bytes: usize) -> Found {
+        let state = self.state();
+        let range = available(&state, range);
+        let tail_first = state.tail.first().unwrap_or(range.end);
+        if range.is_empty() || range.start >= tail_first {
+            return Found::Tail(state.tail.read(range, max_bytes));
+        }
+        let from_tail = state.tail.read(tail_first..range.end, max_bytes);
+        Found::Disk(range.start..range.end.min(tail_first), from_tail)
+    }
+
+    /// What is not in the tail was flushed before it left it, so the disk has it.
+    #[expect(clippy::disallowed_methods, reason = "a device only: a simulated voter keeps its log in memory")]
+    async fn read_disk(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        let disk = self.shared.disk.clone();
+        if !disk.is_device() {
+            return disk.read(range, max_bytes);
+        }
+        let read = tokio::task::spawn_blocking(move || disk.read(range, max_bytes));
+        read.await.map_err(io::Error::other)?
+    }
+}
+
+/// Where entries are.
+enum Found {
+    Tail(Vec<Entry>),
+    /// The range that the disk has, and the rest.
+    Disk(Range<u64>, Vec<Entry>),
 }
 
 /// The part of `range` that the log holds.
@@ -136,11 +166,27 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: R,
     ) -> io::Result<Vec<Entry>> {
-        self.read(bounds(&range), usize::MAX)
+        self.read(bounds(&range), usize::MAX).await
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start..end, APPEND_BYTES_MAX)
+        self.read(start..end, APPEND_BYTES_MAX).await
+    }
+
+    /// Piece by piece: a run of entries to be replayed may be as long as the log.
+    async fn entries_stream<R: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: R,
+    ) -> impl Stream<Item = io::Result<Entry>> + OptionalSend {
+        let pieces = stream::try_unfold((self.clone(), bounds(&range)), |(log, rest)| async move {
+            let piece = log.read(rest.clone(), APPEND_BYTES_MAX).await?;
+            let Some(last) = piece.last() else {
+                return Ok(None);
+            };
+            let rest = last.log_id.index + 1..rest.end;
+            Ok::<_, io::Error>(Some((stream::iter(piece.into_iter().map(Ok::<_, io::Error>)), (log, rest))))
+        });
+        pieces.try_flatten()
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {

@@ -203,6 +203,10 @@ impl Disk for MemoryDisk {
         Ok(self.store.medium().image.loaded.clone())
     }
 
+    fn is_device(&self) -> bool {
+        false
+    }
+
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let medium = self.store.medium();
         let mut bytes = 0;

@@ -49,6 +49,8 @@ pub struct Opened {
 pub trait Disk: Send + Sync + 'static {
     /// Refuses a disk whose entries are damaged or have holes.
     fn load(&self) -> io::Result<Loaded>;
+    /// Whether a read may wait for a device: then it does not run on Raft's thread.
+    fn is_device(&self) -> bool;
     /// Entries of `range` in order, at least one if there is one, ending where `max_bytes` is passed.
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>>;
     /// Starts the one writer, which ends when the queue does.

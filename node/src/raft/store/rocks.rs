@@ -259,6 +259,10 @@ impl Disk for RocksDisk {
         })
     }
 
+    fn is_device(&self) -> bool {
+        true
+    }
+
     fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         let mut bytes = 0;
