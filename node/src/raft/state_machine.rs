@@ -1,6 +1,7 @@
 //! Committed entries on their way to the replica: cut into pieces for replay, counted for the next snapshot.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::{Stream, TryStreamExt};
@@ -25,24 +26,30 @@ pub struct StateMachine {
     growth: LogGrowth,
 }
 
-/// Wants a snapshot whenever so many bytes were replayed since the last.
+/// Makes a snapshot due when the log since the last one is larger than it, and than `floor`: so snapshots cost at most
+/// twice the bytes of the log, whatever the size of the cluster.
 struct LogGrowth {
+    /// Bytes of log since the last snapshot.
     bytes: u64,
-    limit: u64,
+    floor: u64,
+    snapshot_bytes: SnapshotBytes,
     grown: Arc<Notify>,
 }
+
+/// The size of the last snapshot, which is known when it has been written.
+type SnapshotBytes = Arc<AtomicU64>;
 
 impl LogGrowth {
     fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if self.bytes >= self.limit {
+        if self.bytes > self.floor.max(self.snapshot_bytes.load(Ordering::Relaxed)) {
             self.grown.notify_one();
         }
     }
 }
 
 impl StateMachine {
-    /// `grown` is notified when a snapshot is due.
+    /// `grown` is notified when a snapshot is due: never before `snapshot_log_bytes` of log.
     pub fn new(
         replay: Replay,
         snapshots: Snapshots,
@@ -56,7 +63,7 @@ impl StateMachine {
             local,
             applied: None,
             membership: StoredMembership::default(),
-            growth: LogGrowth { bytes: 0, limit: snapshot_log_bytes, grown },
+            growth: LogGrowth { bytes: 0, floor: snapshot_log_bytes, snapshot_bytes: SnapshotBytes::default(), grown },
         }
     }
 
@@ -128,13 +135,15 @@ impl RaftStateMachine<Types> for StateMachine {
         self.growth.bytes = 0;
         let frozen = self.replay.run(|state| state.freeze()).await;
         let (meta, snapshots, local) = (self.meta(), self.snapshots.clone(), self.local.clone());
-        SnapshotBuilder { frozen: Mutex::new(Some(frozen)), meta, snapshots, local }
+        let snapshot_bytes = self.growth.snapshot_bytes.clone();
+        SnapshotBuilder { frozen: Mutex::new(Some(frozen)), meta, snapshots, local, snapshot_bytes }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> io::Result<()> {
         self.refuse_foreign(&snapshot)?;
         let (name, snapshots) = (snapshot.name(), self.snapshots.clone());
         let snapshot = self.snapshots.run(move || snapshots.adopt(snapshot)).await?;
+        self.growth.snapshot_bytes.store(snapshot.bytes, Ordering::Relaxed);
         self.replay.run(move |state| state.install(&snapshot)).await??;
         tracing::info!(snapshot = name, index = meta.last_log_id.map(|id| id.index), "snapshot installed");
         self.applied = meta.last_log_id;
@@ -157,6 +166,7 @@ pub struct SnapshotBuilder {
     meta: SnapshotMeta,
     snapshots: Snapshots,
     local: LocalVoter,
+    snapshot_bytes: SnapshotBytes,
 }
 
 impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
@@ -172,7 +182,110 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
             writer.finish()
         };
         let snapshot = self.snapshots.run(build).await?;
-        tracing::info!(snapshot = snapshot.name(), "snapshot written");
+        self.snapshot_bytes.store(snapshot.bytes, Ordering::Relaxed);
+        tracing::info!(snapshot = snapshot.name(), bytes = snapshot.bytes, "snapshot written");
         Ok(SnapshotOf { meta: snapshot.meta.clone(), snapshot })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::path::PathBuf;
+
+    use bytes::Bytes;
+    use futures::{FutureExt, stream};
+    use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
+
+    use super::super::store::{MemoryStore, Store};
+    use super::super::types::Payload;
+    use super::super::{Outcome, Replica, ReplicaError, wire};
+    use super::*;
+
+    const FLOOR: u64 = 1_000;
+    const SNAPSHOT: usize = 10_000;
+
+    /// A replica whose snapshots have one size.
+    struct Large;
+
+    impl Replica for Large {
+        fn replay(&mut self, _: ControllerEpoch, _: &Bytes) -> Result<Outcome, ReplicaError> {
+            Ok(Outcome::Replayed { next_offset: Offset::new(0) })
+        }
+
+        fn publish(&mut self) {}
+
+        fn freeze(&self) -> Box<dyn FrozenReplica> {
+            Box::new(Self)
+        }
+
+        fn install(&mut self, _: &mut dyn Read) -> Result<(), ReplicaError> {
+            Ok(())
+        }
+    }
+
+    impl FrozenReplica for Large {
+        fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+            out.write_all(&[0; SNAPSHOT])
+        }
+    }
+
+    struct Log {
+        state_machine: StateMachine,
+        grown: Arc<Notify>,
+        next: u64,
+    }
+
+    impl Log {
+        fn new(snapshots: Snapshots) -> Self {
+            let store = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
+            let local = LocalVoter::load(store, ControllerId::new(1), PathBuf::new(), None, true).unwrap();
+            let grown = Arc::new(Notify::new());
+            let replay = Replay::here(Box::new(Large));
+            Self { state_machine: StateMachine::new(replay, snapshots, local, FLOOR, grown.clone()), grown, next: 0 }
+        }
+
+        /// Applies entries of so many bytes together; true when a snapshot is due.
+        async fn grow(&mut self, bytes: usize) -> bool {
+            let entries = (0..bytes / 100).map(|_| {
+                let log_id = wire::log_id(1, self.next);
+                self.next += 1;
+                let payload = EntryPayload::Normal(Payload(vec![0; 100].into()));
+                Ok((Entry { log_id, payload }, None))
+            });
+            let entries: Vec<_> = entries.collect();
+            self.state_machine.apply(stream::iter(entries)).await.unwrap();
+            self.grown.notified().now_or_never().is_some()
+        }
+
+        async fn snapshot(&mut self) {
+            self.state_machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_is_due_when_the_log_outgrows_the_last_one() {
+        let snapshots = Snapshots::default();
+        let mut log = Log::new(snapshots.clone());
+        assert!(!log.grow(500).await, "below the floor");
+        assert!(log.grow(1_000).await, "there is no snapshot yet");
+        log.snapshot().await;
+        assert!(!log.grow(5_000).await, "half of the snapshot");
+        assert!(log.grow(5_000).await, "larger than the snapshot");
+        log.snapshot().await;
+
+        let mut restarted = Log::new(snapshots);
+        let latest = restarted.state_machine.get_current_snapshot().await.unwrap().unwrap();
+        restarted.state_machine.install_snapshot(&latest.meta, latest.snapshot).await.unwrap();
+        assert!(!restarted.grow(5_000).await, "half of the snapshot that it started from");
+        assert!(restarted.grow(5_000).await, "larger than it");
+    }
+
+    #[tokio::test]
+    async fn a_run_of_any_length_is_replayed_in_pieces() {
+        let mut log = Log::new(Snapshots::default());
+        log.grow(100 * 3 * PIECE_ENTRIES_MAX).await;
+        let (applied, _) = log.state_machine.applied_state().await.unwrap();
+        assert_eq!(applied, Some(wire::log_id(1, 3 * PIECE_ENTRIES_MAX as u64 - 1)));
     }
 }

@@ -55,6 +55,8 @@ impl Default for Snapshots {
 pub struct Snapshot {
     pub meta: SnapshotMeta,
     pub cluster: Option<ClusterId>,
+    /// Bytes that it takes where it is kept.
+    pub bytes: u64,
     content: Content,
 }
 
@@ -135,7 +137,8 @@ fn open(path: PathBuf) -> io::Result<Snapshot> {
     let damaged = |error: wire::Malformed| corrupt(&path, 0, error.to_string());
     let meta = wire::meta_in(head.meta).map_err(damaged)?;
     let cluster = wire::cluster_in(&head.cluster_id).map_err(damaged)?;
-    Ok(Snapshot { meta, cluster, content: Content::File(path) })
+    let bytes = fs::metadata(&path)?.len();
+    Ok(Snapshot { meta, cluster, bytes, content: Content::File(path) })
 }
 
 fn corrupt(path: &Path, offset: u64, reason: impl Into<String>) -> io::Error {
@@ -279,10 +282,10 @@ impl SnapshotWriter {
     /// Makes it durable, gives it its name, and drops the older ones.
     pub fn finish(mut self) -> io::Result<Snapshot> {
         self.write_chunk()?;
-        let content = match self.sink {
+        let (path, bytes) = match self.sink {
             Sink::Memory(snapshots, bytes) => {
-                let snapshot =
-                    Snapshot { meta: self.meta, cluster: self.cluster, content: Content::Memory(bytes.into()) };
+                let content = Content::Memory(bytes.into());
+                let snapshot = Snapshot { meta: self.meta, cluster: self.cluster, bytes: self.length, content };
                 let mut snapshots = snapshots.lock().expect("no holder panics");
                 snapshots.push(snapshot.clone());
                 snapshots.sort_by_key(|snapshot| stem(&snapshot.meta));
@@ -290,9 +293,9 @@ impl SnapshotWriter {
                 snapshots.drain(..excess);
                 return Ok(snapshot);
             }
-            Sink::File(file) => Content::File(file.finish(&self.meta, self.length)?),
+            Sink::File(file) => file.finish(&self.meta, self.length)?,
         };
-        Ok(Snapshot { meta: self.meta, cluster: self.cluster, content })
+        Ok(Snapshot { meta: self.meta, cluster: self.cluster, bytes, content: Content::File(path) })
     }
 
     fn write_chunk(&mut self) -> io::Result<()> {
@@ -353,9 +356,11 @@ impl UnfinishedFile {
         self.file.write_all(content)
     }
 
-    fn finish(mut self, meta: &SnapshotMeta, length: u64) -> io::Result<PathBuf> {
+    /// Where it is now, and its bytes.
+    fn finish(mut self, meta: &SnapshotMeta, length: u64) -> io::Result<(PathBuf, u64)> {
         self.write_frame(0, &length.to_le_bytes())?;
         self.file.sync_all()?;
+        let bytes = self.file.metadata()?.len();
         let path = self.directory.join(format!("{}.{SUFFIX}", stem(meta)));
         fs::rename(&self.path, &path)?;
         sync_directory(&self.directory)?;
@@ -363,7 +368,7 @@ impl UnfinishedFile {
         for old in files.iter().take(files.len().saturating_sub(KEPT)) {
             fs::remove_file(old)?;
         }
-        Ok(path)
+        Ok((path, bytes))
     }
 }
 
