@@ -59,8 +59,6 @@ pub struct NodeConfig {
     pub raft_election_max_ms: u64,
     /// Elect at once when the active controller's process is gone, instead of waiting out its lease.
     pub fast_election: bool,
-    /// Serve linearizable reads from the active controller's lease. Not together with `fast_election`.
-    pub lease_reads: bool,
     /// Bytes of log after which a snapshot is taken.
     pub snapshot_log_bytes: u64,
     /// Entries kept behind a snapshot for followers that lag a little.
@@ -131,7 +129,6 @@ impl Default for NodeConfig {
             raft_election_min_ms: 150,
             raft_election_max_ms: 300,
             fast_election: true,
-            lease_reads: false,
             snapshot_log_bytes: 20 * 1024 * 1024,
             log_entries_kept: 2_000,
             log_format: LogFormat::Text,
@@ -146,13 +143,19 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{origin}: {message}")]
     Parse { origin: String, message: String },
-    #[error("{origin}: unknown key {key:?}{}", suggestion(.nearest.as_deref()))]
+    #[error("{origin}: unknown key {key:?}{}", suggestion(.key, .nearest.as_deref()))]
     UnknownKey { origin: String, key: String, nearest: Option<String> },
     #[error("{key}: {message}")]
     Invalid { key: &'static str, message: String },
 }
 
-fn suggestion(nearest: Option<&str>) -> String {
+/// Keys of earlier releases, each with the reason why it was removed.
+const REMOVED_KEYS: &[(&str, &str)] = &[("lease_reads", "every linearizable read is confirmed by a majority")];
+
+fn suggestion(key: &str, nearest: Option<&str>) -> String {
+    if let Some((_, reason)) = REMOVED_KEYS.iter().find(|(removed, _)| *removed == key) {
+        return format!("; it was removed: {reason}");
+    }
     nearest.map(|key| format!("; did you mean {key:?}?")).unwrap_or_default()
 }
 
@@ -313,12 +316,6 @@ impl NodeConfig {
                 format!("node {} must be listed exactly when it has the role controller", self.node_id),
             );
         }
-        if self.lease_reads && self.fast_election {
-            return invalid(
-                "lease_reads",
-                "a fast election may overtake the lease; set fast_election = false first".to_owned(),
-            );
-        }
         if self.broker_heartbeat_interval_ms == 0
             || self.broker_session_timeout_ms < 2 * self.broker_heartbeat_interval_ms
         {
@@ -406,6 +403,16 @@ mod tests {
     }
 
     #[test]
+    fn a_removed_key_is_refused_with_the_reason() {
+        let text = "lease_reads = false\n";
+        let refused = merge("node.toml", text, std::iter::empty(), &[]).expect_err("should be refused").to_string();
+        assert_eq!(
+            refused,
+            "node.toml: unknown key \"lease_reads\"; it was removed: every linearizable read is confirmed by a majority"
+        );
+    }
+
+    #[test]
     fn a_non_loopback_address_needs_insecure_spelled_out() {
         assert!(refusal(&[("api_listen", "0.0.0.0:7001")]).contains("--insecure"));
         assert!(refusal(&[("voters", "1@10.0.0.1:7101/127.0.0.1:7001")]).contains("--insecure"));
@@ -434,7 +441,6 @@ mod tests {
     #[test]
     fn contradictions_are_named() {
         assert!(refusal(&[("node_id", "2")]).contains("must be listed exactly when"));
-        assert!(refusal(&[("lease_reads", "true")]).contains("fast_election"));
         assert!(refusal(&[("voters", "1@a/b")]).contains("is not ID@RAFT_HOST:PORT/API_HOST:PORT"));
         assert!(refusal(&[("broker_session_timeout_ms", "300")]).contains("two heartbeat intervals"));
         assert!(refusal(&[("raft_heartbeat_ms", "soon")]).contains("invalid type"));

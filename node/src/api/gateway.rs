@@ -29,6 +29,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// For how long the mutant trusts a majority's last answer: longer than an election takes.
+const LONG_LEASE: Duration = Duration::from_secs(10);
+
 #[derive(Clone)]
 pub struct Gateway {
     node: ControllerId,
@@ -37,8 +40,6 @@ pub struct Gateway {
     pub view: MetadataView,
     dial: DialMap,
     channels: Arc<Mutex<BTreeMap<String, Channel>>>,
-    /// Serve linearizable reads without asking the quorum when a majority has confirmed the office within so long.
-    read_lease: Option<Duration>,
 }
 
 /// Whether the request may still go to another node, and until when it must be answered.
@@ -63,9 +64,8 @@ impl Gateway {
         raft: RaftNode,
         view: MetadataView,
         dial: DialMap,
-        read_lease: Option<Duration>,
     ) -> Self {
-        Self { node, controller, raft, view, dial, channels: Arc::default(), read_lease }
+        Self { node, controller, raft, view, dial, channels: Arc::default() }
     }
 
     pub fn node(&self) -> ControllerId {
@@ -172,15 +172,18 @@ impl Gateway {
 
     /// The image for a read, as fresh as it asked for.
     pub async fn read(&self, stale: bool, timeout: Duration) -> Result<MetadataImage, Status> {
-        let lease = if Mutant::LongLease.is_on() { Some(Duration::from_secs(10)) } else { self.read_lease };
-        let by_lease =
-            self.controller.claimed().is_some() && lease.is_some_and(|lease| self.raft.quorum_acked_within(lease));
-        if !stale && !by_lease && !Mutant::LocalReads.is_on() {
+        if !stale && !self.reads_unconfirmed() {
             self.raft.read_barrier(timeout).await.map_err(|error| {
                 self.status(&ApiError::new(ErrorName::ControllerUnavailable, format!("cannot read: {error}")))
             })?;
         }
         Ok(self.view.image())
+    }
+
+    /// As the mutants do.
+    fn reads_unconfirmed(&self) -> bool {
+        let by_lease = || self.claimed().is_some() && self.raft.quorum_acked_within(LONG_LEASE);
+        Mutant::LocalReads.is_on() || (Mutant::LongLease.is_on() && by_lease())
     }
 
     pub fn claimed(&self) -> Option<ControllerEpoch> {

@@ -60,11 +60,6 @@ pub fn heartbeat(config: &NodeConfig) -> HeartbeatTerms {
     }
 }
 
-/// A read by lease must end before a follower may elect another: nine tenths, for clocks that run at different rates.
-pub fn read_lease(config: &NodeConfig) -> Option<Duration> {
-    config.lease_reads.then(|| Duration::from_millis(config.raft_election_max_ms) * 9 / 10)
-}
-
 pub fn broker(
     machine: &Machine,
     config: &NodeConfig,

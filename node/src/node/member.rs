@@ -70,7 +70,7 @@ impl Member {
             ended: watchdog_ended,
         };
         let node = config.controller_id();
-        let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone(), assembly::read_lease(&config));
+        let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone());
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
         let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
         let slot = DataPlaneSlot::default();
