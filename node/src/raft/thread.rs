@@ -186,7 +186,7 @@ impl Core {
         let timeout = Duration::from_millis(config.election_max_ms);
         self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), timeout)));
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
-        self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone())));
+        self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone(), self.log.clone())));
         self.tasks.spawn(failed(self.raft.clone(), self.log.failure()));
     }
 
@@ -275,13 +275,29 @@ async fn failed(raft: Raft, mut disk: watch::Receiver<Option<String>>) -> End {
     }
 }
 
-async fn snapshot_when_grown(raft: Raft, grown: Arc<Notify>) {
+/// Runs until Raft ends.
+async fn snapshot_when_grown(raft: Raft, grown: Arc<Notify>, log: LogStore) {
     loop {
         grown.notified().await;
-        if let Err(fatal) = raft.trigger().snapshot().await {
+        if let Err(fatal) = snapshot_and_trim(&raft, &log).await {
             tracing::warn!(%fatal, "no snapshot: raft has stopped");
             return;
         }
+    }
+}
+
+/// Openraft keeps a number of entries behind a snapshot, whatever their size. Their bytes are bounded too: once the memory
+/// is full of newer ones, what is only on the disk is dropped.
+async fn snapshot_and_trim(raft: &Raft, log: &LogStore) -> Result<(), String> {
+    let mut metrics = raft.data_metrics();
+    let before = metrics.borrow_watched().snapshot;
+    raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())?;
+    let written = metrics.wait_until(|metrics| metrics.snapshot > before).await;
+    written.map_err(|_| "its metrics have ended".to_owned())?;
+    match log.last_cold() {
+        // Openraft goes no further than to the end of the snapshot, nor past what it is sending.
+        Some(upto) => raft.trigger().purge_log(upto).await.map_err(|fatal| fatal.to_string()),
+        None => Ok(()),
     }
 }
 

@@ -73,6 +73,20 @@ async fn a_voter_that_the_log_was_trimmed_past_catches_up_by_snapshot() {
 }
 
 #[tokio::test]
+async fn entries_kept_behind_a_snapshot_are_bounded_in_bytes() {
+    let mut cluster = Cluster::calm(1);
+    (cluster.snapshot_log_bytes, cluster.log_entries_kept) = (40 << 20, 1_000_000);
+    cluster.start_all().await;
+    // More than the memory keeps, and then a snapshot of all of it.
+    for number in 0..16 {
+        cluster.write(&format!("{number}{}", "x".repeat(3 << 20))).await;
+    }
+    let first = || raft::dump_log(&cluster.data(1)).unwrap().next().unwrap().unwrap().index;
+    wait(|| first() > 0, "the log is trimmed").await;
+    assert!(first() < 10, "the entries in memory are kept, from {}", first());
+}
+
+#[tokio::test]
 async fn what_cannot_be_replayed_stops_the_voter_with_the_reason() {
     let cluster = Cluster::formed(1).await;
     let (_, epoch) = cluster.leader().await;

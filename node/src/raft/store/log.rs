@@ -70,6 +70,12 @@ impl LogStore {
         Ok((Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended))
     }
 
+    /// The last entry that is only on the disk, where the entries in memory are so many bytes that a follower which lacks
+    /// more of them is better served by a snapshot.
+    pub fn last_cold(&self) -> Option<u64> {
+        self.state().tail.before()
+    }
+
     /// Becomes Some when the disk has failed a write.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shared.progress.failure()

@@ -49,6 +49,11 @@ impl Tail {
         }
     }
 
+    /// The last index before the tail, where the tail holds at least half of what it may.
+    pub fn before(&self) -> Option<u64> {
+        self.first().filter(|_| self.bytes >= TAIL_BYTES_MAX / 2)?.checked_sub(1)
+    }
+
     /// The first index it holds.
     pub fn first(&self) -> Option<u64> {
         self.entries.front().map(|(_, entry)| entry.log_id.index)
