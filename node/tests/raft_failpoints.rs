@@ -3,6 +3,7 @@
 #![cfg(feature = "failpoints")]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
@@ -16,7 +17,7 @@ use quorate_client::network::Port;
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
 use quorate_node::machine::Workers;
 use quorate_node::raft::{
-    DialMap, FrozenReplica, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftNode, Replica,
+    DialMap, FrozenReplica, LeaderInfo, Leadership, MemoryStore, Outcome, ProposeError, RaftConfig, RaftNode, Replica,
     ReplicaError, RocksStore, VoterAddress,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -82,15 +83,49 @@ async fn start(data: &Path) -> RaftNode {
 }
 
 /// Three voters whose disks are in memory.
-async fn start_three() -> Vec<RaftNode> {
-    let (listeners, voters): (Vec<_>, Vec<_>) = (1..=3).map(listen).unzip();
-    let starts = (1..).zip(listeners).map(|(id, listener)| {
-        let mut config = config(id, voters.clone(), Path::new(""));
+struct Three {
+    voters: Vec<VoterAddress>,
+    stores: [MemoryStore; 3],
+    running: BTreeMap<i32, RaftNode>,
+}
+
+impl Three {
+    async fn start() -> Self {
+        let (listeners, voters): (Vec<_>, Vec<_>) = (1..=3).map(listen).unzip();
+        let stores = [(); 3].map(|()| MemoryStore::new());
+        let mut three = Self { voters, stores, running: BTreeMap::new() };
+        let starts = (1..).zip(listeners).map(|(id, listener)| three.start_one(id, listener));
+        let started = join_all(starts).await;
+        three.running = (1..).zip(started).collect();
+        wait(|| three.leaders().iter().all(Option::is_some), "a leader that all know").await;
+        three
+    }
+
+    async fn start_one(&self, id: i32, listener: TcpListener) -> RaftNode {
+        let mut config = config(id, self.voters.clone(), Path::new(""));
         // Long enough for a machine with other work.
-        (config.election_min_ms, config.election_max_ms) = (400, 800);
-        RaftNode::start(config, Arc::new(MemoryStore::new()), Port::Socket(listener), Box::new(Count(0)))
-    });
-    join_all(starts).await.into_iter().map(Result::unwrap).collect()
+        (config.election_min_ms, config.election_max_ms, config.log_entries_kept) = (400, 800, 5);
+        let store = self.stores[usize::try_from(id - 1).unwrap()].clone();
+        RaftNode::start(config, Arc::new(store), Port::Socket(listener), Box::new(Count(0))).await.unwrap()
+    }
+
+    async fn restart(&mut self, id: i32) {
+        let listener = TcpListener::bind(&self.voters[usize::try_from(id - 1).unwrap()].raft).unwrap();
+        let raft = self.start_one(id, listener).await;
+        self.running.insert(id, raft);
+    }
+
+    async fn stop(&mut self, id: i32) {
+        self.running.remove(&id).unwrap().shutdown().await;
+    }
+
+    fn leaders(&self) -> Vec<Option<LeaderInfo>> {
+        self.running.values().map(RaftNode::leader).collect()
+    }
+
+    async fn shutdown(self) {
+        join_all(self.running.values().map(RaftNode::shutdown)).await;
+    }
 }
 
 async fn wait(mut condition: impl FnMut() -> bool, why: &str) {
@@ -157,10 +192,9 @@ const RUNS: usize = 1_100;
 #[tokio::test]
 async fn replay_that_waits_costs_no_leadership_and_no_commit() {
     let _scenario = FailScenario::setup();
-    let voters = start_three().await;
-    wait(|| voters.iter().all(|voter| voter.leader().is_some()), "a leader that all know").await;
-    let known = voters[0].leader().unwrap();
-    let raft = &voters[usize::try_from(known.id.get() - 1).unwrap()];
+    let three = Three::start().await;
+    let known = three.leaders()[0].clone().unwrap();
+    let raft = &three.running[&known.id.get()];
     let mut leadership = raft.leadership();
     let claimed = timeout(PATIENCE, leadership.recv()).await.expect("a claim in time");
     assert_eq!(claimed, Some(Leadership::Claimed { epoch: known.epoch }));
@@ -178,9 +212,7 @@ async fn replay_that_waits_costs_no_leadership_and_no_commit() {
         assert_eq!(confirmed.unwrap(), Ok(()));
     }
     assert!(outcomes[0].try_recv().is_err(), "a reply before the replay");
-    for voter in &voters {
-        assert_eq!(voter.leader(), Some(known.clone()));
-    }
+    assert_eq!(three.leaders(), vec![Some(known.clone()); 3]);
     assert!(leadership.try_recv().is_err(), "the leader has resigned");
 
     fail::remove("raft.replay");
@@ -188,5 +220,32 @@ async fn replay_that_waits_costs_no_leadership_and_no_commit() {
         let outcome = timeout(PATIENCE, outcome).await.expect("an answer in time").unwrap();
         assert_eq!(outcome, Ok(Outcome::Replayed { next_offset: Offset::new(number) }));
     }
-    join_all(voters.iter().map(RaftNode::shutdown)).await;
+    three.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_installs_a_snapshot_still_counts_for_the_majority() {
+    let _scenario = FailScenario::setup();
+    let mut three = Three::start().await;
+    let known = three.leaders()[0].clone().unwrap();
+    let raft = three.running[&known.id.get()].clone();
+    let followers: Vec<i32> = (1..=3).filter(|id| *id != known.id.get()).collect();
+    three.stop(followers[0]).await;
+    for _ in 0..20 {
+        write(&raft, known.epoch).await.unwrap();
+    }
+    raft.trigger_snapshot().await.unwrap();
+
+    fail::cfg("raft.install", "pause").unwrap();
+    three.restart(followers[0]).await;
+    let installing = three.running[&followers[0]].clone();
+    wait(|| installing.status().snapshot > 0, "the snapshot is received").await;
+    three.stop(followers[1]).await;
+    write(&raft, known.epoch).await.unwrap();
+    assert!(installing.status().applied < installing.status().snapshot, "it is not installed yet");
+
+    fail::remove("raft.install");
+    wait(|| installing.status().applied == raft.status().applied, "the snapshot and what follows it are replayed")
+        .await;
+    three.shutdown().await;
 }

@@ -9,7 +9,7 @@ use quorate_metadata::ids::{ControllerEpoch, ControllerId};
 
 use super::Raft;
 use super::network::Peers;
-use super::types::{Types, controller_id};
+use super::types::{LogId, Types, controller_id};
 
 /// What the controller here is told. The two alternate strictly, a claim first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +65,8 @@ pub async fn follow_leader(raft: Raft, peers: Peers, leader: watch::Sender<Optio
 }
 
 /// Claims and resigns for the controller here. Runs until Raft ends or nobody listens.
-pub async fn follow_office(raft: Raft, office: mpsc::Sender<Leadership>) {
+pub async fn follow_office(raft: Raft, mut applied: watch::Receiver<Option<LogId>>, office: mpsc::Sender<Leadership>) {
     let mut metrics = raft.server_metrics();
-    let mut applied = raft.watch_apply_progress();
     let mut claimed: Option<u64> = None;
     loop {
         let held = held_term(&metrics.borrow_and_update());
@@ -78,7 +77,7 @@ pub async fn follow_office(raft: Raft, office: mpsc::Sender<Leadership>) {
             }
         }
         // The leader's first entry of its term comes after all that was committed before it.
-        let replayed = applied.get().map_or(0, |id| id.leader_id.term);
+        let replayed = applied.borrow_and_update().map_or(0, |id| id.leader_id.term);
         if let (None, Some(term)) = (claimed, held)
             && replayed >= term
         {

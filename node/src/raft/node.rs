@@ -19,6 +19,7 @@ use quorate_proto::raft as proto;
 use super::identity::LocalVoter;
 use super::leadership::{LeaderInfo, Leadership, epoch};
 use super::network::{ENTRY_BYTES_MAX, Link};
+use super::replay::Progress;
 use super::status::{self, QuorumStatus};
 use super::store::Store;
 use super::thread::{self, Setup, Started};
@@ -55,6 +56,7 @@ struct Running {
     proposals: mpsc::UnboundedSender<Proposal>,
     office: Mutex<Option<mpsc::Receiver<Leadership>>>,
     leader: watch::Receiver<Option<LeaderInfo>>,
+    progress: Progress,
 }
 
 impl RaftNode {
@@ -212,9 +214,8 @@ impl RaftNode {
     }
 
     async fn applied(&self, index: u64, until: Instant) -> Result<(), ReadError> {
-        let mut progress = self.shared.started.raft.watch_apply_progress();
-        let reached =
-            progress.wait_until(|applied: &Option<LogId>| applied.is_some_and(|applied| applied.index >= index));
+        let mut applied = self.shared.started.progress.applied.clone();
+        let reached = applied.wait_for(|applied| applied.is_some_and(|applied| applied.index >= index));
         match tokio::time::timeout_at(until, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ReadError::Stopped),
@@ -233,7 +234,8 @@ impl RaftNode {
 
     pub fn status(&self) -> QuorumStatus {
         let metrics = self.shared.started.raft.metrics();
-        status::of(&metrics.borrow_watched(), &self.shared.started.peers, self.shared.silence_max)
+        let applied = *self.shared.started.progress.applied.borrow();
+        status::of(&metrics.borrow_watched(), applied, &self.shared.started.peers, self.shared.silence_max)
     }
 
     /// Whether a majority has confirmed this node's leadership within so long. False on a follower.
@@ -290,7 +292,7 @@ impl RaftNode {
     /// Writes a snapshot of what is replayed now, and returns when it is there.
     pub async fn trigger_snapshot(&self) -> Result<(), RaftError> {
         let raft = &self.shared.started.raft;
-        let applied = raft.watch_apply_progress().get();
+        let applied = *self.shared.started.progress.applied.borrow();
         let written = async {
             while raft.metrics().borrow_watched().snapshot < applied {
                 // One that was under way when it was asked for is too old: ask again until the right one is there.
@@ -342,8 +344,8 @@ fn check(config: &RaftConfig) -> Result<(), RaftError> {
 
 impl From<Started> for Running {
     fn from(started: Started) -> Self {
-        let Started { raft, runtime, peers, proposals, office, leader } = started;
-        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader }
+        let Started { raft, runtime, peers, proposals, office, leader, progress } = started;
+        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader, progress }
     }
 }
 

@@ -31,6 +31,16 @@ type Job = Box<dyn FnOnce(&mut State) + Send>;
 /// The replica, wherever it is replayed.
 pub struct Replay {
     place: Place,
+    progress: Progress,
+}
+
+/// What can be seen of replay from outside. Cheap to clone.
+#[derive(Clone)]
+pub struct Progress {
+    /// The last entry that is visible in the replica. Openraft's own count runs ahead of it while a snapshot is installed.
+    pub applied: watch::Receiver<Option<LogId>>,
+    /// Becomes Some when a snapshot could not be installed, or a job has panicked.
+    pub failure: watch::Receiver<Option<String>>,
 }
 
 enum Place {
@@ -44,12 +54,15 @@ pub struct State {
     replica: Box<dyn Replica>,
     /// Replies of the run that is not published yet.
     replies: Vec<(ApplyResponder<Types>, Applied)>,
+    applied: watch::Sender<Option<LogId>>,
+    failure: watch::Sender<Option<String>>,
 }
 
 impl Replay {
     /// Replays on the caller's thread.
     pub fn here(replica: Box<dyn Replica>) -> Self {
-        Self { place: Place::Here(Mutex::new(State::new(replica))) }
+        let (state, progress) = State::new(replica);
+        Self { place: Place::Here(Mutex::new(state)), progress }
     }
 
     /// Replays where `workers` says. A thread drops `finished` when it has ended, which is after this value is dropped.
@@ -59,30 +72,42 @@ impl Replay {
         }
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let thread = std::thread::Builder::new().name("raft-replay".into());
+        let (state, progress) = State::new(replica);
         let serve = move || {
-            serve(State::new(replica), queue);
+            serve(state, queue);
             drop(finished);
         };
         thread.spawn(serve).map_err(RaftError::io("start the replay thread"))?;
-        Ok(Self { place: Place::Thread(jobs) })
+        Ok(Self { place: Place::Thread(jobs), progress })
     }
 
-    /// Does `work` where the replica is. An error means that the replica is gone: an earlier job has panicked.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
+    }
+
+    /// Does `work` where the replica is. An error means that the replica is gone: a job has panicked.
     pub async fn run<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> io::Result<T> {
-        let jobs = match &mut self.place {
-            Place::Here(state) => return Ok(work(state.get_mut().expect("no holder panics"))),
-            Place::Thread(jobs) => jobs,
-        };
+        self.begin(work).await?.await.map_err(|_| ended())
+    }
+
+    /// As `run`, but returns when the work is queued.
+    pub async fn begin<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut State) -> T + Send + 'static,
+    ) -> io::Result<oneshot::Receiver<T>> {
         let (answer, answered) = oneshot::channel();
         let job = move |state: &mut State| {
             // Raft's task may have been dropped with its runtime.
             let _ = answer.send(work(state));
         };
-        jobs.send(Box::new(job)).await.map_err(|_| ended())?;
-        answered.await.map_err(|_| ended())
+        match &mut self.place {
+            Place::Here(state) => job(state.get_mut().expect("no holder panics")),
+            Place::Thread(jobs) => jobs.send(Box::new(job)).await.map_err(|_| ended())?,
+        }
+        Ok(answered)
     }
 }
 
@@ -92,24 +117,29 @@ fn serve(mut state: State, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-fn ended() -> io::Error {
+pub fn ended() -> io::Error {
     io::Error::other("the replay thread has ended")
 }
 
 impl State {
-    fn new(replica: Box<dyn Replica>) -> Self {
-        Self { replica, replies: Vec::new() }
+    fn new(replica: Box<dyn Replica>) -> (Self, Progress) {
+        let (applied, applied_receiver) = watch::channel(None);
+        let (failure, failure_receiver) = watch::channel(None);
+        let progress = Progress { applied: applied_receiver, failure: failure_receiver };
+        (Self { replica, replies: Vec::new(), applied, failure }, progress)
     }
 
-    /// Replays a piece of a run; publishes and replies after the last one. A reply comes after what it refers to is visible.
-    pub fn replay(&mut self, piece: Vec<EntryResponder<Types>>, is_last: bool) -> io::Result<()> {
+    /// Replays a piece of a run. After the last one, which has the `end` of the run, it publishes and then replies: who has a
+    /// reply can read what it refers to.
+    pub fn replay(&mut self, piece: Vec<EntryResponder<Types>>, end: Option<LogId>) -> io::Result<()> {
         fail::fail_point!("raft.replay");
         for (entry, responder) in piece {
             let applied = self.replay_entry(&entry)?;
             self.replies.extend(responder.map(|responder| (responder, applied)));
         }
-        if is_last {
+        if end.is_some() {
             self.replica.publish();
+            self.applied.send_replace(end);
             self.replies.drain(..).for_each(|(responder, applied)| responder.send(applied));
         }
         Ok(())
@@ -128,12 +158,33 @@ impl State {
     }
 
     pub fn install(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        match self.read_in(snapshot) {
+            Ok(()) => self.applied.send_replace(snapshot.meta.last_log_id),
+            Err(error) => {
+                self.failure.send_replace(Some(format!("cannot install a snapshot: {error}")));
+                return Err(error);
+            }
+        };
+        tracing::info!(snapshot = snapshot.name(), "snapshot installed");
+        Ok(())
+    }
+
+    fn read_in(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        fail::fail_point!("raft.install");
         let mut content = snapshot.read()?;
         let installed = self.replica.install(&mut content);
         installed.map_err(|error| io::Error::other(format!("{}: {error}", snapshot.name())))?;
         // The replica may stop before the end, where the length is checked.
         io::copy(&mut content.by_ref(), &mut io::sink())?;
         Ok(())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.failure.send_replace(Some("replay has panicked".to_owned()));
+        }
     }
 }
 

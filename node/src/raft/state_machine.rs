@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::identity::LocalVoter;
-use super::replay::{PIECE_BYTES_MAX, PIECE_ENTRIES_MAX, Replay};
+use super::replay::{self, PIECE_BYTES_MAX, PIECE_ENTRIES_MAX, Replay};
 use super::store::{Snapshot, Snapshots, entry_bytes};
 use super::types::{Entry, LogId, SnapshotMeta, StoredMembership, Types};
 use super::{FrozenReplica, RaftError};
@@ -24,6 +24,8 @@ pub struct StateMachine {
     applied: Option<LogId>,
     membership: StoredMembership,
     growth: LogGrowth,
+    /// A snapshot that is being installed, which everything else waits for.
+    installing: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 /// Makes a snapshot due when the log since the last one is larger than it, and than `floor`: so snapshots cost at most
@@ -63,8 +65,21 @@ impl StateMachine {
             local,
             applied: None,
             membership: StoredMembership::default(),
+            installing: None,
             growth: LogGrowth { bytes: 0, floor: snapshot_log_bytes, snapshot_bytes: SnapshotBytes::default(), grown },
         }
+    }
+
+    async fn installed(&mut self) -> io::Result<()> {
+        match self.installing.take() {
+            Some(installing) => installing.await.map_err(|_| replay::ended())?,
+            None => Ok(()),
+        }
+    }
+
+    async fn freeze(&mut self) -> io::Result<Box<dyn FrozenReplica>> {
+        self.installed().await?;
+        self.replay.run(|state| state.freeze()).await
     }
 
     /// The next piece of a run, and whether the run ends with it.
@@ -114,6 +129,8 @@ impl RaftStateMachine<Types> for StateMachine {
     type SnapshotBuilder = SnapshotBuilder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        // At a start a snapshot that cannot be installed is found here.
+        self.installed().await?;
         Ok((self.applied, self.membership.clone()))
     }
 
@@ -122,9 +139,11 @@ impl RaftStateMachine<Types> for StateMachine {
         S: Stream<Item = io::Result<EntryResponder<Types>>> + Unpin + OptionalSend,
     {
         fail::fail_point!("raft.apply", |_| Err(io::Error::other("failpoint raft.apply")));
+        self.installed().await?;
         loop {
             let (piece, is_last) = self.next_piece(&mut entries).await?;
-            self.replay.run(move |state| state.replay(piece, is_last)).await??;
+            let end = self.applied.filter(|_| is_last);
+            self.replay.run(move |state| state.replay(piece, end)).await??;
             if is_last {
                 return Ok(());
             }
@@ -133,19 +152,21 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
         self.growth.bytes = 0;
-        let frozen = self.replay.run(|state| state.freeze()).await;
+        let frozen = self.freeze().await;
         let (meta, snapshots, local) = (self.meta(), self.snapshots.clone(), self.local.clone());
         let snapshot_bytes = self.growth.snapshot_bytes.clone();
         SnapshotBuilder { frozen: Mutex::new(Some(frozen)), meta, snapshots, local, snapshot_bytes }
     }
 
+    /// Returns when the snapshot is kept, before the replica has read it: openraft writes no entry and answers no call before
+    /// it returns.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Snapshot) -> io::Result<()> {
         self.refuse_foreign(&snapshot)?;
-        let (name, snapshots) = (snapshot.name(), self.snapshots.clone());
+        self.installed().await?;
+        let snapshots = self.snapshots.clone();
         let snapshot = self.snapshots.run(move || snapshots.adopt(snapshot)).await?;
         self.growth.snapshot_bytes.store(snapshot.bytes, Ordering::Relaxed);
-        self.replay.run(move |state| state.install(&snapshot)).await??;
-        tracing::info!(snapshot = name, index = meta.last_log_id.map(|id| id.index), "snapshot installed");
+        self.installing = Some(self.replay.begin(move |state| state.install(&snapshot)).await?);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.growth.bytes = 0;

@@ -41,8 +41,8 @@ pub enum VoterState {
     Unreachable,
 }
 
-/// `silence_max`: how long a follower may be silent and still count as reachable.
-pub fn of(metrics: &RaftMetrics<Types>, peers: &Peers, silence_max: Duration) -> QuorumStatus {
+/// `applied`: the last entry that is visible here; `silence_max`: how long a follower may be silent and still count as reachable.
+pub fn of(metrics: &RaftMetrics<Types>, applied: Option<LogId>, peers: &Peers, silence_max: Duration) -> QuorumStatus {
     let membership = &metrics.membership_config;
     let voters = membership.voter_ids().filter_map(|id| {
         let node = membership.get_node(&id)?;
@@ -53,7 +53,7 @@ pub fn of(metrics: &RaftMetrics<Types>, peers: &Peers, silence_max: Duration) ->
         epoch: epoch(metrics.current_term),
         log_end: metrics.last_log_index.map_or(-1, signed),
         committed: index(metrics.cluster_committed.or(metrics.local_committed)),
-        applied: index(metrics.last_applied),
+        applied: index(applied),
         snapshot: index(metrics.snapshot),
         voters: voters.collect(),
     }

@@ -19,7 +19,7 @@ use super::identity::LocalVoter;
 use super::leadership::{self, LeaderInfo, Leadership};
 use super::network::{Network, Peers, Service};
 use super::node::Proposal;
-use super::replay::Replay;
+use super::replay::{Progress, Replay};
 use super::state_machine::StateMachine;
 use super::store::{LogStore, Store};
 use super::types::{CommittedLeader, Payload, node_id};
@@ -62,6 +62,7 @@ pub struct Started {
     pub proposals: mpsc::UnboundedSender<Proposal>,
     pub office: mpsc::Receiver<Leadership>,
     pub leader: watch::Receiver<Option<LeaderInfo>>,
+    pub progress: Progress,
 }
 
 /// The body of the thread.
@@ -119,6 +120,7 @@ struct Core {
     flushed: oneshot::Receiver<()>,
     peers: Peers,
     snapshots: super::store::Snapshots,
+    progress: Progress,
     grown: Arc<Notify>,
     doubted: Arc<Notify>,
     joined: watch::Sender<bool>,
@@ -143,7 +145,7 @@ impl Core {
         let opened = store.open()?;
         let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
         let peers = Peers::new(local.clone(), config.dial.clone(), &config.voters);
-        let (grown, snapshots) = (Arc::new(Notify::new()), opened.snapshots);
+        let (grown, snapshots, progress) = (Arc::new(Notify::new()), opened.snapshots, replay.progress());
         let state_machine =
             StateMachine::new(replay, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
         let network = Network::new(peers.clone(), snapshots.clone());
@@ -152,7 +154,8 @@ impl Core {
             .await
             .map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
         let (doubted, joined) = (Arc::new(Notify::new()), watch::Sender::new(false));
-        Ok(Self { raft, local, log, flushed, peers, snapshots, grown, doubted, joined, tasks: JoinSet::new() })
+        let tasks = JoinSet::new();
+        Ok(Self { raft, local, log, flushed, peers, snapshots, progress, grown, doubted, joined, tasks })
     }
 
     fn spawn_all(&mut self, config: &RaftConfig, port: Port) {
@@ -187,7 +190,7 @@ impl Core {
         self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), timeout)));
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
         self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone(), self.log.clone())));
-        self.tasks.spawn(failed(self.raft.clone(), self.log.failure()));
+        self.tasks.spawn(failed(self.raft.clone(), self.log.failure(), self.progress.failure.clone()));
     }
 
     /// Until told to stop, or until something gives up.
@@ -226,10 +229,11 @@ impl Core {
         let (leader_sender, leader) =
             watch::channel(leadership::leader_info(&self.raft.server_metrics().borrow_watched(), &self.peers));
         self.tasks.spawn(silently(propose(self.raft.clone(), queue)));
-        self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), office_sender)));
+        let applied = self.progress.applied.clone();
+        self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), applied, office_sender)));
         self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), self.peers.clone(), leader_sender)));
         let (raft, peers, runtime) = (self.raft.clone(), self.peers.clone(), Handle::current());
-        Started { raft, runtime, peers, proposals, office, leader }
+        Started { raft, runtime, peers, proposals, office, leader, progress: self.progress.clone() }
     }
 
     async fn stop(&mut self) {
@@ -257,12 +261,19 @@ async fn next_end(tasks: &mut JoinSet<End>) -> RaftError {
     RaftError::Stopped("all raft tasks ended".into())
 }
 
-/// The disk's own words, where it is the disk: Raft only says that it could not go on.
-async fn failed(raft: Raft, mut disk: watch::Receiver<Option<String>>) -> End {
+/// The reason of the disk or of replay, where it is one of them: Raft only says that it could not go on.
+async fn failed(
+    raft: Raft,
+    mut disk: watch::Receiver<Option<String>>,
+    mut replay: watch::Receiver<Option<String>>,
+) -> End {
     let mut metrics = raft.metrics();
     loop {
         if let Some(reason) = disk.borrow_and_update().clone() {
             return End::Failed(format!("the disk failed: {reason}"));
+        }
+        if let Some(reason) = replay.borrow_and_update().clone() {
+            return End::Failed(reason);
         }
         if let Err(fatal) = metrics.borrow_and_update().running_state.clone() {
             return End::Failed(fatal.to_string());
@@ -270,6 +281,8 @@ async fn failed(raft: Raft, mut disk: watch::Receiver<Option<String>>) -> End {
         tokio::select! {
             biased;
             changed = disk.changed() => if changed.is_err() { return End::Silent },
+            // Where it ends without a reason, Raft has the reason.
+            Ok(()) = replay.changed() => {}
             changed = metrics.changed() => if changed.is_err() { return End::Silent },
         }
     }
