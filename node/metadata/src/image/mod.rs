@@ -4,6 +4,7 @@
 //! of a few pointers. It changes in one place only, `replay`, which has no policy.
 
 mod canonical;
+mod changes;
 mod delta;
 mod digest;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::ids::{
 use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition, SharedDirectories};
 use digest::Digest;
 
+pub use changes::ChangedPartition;
 pub use delta::Delta;
 pub use index::PartitionIndex;
 pub use ledger::{Ledger, Replayed};
