@@ -80,7 +80,7 @@ use crate::network::Network;
 pub use cache::MetadataCache;
 pub use calls::ControllerCalls;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
-pub use isr_changes::{IsrChange, IsrChanges, IsrOutcome};
+pub use isr_changes::{AwaitedOutcome, IsrChange, IsrChanges, IsrOutcome};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;

@@ -23,6 +23,9 @@ use super::*;
 /// Below what the metadata holds.
 const EPOCH: i64 = 2;
 
+/// Of the topic that the node has.
+const PARTITIONS: usize = 1_500;
+
 /// How the node answers a change of an ISR.
 #[derive(Debug, Clone, Copy)]
 enum Act {
@@ -94,7 +97,7 @@ impl Broker for Fake {
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let image = image(&[&[1, 2], &[1, 2]]);
+        let image = image(&[&[1, 2][..]; PARTITIONS]);
         let header = image.header();
         let snapshot = SnapshotPart {
             next_offset: header.next_offset.get(),
@@ -190,6 +193,18 @@ async fn what_waits_goes_in_one_call_and_a_second_change_of_a_partition_is_refus
     assert_eq!((first, other), (applied(), applied()));
     assert!(matches!(second, IsrOutcome::NotApplied(error) if error.name == ErrorName::InvalidRequest));
     assert_eq!(node.changes.recv().await.expect("one call").partitions.len(), 2);
+    assert!(node.changes.is_empty());
+}
+
+#[tokio::test]
+async fn a_mass_change_is_one_request() {
+    let mut node = start(&[]).await;
+    let changes = node.agent.isr_changes();
+    let mass: Vec<_> = (0..).map(change).take(PARTITIONS).collect();
+    for outcome in changes.submit(mass).await {
+        assert_eq!(outcome.known().await, applied());
+    }
+    assert_eq!(node.changes.recv().await.expect("one request").partitions.len(), PARTITIONS);
     assert!(node.changes.is_empty());
 }
 
