@@ -51,6 +51,10 @@ impl Driver {
         let may_lead = self.look();
         let image = self.metadata.borrow_and_update().clone();
         let calls = self.duties.begin(self.host.hosted(), &image, may_lead);
+        let strays = self.duties.strays();
+        if strays > 0 {
+            warn!(broker = %self.broker, replicas = strays, "the metadata does not know these; they are deleted after the grace period");
+        }
         self.make(calls).await;
     }
 
@@ -69,7 +73,7 @@ impl Driver {
             tokio::select! {
                 changed = self.changed() => if changed.is_err() { return },
                 () = at(lease_until), if may_lead => {}
-                () = sleep_until(grace_ends), if in_grace && self.duties.has_strays() => {}
+                () = sleep_until(grace_ends), if in_grace && self.duties.strays() > 0 => {}
             }
         }
     }

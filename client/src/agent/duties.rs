@@ -1,7 +1,7 @@
 //! What the metadata and the lease ask of the replicas on this broker: image in, calls out.
 //!
-//! Goals in order: nothing is led without a lease; nothing is deleted because of old metadata; a partition that has not
-//! changed costs a comparison of two pointers.
+//! Goals in order: nothing is led without a lease; nothing is deleted because of old metadata; an update costs the
+//! partitions that have changed, and a change of the lease those that are led, not all that are hosted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,9 +40,13 @@ impl Role {
     }
 }
 
-struct Held {
-    state: Arc<Partition>,
-    role: Role,
+/// Why the host may have to be called for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concern {
+    /// Its state has changed.
+    State,
+    /// Only the lease has: the role may be the same.
+    Lease,
 }
 
 /// What the host was told of every partition that it holds.
@@ -53,7 +57,7 @@ pub struct Duties {
     image: MetadataImage,
     /// What the last calls were made for. None: they have to be thought over, whatever comes.
     may_lead: Option<bool>,
-    held: BTreeMap<TopicPartition, Held>,
+    held: BTreeMap<TopicPartition, Role>,
     /// Kept on disk, unknown to the metadata, and not yet deleted.
     strays: BTreeSet<TopicPartition>,
 }
@@ -80,34 +84,51 @@ impl Duties {
 
     /// What has to be called so that the host does what the image says.
     pub fn update(&mut self, image: &MetadataImage, may_lead: bool) -> Vec<Call> {
-        let is_newer = image.next_offset >= self.image.next_offset;
-        let is_changed = is_newer && !image.topics.ptr_eq(&self.image.topics);
-        if is_newer {
-            self.image = image.clone();
-        }
-        if !is_changed && self.may_lead == Some(may_lead) {
-            return Vec::new();
+        let mut concerned =
+            if image.next_offset >= self.image.next_offset { self.adopt(image) } else { BTreeMap::new() };
+        if self.may_lead != Some(may_lead) {
+            self.image.index.led_by(self.broker).for_each(|id| _ = concerned.entry(id).or_insert(Concern::Lease));
         }
         self.may_lead = Some(may_lead);
-        let mut calls = self.assignments(may_lead);
-        calls.extend(self.deletions());
+        let (mut calls, mut deletions) = (Vec::new(), Vec::new());
+        for (id, concern) in concerned {
+            match self.hosted(id) {
+                Some(state) => calls.extend(self.assign(id, state, concern, may_lead)),
+                None => deletions.extend(self.delete(id)),
+            }
+        }
+        calls.extend(deletions);
         // What must stop, stops before anything else begins.
         calls.sort_by_key(|call| !matches!(call, Call::BecomeOffline(..)));
         calls
     }
 
+    /// Takes the newer image. Returns the partitions that it changes for this broker.
+    fn adopt(&mut self, image: &MetadataImage) -> BTreeMap<TopicPartition, Concern> {
+        let before = std::mem::replace(&mut self.image, image.clone());
+        let has_replica = |state: &Arc<Partition>| state.replicas.contains(&self.broker);
+        let mut concerned = BTreeMap::new();
+        image.visit_changed_partitions(&before, |changed| {
+            if changed.after.is_some_and(has_replica) || self.held.contains_key(&changed.id) {
+                concerned.insert(changed.id, Concern::State);
+            }
+        });
+        concerned
+    }
+
     /// The lease ended before the host could be told to lead: what it is told instead.
     pub fn too_late(&mut self, assignment: Assignment) -> Call {
         if let Some(held) = self.held.get_mut(&assignment.id) {
-            held.role = Role::Offline(OfflineReason::LeaseEnded);
+            *held = Role::Offline(OfflineReason::LeaseEnded);
         }
         // By the next update the lease may be back.
         self.may_lead = None;
         Call::BecomeOffline(assignment, OfflineReason::LeaseEnded)
     }
 
-    pub fn has_strays(&self) -> bool {
-        !self.strays.is_empty()
+    /// How many there are.
+    pub fn strays(&self) -> usize {
+        self.strays.len()
     }
 
     /// The grace period is over: the strays that are still unknown are deleted.
@@ -115,43 +136,34 @@ impl Duties {
         std::mem::take(&mut self.strays).into_iter().map(|id| Call::DeleteReplica(id, DeleteReason::Stray)).collect()
     }
 
-    fn assignments(&mut self, may_lead: bool) -> Vec<Call> {
-        let mut calls = Vec::new();
-        for id in self.image.index.hosted_by(self.broker) {
-            let state = self.image.partition(id).expect("the index names partitions of the image");
-            let role = Role::of(self.broker, state, may_lead);
-            if let Some(held) = self.held.get_mut(&id)
-                && held.role == role
-                && (Arc::ptr_eq(&held.state, state) || held.state == *state)
-            {
-                held.state = state.clone();
-                continue;
-            }
-            self.strays.remove(&id);
-            self.held.insert(id, Held { state: state.clone(), role });
-            calls.push(call(assignment(&self.image, id, state), role));
-        }
-        calls
+    /// The state of the partition, if it has a replica here.
+    fn hosted(&self, id: TopicPartition) -> Option<Arc<Partition>> {
+        self.image.partition(id).filter(|state| state.replicas.contains(&self.broker)).cloned()
     }
 
-    fn deletions(&mut self) -> Vec<Call> {
-        let (image, broker) = (&self.image, self.broker);
-        let is_hosted = |id| image.partition(id).is_some_and(|state| state.replicas.contains(&broker));
-        let gone: Vec<TopicPartition> = self.held.keys().copied().filter(|id| !is_hosted(*id)).collect();
-        gone.into_iter()
-            .map(|id| {
-                self.held.remove(&id);
-                let moved = self.image.partition(id).is_some();
-                let reason = if moved { DeleteReason::Reassigned } else { DeleteReason::TopicDeleted };
-                Call::DeleteReplica(id, reason)
-            })
-            .collect()
+    /// None: the host does it already.
+    fn assign(&mut self, id: TopicPartition, state: Arc<Partition>, concern: Concern, may_lead: bool) -> Option<Call> {
+        let role = Role::of(self.broker, &state, may_lead);
+        let before = self.held.insert(id, role);
+        if concern == Concern::Lease && before == Some(role) {
+            return None;
+        }
+        self.strays.remove(&id);
+        Some(call(assignment(&self.image, id, state), role))
+    }
+
+    /// None: the host does not have it.
+    fn delete(&mut self, id: TopicPartition) -> Option<Call> {
+        self.held.remove(&id)?;
+        let moved = self.image.partition(id).is_some();
+        let reason = if moved { DeleteReason::Reassigned } else { DeleteReason::TopicDeleted };
+        Some(Call::DeleteReplica(id, reason))
     }
 }
 
-fn assignment(image: &MetadataImage, id: TopicPartition, state: &Arc<Partition>) -> Assignment {
+fn assignment(image: &MetadataImage, id: TopicPartition, state: Arc<Partition>) -> Assignment {
     let topic = image.topic(id.topic).map(|topic| topic.name.clone()).unwrap_or_default();
-    Assignment { id, topic, state: state.clone(), offset: image.next_offset }
+    Assignment { id, topic, state, offset: image.next_offset }
 }
 
 fn call(assignment: Assignment, role: Role) -> Call {

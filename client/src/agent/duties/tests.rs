@@ -95,7 +95,22 @@ fn a_stray_is_deleted_after_the_grace_period_unless_the_metadata_comes_to_know_i
     reassign(&mut image, 1, &[2, 1]);
     assert_eq!(named(&duties.update(&image, true)), ["follow 1 at 1"]);
     assert_eq!(named(&duties.delete_strays()), ["delete 7 Stray"]);
-    assert!(!duties.has_strays());
+    assert_eq!(duties.strays(), 0);
+}
+
+#[test]
+fn an_update_concerns_the_partitions_that_have_changed() {
+    let mut image = image(&[&[1, 2][..]; 1_000]);
+    reassign(&mut image, 500, &[2, 3]);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([], &image, true);
+    assert!(duties.adopt(&image.clone()).is_empty());
+    shrink(&mut image, 700, &[1]);
+    // It has no replica here.
+    shrink(&mut image, 500, &[2]);
+    let mut concerned = duties.adopt(&image);
+    assert_eq!(concerned.pop_first(), Some((id(700), Concern::State)));
+    assert!(concerned.is_empty());
 }
 
 /// What a host does with the calls: the partitions it leads, by leader epoch, and those it has.
