@@ -52,6 +52,11 @@ impl Writes {
     pub fn size_bytes(&self) -> usize {
         self.rows.size_bytes()
     }
+
+    /// Whether something of the log is staged.
+    pub fn touches(&self, log: TopicPartition) -> bool {
+        self.logs.contains(&log)
+    }
 }
 
 impl LogDirectory {
@@ -88,14 +93,27 @@ impl LogDirectory {
 
     /// Opens the log, or creates it. It has one owner at a time.
     pub fn log(&self, partition: TopicPartition) -> Result<PartitionLog, LogError> {
-        PartitionLog::open(Rows::new(self.clone(), partition))
+        let mut writes = self.begin();
+        let log = self.open_log(&mut writes, partition)?;
+        self.commit(writes)?;
+        Ok(log)
     }
 
-    /// Removes the log with all that it has. Its owner is gone, and nothing of it is staged.
+    /// As `log`; a new one is staged, so that many are created by one commit. Nothing of it is staged before.
+    pub fn open_log(&self, writes: &mut Writes, partition: TopicPartition) -> Result<PartitionLog, LogError> {
+        PartitionLog::open(Rows::new(self.clone(), partition), writes)
+    }
+
+    /// Removes the log with all that it has. Its owner is gone.
     pub fn remove(&self, partition: TopicPartition) -> Result<(), LogError> {
         let mut writes = self.begin();
-        Rows::new(self.clone(), partition).delete_all(&mut writes);
+        self.stage_removal(&mut writes, partition)?;
         self.commit(writes)
+    }
+
+    /// As `remove`, with the next commit. Nothing of the log is staged before.
+    pub fn stage_removal(&self, writes: &mut Writes, partition: TopicPartition) -> Result<(), LogError> {
+        Rows::new(self.clone(), partition).delete_found(writes)
     }
 
     pub fn begin(&self) -> Writes {

@@ -249,6 +249,15 @@ impl Leadership {
         Some(Proposal { leader_epoch: self.leader_epoch, partition_epoch: self.partition_epoch, isr })
     }
 
+    /// When a follower that is behind will have lagged for too long. Until then time alone changes neither the ISR that is
+    /// wanted nor the high watermark; `None`: it never does.
+    pub fn lag_due_ms(&self, now_ms: i64) -> Option<i64> {
+        let is_behind = |follower: &&Follower| follower.end.is_none_or(|end| end < self.log_end);
+        let caught_up = self.followers.values().filter(is_behind).filter_map(|follower| follower.caught_up_ms);
+        let due = caught_up.map(|at| at.saturating_add(self.terms.lag_max_ms).saturating_add(1));
+        due.filter(|due| *due > now_ms).min()
+    }
+
     /// Who stays, in the order of now, then who joins.
     fn wanted(&self, now_ms: i64) -> Vec<BrokerId> {
         let stays = |broker: &BrokerId| *broker == self.leader || !self.lags(*broker, now_ms);

@@ -89,6 +89,7 @@ impl Rows {
                 Change::Put { family, key, value } => {
                     self.0[*family as usize].insert(Bytes::copy_from_slice(key), value.clone());
                 }
+                Change::Delete { family, key } => _ = self.0[*family as usize].remove(key.as_slice()),
                 Change::DeleteRange { family, from, until } if from < until => {
                     let rows = &mut self.0[*family as usize];
                     let mut deleted = rows.split_off(from.as_slice());

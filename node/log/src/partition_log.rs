@@ -37,8 +37,9 @@ pub struct Appended {
 }
 
 impl PartitionLog {
-    pub(crate) fn open(rows: Rows) -> Result<Self, LogError> {
-        let Some(meta) = rows.meta()? else { return Self::create(rows) };
+    /// One that is not there is staged.
+    pub(crate) fn open(rows: Rows, writes: &mut Writes) -> Result<Self, LogError> {
+        let Some(meta) = rows.meta()? else { return Self::create(rows, writes) };
         let mut log = Self {
             log_start: meta.log_start,
             high_watermark: meta.high_watermark,
@@ -52,8 +53,10 @@ impl PartitionLog {
         Ok(log)
     }
 
-    fn create(rows: Rows) -> Result<Self, LogError> {
-        let mut log = Self {
+    fn create(rows: Rows, writes: &mut Writes) -> Result<Self, LogError> {
+        // What was left of it without its state, if anything, is not part of the new one.
+        rows.delete_found(writes)?;
+        let log = Self {
             log_start: LogOffset(0),
             high_watermark: LogOffset(0),
             epochs: Epochs::default(),
@@ -62,9 +65,7 @@ impl PartitionLog {
             segment_bytes: SEGMENT_BYTES,
             rows,
         };
-        let mut writes = Writes::default();
-        log.start_at(&mut writes, LogOffset(0));
-        log.rows.directory().commit(writes)?;
+        log.put_start(writes);
         Ok(log)
     }
 
@@ -182,8 +183,13 @@ impl PartitionLog {
         self.segments = Segments::new(Vec::new(), Segment::empty(offset));
         self.producers = Producers::default();
         self.rows.delete_all(writes);
+        self.put_start(writes);
+    }
+
+    /// The rows of a log that has no records.
+    fn put_start(&self, writes: &mut Writes) {
         self.rows.put_state(writes, self.log_start, self.high_watermark);
-        self.rows.put_producers(writes, offset, &self.producers);
+        self.rows.put_producers(writes, self.log_start, &self.producers);
     }
 
     /// What is below `offset` is no longer read, and goes segment by segment. The log end is the limit.

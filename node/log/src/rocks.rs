@@ -72,6 +72,7 @@ impl Table for RocksTable {
         for change in changes.iter() {
             match change {
                 Change::Put { family, key, value } => batch.put_cf(self.family(*family), key, value),
+                Change::Delete { family, key } => batch.delete_cf(self.family(*family), key),
                 Change::DeleteRange { family, from, until } => {
                     batch.delete_range_cf(self.family(*family), from, until);
                 }

@@ -25,6 +25,10 @@ pub enum Change {
         key: Vec<u8>,
         value: Bytes,
     },
+    Delete {
+        family: Family,
+        key: Vec<u8>,
+    },
     /// Without `until` itself.
     DeleteRange {
         family: Family,
@@ -56,6 +60,11 @@ impl Changes {
     pub fn put(&mut self, family: Family, key: Vec<u8>, value: Bytes) {
         self.bytes += key.len() + value.len();
         self.list.push(Change::Put { family, key, value });
+    }
+
+    pub fn delete(&mut self, family: Family, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.list.push(Change::Delete { family, key });
     }
 
     pub fn delete_range(&mut self, family: Family, from: Vec<u8>, until: Vec<u8>) {

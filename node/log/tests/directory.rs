@@ -150,3 +150,51 @@ fn a_reader_goes_to_any_thread() {
     is_shared::<LogReader>();
     is_shared::<LogDirectory>();
 }
+
+/// The keys of the rows that a directory has, by a new start.
+fn logs(path: &Path) -> Vec<TopicPartition> {
+    LogDirectory::open(path, Flush::Os).unwrap().partitions().unwrap()
+}
+
+#[test]
+fn logs_are_created_and_removed_together_by_one_commit() {
+    let path = tempfile::tempdir().unwrap();
+    let all: Vec<_> = (0..50).map(|id| partition(1, id)).collect();
+    {
+        let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
+        let mut writes = directory.begin();
+        let mut opened: Vec<_> = all.iter().map(|id| directory.open_log(&mut writes, *id).unwrap()).collect();
+        assert!(all.iter().all(|id| writes.touches(*id)));
+        assert_eq!(directory.partitions().unwrap(), []);
+        append(&mut opened[0], &mut writes, "a");
+        directory.commit(writes).unwrap();
+        assert_eq!(directory.log(all[0]).unwrap().log_end(), LogOffset(1));
+    }
+    assert_eq!(logs(path.path()), all);
+    {
+        let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
+        let mut writes = directory.begin();
+        all[1..].iter().for_each(|id| directory.stage_removal(&mut writes, *id).unwrap());
+        directory.commit(writes).unwrap();
+    }
+    assert_eq!(logs(path.path()), all[..1]);
+}
+
+#[test]
+fn a_log_of_many_rows_is_removed_whole_and_its_neighbours_stay() {
+    let path = tempfile::tempdir().unwrap();
+    let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
+    let [before, removed, after] = [1, 2, 3].map(|id| partition(1, id));
+    for id in [before, removed, after] {
+        let mut log = directory.log(id).unwrap();
+        let mut writes = directory.begin();
+        (0..40).for_each(|_| append(&mut log, &mut writes, "a"));
+        directory.commit(writes).unwrap();
+    }
+    directory.remove(removed).unwrap();
+    assert_eq!(directory.partitions().unwrap(), [before, after]);
+    let again = directory.log(removed).unwrap();
+    assert_eq!(again.log_end(), LogOffset(0));
+    assert!(read_all(&again).unwrap().is_empty());
+    assert_eq!(read_all(&directory.log(after).unwrap()).unwrap().len(), 40);
+}

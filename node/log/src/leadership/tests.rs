@@ -373,6 +373,40 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn until_the_lag_is_due_time_alone_changes_nothing(
+        min_isr in 1..4usize,
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let mut model = Model::new(min_isr);
+        for step in &steps {
+            model.take(step);
+            let at_ms = |now_ms| {
+                let mut leadership = model.scene.leadership.clone();
+                leadership.on_append(at(model.log_end), now_ms);
+                (leadership.propose(now_ms), leadership.high_watermark())
+            };
+            let due = model.scene.leadership.lag_due_ms(model.now_ms);
+            let last = due.map_or(model.now_ms + 100 * LAG_MAX_MS, |due| due - 1);
+            prop_assert_eq!(at_ms(model.now_ms), at_ms(last), "{:?}: due at {:?}", step, due);
+        }
+    }
+}
+
+#[test]
+fn only_a_follower_that_is_behind_is_due() {
+    let mut scene = Scene::new(&[1, 2, 3], 2, 9, 4);
+    assert_eq!(scene.leadership.lag_due_ms(0), Some(LAG_MAX_MS + 1), "nobody has fetched");
+    scene.fetch(2, 9, 10);
+    scene.fetch(3, 9, 20);
+    assert_eq!(scene.leadership.lag_due_ms(20), None, "all have everything");
+    scene.leadership.on_append(at(12), 30);
+    assert_eq!(scene.leadership.lag_due_ms(30), Some(10 + LAG_MAX_MS + 1));
+    assert_eq!(scene.proposed(10 + LAG_MAX_MS), None);
+    assert!(scene.proposed(10 + LAG_MAX_MS + 1).is_some());
+}
+
 #[test]
 fn who_leads_on_after_a_pause_gives_its_followers_time() {
     let mut scene = Scene::new(&[1, 2, 3], 2, 10, 10);
