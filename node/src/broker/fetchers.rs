@@ -41,6 +41,10 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 /// Requests on their way; more wait with their positions.
 const REQUESTS_MAX: usize = 8;
 
+/// Positions in one request, of about 50 bytes each: far below gRPC's default limit of 4 MiB, and the owner of the
+/// leader's logs takes them in one round of a few milliseconds.
+const POSITIONS_PER_REQUEST_MAX: usize = 2_000;
+
 /// Which address to dial for a broker that announces one.
 pub type Dial = Arc<dyn Fn(BrokerId, &str) -> String + Send + Sync>;
 
@@ -137,9 +141,11 @@ struct Fetcher {
     leader: BrokerId,
     ground: Ground,
     held: BTreeMap<TopicPartition, Held>,
-    /// To be sent with the next request.
+    /// To be sent with the next requests.
     due: BTreeSet<TopicPartition>,
-    /// What was asked on this stream is not wanted any more. Its answer must not be taken for that of a later
+    /// Sent on this stream and not answered, wanted or not.
+    asked: BTreeSet<TopicPartition>,
+    /// Something is to be asked again before its answer has come. That must not be taken for the answer of a later
     /// leadership, so that the stream is left.
     is_stale: bool,
     /// To be sent again, from then on.
@@ -162,7 +168,15 @@ enum Over {
 
 impl Fetcher {
     fn new(leader: BrokerId, ground: Ground) -> Self {
-        Self { leader, ground, held: BTreeMap::new(), due: BTreeSet::new(), is_stale: false, later: BTreeSet::new() }
+        Self {
+            leader,
+            ground,
+            held: BTreeMap::new(),
+            due: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            is_stale: false,
+            later: BTreeSet::new(),
+        }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Wish>) {
@@ -200,21 +214,17 @@ impl Fetcher {
     fn take(&mut self, command: Wish) {
         match command {
             Wish::Fetch(source, position, shard) => {
-                self.is_stale |= self.is_asked(position.id);
+                self.is_stale |= self.asked.contains(&position.id);
                 let pause = self.held.get(&position.id).map_or(RETRY_MIN, |held| held.pause);
                 self.due.insert(position.id);
                 self.held.insert(position.id, Held { source, position, shard, pause });
             }
+            // An answer that is under way finds nothing here, and is dropped: mass changes of role break no stream.
             Wish::Forget(id) => {
-                self.is_stale |= self.is_asked(id);
                 self.held.remove(&id);
                 self.due.remove(&id);
             }
         }
-    }
-
-    fn is_asked(&self, id: TopicPartition) -> bool {
-        self.held.contains_key(&id) && !self.due.contains(&id)
     }
 
     async fn stream(&mut self, commands: &mut mpsc::UnboundedReceiver<Wish>, pause: &mut Duration) -> Over {
@@ -224,6 +234,7 @@ impl Fetcher {
         };
         self.later.clear();
         self.is_stale = false;
+        self.asked.clear();
         self.due = self.held.keys().copied().collect();
         let (requests, outbound) = mpsc::channel(REQUESTS_MAX);
         let mut standing = self.ground.standing.clone();
@@ -306,9 +317,14 @@ impl Fetcher {
     }
 
     fn request(&mut self) -> ReplicateRequest {
-        let due = std::mem::take(&mut self.due);
-        let held = due.iter().filter_map(|id| self.held.get(id));
-        let positions = held.map(|held| wire::position_to_wire(&held.position)).collect();
+        let mut positions = Vec::new();
+        while positions.len() < POSITIONS_PER_REQUEST_MAX
+            && let Some(id) = self.due.pop_first()
+        {
+            let Some(held) = self.held.get(&id) else { continue };
+            positions.push(wire::position_to_wire(&held.position));
+            self.asked.insert(id);
+        }
         let broker_epoch = self.ground.standing.borrow().epoch.map_or(-1, |epoch| epoch.get());
         ReplicateRequest { broker: self.ground.broker.get(), broker_epoch, positions }
     }
@@ -333,6 +349,7 @@ impl Fetcher {
     /// `None`: nothing for the replica. It was forgotten, or is to be asked for again a little later.
     fn supplied(&mut self, partition: ReplicatedPartition) -> Option<(ShardHandle, Supplied)> {
         let id = wire::replica_from_wire(partition.replica.as_ref()).ok()?;
+        self.asked.remove(&id);
         let held = self.held.get_mut(&id)?;
         let refused = partition.error.as_ref().map(|error| error::from_item(error).name);
         if let Some(name) = refused
@@ -363,3 +380,6 @@ async fn at(instant: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;
