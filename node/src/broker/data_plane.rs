@@ -19,7 +19,7 @@ use super::producer_ids::ProducerIds;
 use super::readers::Reader;
 use super::replica::Source;
 use super::replicas::{ReplicaHandle, Replicas};
-use super::shard::{self, Command, ShardHandle, Surroundings};
+use super::shard::{self, Command, RoleChange, ShardHandle, Surroundings};
 use crate::machine::{Worker, Workers};
 
 /// Cheap to clone; all clones are the same.
@@ -58,8 +58,8 @@ pub enum Places {
     Memory(Vec<MemoryLogs>),
 }
 
-/// The log directories of a broker, open.
-pub struct Directories(Vec<LogDirectory>);
+/// The log directories of a broker, open, each with the logs that were found in it.
+pub struct Directories(Vec<(LogDirectory, Vec<TopicPartition>)>);
 
 impl Directories {
     /// All of them: without one, this broker would claim to have what it has not.
@@ -70,25 +70,28 @@ impl Directories {
             }
             Places::Memory(logs) => logs.iter().map(|logs| LogDirectory::in_memory(logs, flush)).collect(),
         };
-        let mut owners: BTreeMap<TopicPartition, &LogDirectory> = BTreeMap::new();
-        for directory in &opened {
-            for id in directory.partitions()? {
-                if let Some(other) = owners.insert(id, directory) {
+        let mut owners: BTreeMap<TopicPartition, LogDirectory> = BTreeMap::new();
+        let mut directories = Vec::new();
+        for directory in opened {
+            let found = directory.partitions()?;
+            for id in &found {
+                if let Some(other) = owners.insert(*id, directory.clone()) {
                     let reason = format!("it has a replica of {id}, which {:?} has as well", other.path());
                     return Err(LogError::Io { path: directory.path().to_owned(), reason });
                 }
             }
+            directories.push((directory, found));
         }
-        Ok(Self(opened))
+        Ok(Self(directories))
     }
 
     pub fn ids(&self) -> Vec<DirectoryId> {
-        self.0.iter().map(LogDirectory::id).collect()
+        self.0.iter().map(|(directory, _)| directory.id()).collect()
     }
 }
 
 impl DataPlane {
-    /// Starts the owners of the directories, which open their logs first.
+    /// Starts the owners of the directories, which open their logs beside their other work.
     pub fn start(
         broker: BrokerId,
         directories: Directories,
@@ -111,7 +114,8 @@ impl DataPlane {
             standing: standing.clone(),
             plane: closed,
         };
-        let started = directories.0.into_iter().map(|directory| shard::start(directory, around.clone(), workers));
+        let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
+        let started = directories.0.into_iter().map(start);
         let (shards, owners) = started.unzip();
         let inner = Inner {
             broker,
@@ -201,70 +205,75 @@ impl DataPlane {
         let shards = || self.inner.shards.iter();
         let named = assignment.state.directory_of(self.inner.broker);
         let named = shards().find(|shard| shard.directory() == named);
-        match (self.replica(assignment.id), named) {
-            (Some(replica), Some(named)) if replica.shard.directory() != named.directory() => {
+        match (self.inner.replicas.shard_of(assignment.id), named) {
+            (Some(present), Some(named)) if present.directory() != named.directory() => {
                 // What names another directory has taken the replica out of ISR and ELR by the same change.
-                info!(partition = %assignment.id, from = %replica.shard.directory(), to = %named.directory(), "moves");
-                self.delete(&replica, assignment.id).await.then(|| named.clone())
+                info!(partition = %assignment.id, from = %present.directory(), to = %named.directory(), "moves");
+                delete(&present, assignment.id).await.then(|| named.clone())
             }
-            (Some(replica), _) => Some(replica.shard),
+            (Some(present), _) => Some(present),
             (None, Some(named)) => Some(named.clone()),
             (None, None) => shards().min_by_key(|shard| self.inner.replicas.count_in(shard)).cloned(),
         }
     }
 
-    /// False: the broker is stopping.
-    async fn delete(&self, replica: &ReplicaHandle, id: TopicPartition) -> bool {
-        let (done, deleted) = oneshot::channel();
-        replica.shard.send(Command::Delete { id, done }).await.is_ok() && deleted.await.is_ok()
-    }
-
-    async fn tell(&self, assignment: &Assignment, command: Command) {
+    async fn tell(&self, assignment: &Assignment, change: RoleChange) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&assignment.id);
         let Some(shard) = self.shard_for(assignment).await else {
             warn!(partition = %assignment.id, "no log directory for the replica");
             return;
         };
-        if let Err(error) = shard.send(command).await {
+        self.inner.replicas.place([assignment.id], &shard);
+        if let Err(error) = shard.change_role(change).await {
             debug!(partition = %assignment.id, %error, "no change of role");
         }
     }
 }
 
+/// Waits until the replica cannot come back. False: the broker is stopping.
+async fn delete(shard: &ShardHandle, id: TopicPartition) -> bool {
+    let (done, deleted) = oneshot::channel();
+    shard.change_role(RoleChange::Delete { id, done: Some(done) }).await.is_ok() && deleted.await.is_ok()
+}
+
 #[tonic::async_trait]
 impl PartitionHost for DataPlane {
     fn hosted(&self) -> Vec<TopicPartition> {
-        self.inner.replicas.ids()
+        self.inner.replicas.all_ids()
     }
 
     async fn become_leader(&self, assignment: Assignment) {
         let (id, leader_epoch) = (assignment.id, assignment.state.leader_epoch);
-        self.tell(&assignment, Command::Lead { id, leader_epoch }).await;
+        self.tell(&assignment, RoleChange::Lead { id, leader_epoch }).await;
     }
 
     async fn become_follower(&self, assignment: Assignment) {
         let Some(leader) = assignment.state.leader else { return };
         let id = assignment.id;
         let source = Source { leader, leader_epoch: assignment.state.leader_epoch };
-        self.tell(&assignment, Command::Follow { id, source }).await;
+        self.tell(&assignment, RoleChange::Follow { id, source }).await;
     }
 
     async fn become_offline(&self, assignment: Assignment, reason: OfflineReason) {
         let (id, leader_epoch) = (assignment.id, assignment.state.leader_epoch);
         debug!(partition = %id, ?reason, "offline");
-        self.tell(&assignment, Command::Suspend { id, leader_epoch }).await;
+        self.tell(&assignment, RoleChange::Suspend { id, leader_epoch }).await;
     }
 
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
-        let Some(replica) = self.replica(id) else { return };
-        if self.delete(&replica, id).await {
-            info!(partition = %id, ?reason, "replica deleted");
+        debug!(partition = %id, ?reason, "replica to be deleted");
+        // One without a place may be about to get it by a change that is waiting, somewhere.
+        let place = self.inner.replicas.shard_of(id);
+        for shard in place.as_ref().map_or(&*self.inner.shards, std::slice::from_ref) {
+            if let Err(error) = shard.change_role(RoleChange::Delete { id, done: None }).await {
+                debug!(partition = %id, %error, "replica not deleted");
+            }
         }
     }
 
     async fn found_stray(&self, id: TopicPartition) {
-        warn!(partition = %id, "a replica that the metadata does not know; it is deleted after the grace period");
+        debug!(partition = %id, "a replica that the metadata does not know");
         self.inner.strays.lock().expect(UNPOISONED).insert(id);
     }
 }

@@ -14,9 +14,9 @@ pub struct Pacing {
 }
 
 impl Pacing {
-    /// The operations have changed: what was spent under another throttle is forgiven.
-    pub fn forgive(&mut self) {
-        self.free_at_ms.clear();
+    /// The terms of the operation have changed: what was spent under another throttle is forgiven.
+    pub fn forgive(&mut self, operation: ReassignmentId) {
+        self.free_at_ms.remove(&operation);
     }
 
     /// The replica has fetched so much: when it may go on, if not at once.

@@ -1,16 +1,32 @@
 //! Carries what leaders want of their ISRs to the controller, and the answers back.
 
-use futures::StreamExt;
+use std::collections::BTreeMap;
+
 use futures::stream::FuturesUnordered;
-use quorate_client::agent::{IsrChange, IsrChanges, IsrOutcome};
+use futures::{FutureExt, StreamExt};
+use quorate_client::agent::{AwaitedOutcome, IsrChange, IsrChanges, IsrOutcome};
 use quorate_log::leadership::{Outcome, Proposal};
-use quorate_metadata::ids::TopicPartition;
+use quorate_metadata::ids::{DirectoryId, TopicPartition};
 use quorate_metadata::record::LeaderRecoveryState;
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tokio::task::unconstrained;
+use tracing::{debug, info, warn};
 
 use super::replicas::Replicas;
-use super::shard::Command;
+use super::shard::{Command, ShardHandle};
+
+/// Proposals handed over at once, and outcomes carried back at once: one round of a shard takes so many in a few
+/// milliseconds.
+const TOGETHER_MAX: usize = 2_000;
+
+/// More outcomes than these at once are logged as counts.
+const LINES_MAX: usize = 8;
+
+struct Decided {
+    id: TopicPartition,
+    proposal: Proposal,
+    outcome: IsrOutcome,
+}
 
 /// Runs until no owner of a directory is left. A leader has one proposal under way at a time.
 pub async fn run(
@@ -19,43 +35,98 @@ pub async fn run(
     replicas: Replicas,
 ) {
     let mut under_way = FuturesUnordered::new();
+    let mut proposed = Vec::new();
     loop {
         tokio::select! {
-            proposal = proposals.recv() => match proposal {
-                Some((id, proposal)) => under_way.push(ask(&changes, id, proposal)),
-                None => return,
-            },
-            Some((id, proposal, outcome)) = under_way.next() => {
-                if let Some(replica) = replicas.get(id) {
-                    // The broker is stopping: so is this.
-                    let _ = replica.shard.send(Command::Outcome { id, proposal, outcome }).await;
+            count = proposals.recv_many(&mut proposed, TOGETHER_MAX) => {
+                if count == 0 {
+                    return;
                 }
+                let submitted = submit(&changes, std::mem::take(&mut proposed)).await;
+                under_way.extend(submitted.into_iter().map(decided));
+            }
+            Some(first) = under_way.next() => {
+                let mut decided = vec![first];
+                while decided.len() < TOGETHER_MAX
+                    && let Some(Some(next)) = unconstrained(under_way.next()).now_or_never()
+                {
+                    decided.push(next);
+                }
+                log(&decided);
+                carry_back(&replicas, decided).await;
             }
         }
     }
 }
 
-async fn ask(changes: &IsrChanges, id: TopicPartition, proposal: Proposal) -> (TopicPartition, Proposal, Outcome) {
-    let change = IsrChange {
-        partition: id,
+async fn submit(
+    changes: &IsrChanges,
+    proposed: Vec<(TopicPartition, Proposal)>,
+) -> Vec<(TopicPartition, Proposal, AwaitedOutcome)> {
+    let change = |(id, proposal): &(TopicPartition, Proposal)| IsrChange {
+        partition: *id,
         leader_epoch: proposal.leader_epoch,
         partition_epoch: proposal.partition_epoch,
         isr: proposal.isr.clone(),
         recovery: LeaderRecoveryState::Recovered,
     };
-    let outcome = match changes.alter(change).await {
+    let outcomes = changes.submit(proposed.iter().map(change).collect()).await;
+    proposed.into_iter().zip(outcomes).map(|((id, proposal), outcome)| (id, proposal, outcome)).collect()
+}
+
+async fn decided((id, proposal, outcome): (TopicPartition, Proposal, AwaitedOutcome)) -> Decided {
+    Decided { id, proposal, outcome: outcome.known().await }
+}
+
+/// One message to each shard, whatever the number of its replicas.
+async fn carry_back(replicas: &Replicas, decided: Vec<Decided>) {
+    let mut by_shard: BTreeMap<DirectoryId, (ShardHandle, Vec<_>)> = BTreeMap::new();
+    for Decided { id, proposal, outcome } in decided {
+        let Some(replica) = replicas.get(id) else { continue };
+        let directory = replica.shard.directory();
+        let (_, outcomes) = by_shard.entry(directory).or_insert_with(|| (replica.shard, Vec::new()));
+        outcomes.push((id, proposal, to_leader(outcome)));
+    }
+    for (shard, outcomes) in by_shard.into_values() {
+        // The broker is stopping: so is this.
+        let _ = shard.send(Command::Outcomes(outcomes)).await;
+    }
+}
+
+fn to_leader(outcome: IsrOutcome) -> Outcome {
+    match outcome {
+        IsrOutcome::Applied { partition_epoch, isr, .. } => Outcome::Applied { partition_epoch, isr },
+        IsrOutcome::NotApplied(_) => Outcome::NotApplied,
+        IsrOutcome::Pending(_) => Outcome::Unknown,
+    }
+}
+
+fn log(decided: &[Decided]) {
+    if decided.len() <= LINES_MAX {
+        return decided.iter().for_each(log_one);
+    }
+    let (mut applied, mut not_applied, mut pending) = (0, 0, 0);
+    for Decided { id, proposal, outcome } in decided {
+        debug!(partition = %id, asked = ?proposal.isr, ?outcome, "isr change decided");
+        match outcome {
+            IsrOutcome::Applied { .. } => applied += 1,
+            IsrOutcome::NotApplied(_) => not_applied += 1,
+            IsrOutcome::Pending(_) => pending += 1,
+        }
+    }
+    info!(applied, not_applied, pending, "isr changes decided");
+}
+
+fn log_one(Decided { id, proposal, outcome }: &Decided) {
+    match outcome {
         IsrOutcome::Applied { partition_epoch, isr, .. } => {
             info!(partition = %id, ?isr, %partition_epoch, "isr changed");
-            Outcome::Applied { partition_epoch, isr }
         }
         IsrOutcome::NotApplied(error) => {
             warn!(partition = %id, asked = ?proposal.isr, %error, "isr not changed");
-            Outcome::NotApplied
         }
         IsrOutcome::Pending(error) => {
             info!(partition = %id, asked = ?proposal.isr, %error, "the metadata will tell what became of the isr");
-            Outcome::Unknown
         }
-    };
-    (id, proposal, outcome)
+    }
 }

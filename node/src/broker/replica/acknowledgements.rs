@@ -33,6 +33,10 @@ impl Acknowledgements {
         self.replicating_bytes > REPLICATING_BYTES_MAX
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.replicating.is_empty() && self.written.is_empty()
+    }
+
     pub fn add(&mut self, acks: Acks, waiting: Waiting) {
         match acks {
             Acks::None => waiting.acknowledge(),

@@ -16,6 +16,10 @@ use super::{Effects, Replica, Role, Situation, check_epoch, not_leader};
 /// How long a follower's progress is averaged over.
 const RATE_WINDOW_MS: i64 = 2_000;
 
+/// How soon a leader is looked at again while producers wait, whose lease may end, or after a change of the ISR that was
+/// refused and may be granted the next time.
+const CHECK_SOON_MS: i64 = 250;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Acks {
     /// Nobody waits for an answer.
@@ -104,6 +108,8 @@ pub struct Leading {
     seen: BTreeMap<BrokerId, FollowerSeen>,
     /// Something happened that may change who belongs into the ISR.
     isr_due: bool,
+    /// A change of the ISR was refused, and is to be asked for again a little later.
+    is_refused: bool,
     /// Where the log began when each follower was last told.
     told_log_start: BTreeMap<BrokerId, LogOffset>,
 }
@@ -116,6 +122,7 @@ impl Leading {
             waiting,
             seen: BTreeMap::new(),
             isr_due: true,
+            is_refused: false,
             told_log_start: BTreeMap::new(),
         }
     }
@@ -182,8 +189,16 @@ impl Leading {
         self.supply(log, tail);
         let high_watermark = self.leadership.high_watermark();
         effects.bounds_due |= self.parked.iter().any(|(broker, parked)| self.lacks_bounds(*broker, parked, log));
+        effects.check_at_ms = self.check_at_ms(now_ms);
         tail.drop_below(high_watermark);
         high_watermark
+    }
+
+    /// By when it has to be looked at though nothing has come in: an idle leader whose followers have everything never.
+    fn check_at_ms(&self, now_ms: i64) -> Option<i64> {
+        let is_soon = self.is_refused || !self.waiting.is_empty();
+        let soon = is_soon.then_some(now_ms + CHECK_SOON_MS);
+        soon.into_iter().chain(self.leadership.lag_due_ms(now_ms)).min()
     }
 
     /// Whoever cannot lead now acknowledges nothing, whatever it has appended: another may lead already.
@@ -336,6 +351,7 @@ impl Replica {
         let leadership = match &mut self.role {
             Role::Leader(leading) => {
                 leading.isr_due |= matches!(outcome, Outcome::Applied { .. });
+                leading.is_refused |= outcome == Outcome::NotApplied;
                 &mut leading.leadership
             }
             Role::Offline { suspended: Some(leadership), .. } => leadership,
@@ -350,6 +366,7 @@ impl Replica {
     pub fn tick(&mut self) {
         if let Role::Leader(leading) = &mut self.role {
             leading.isr_due = true;
+            leading.is_refused = false;
         }
     }
 

@@ -91,6 +91,8 @@ pub struct Effects {
     pub bounds_due: bool,
     /// A follower is to be settled again then: it is throttled.
     pub again_at_ms: Option<i64>,
+    /// A leader is to be looked at by then, if nothing comes in for it.
+    pub check_at_ms: Option<i64>,
 }
 
 impl Replica {
@@ -251,6 +253,12 @@ impl Replica {
             *now = Published { role, leader_epoch, log_start, high_watermark, log_end, epochs };
             true
         });
+    }
+
+    /// Whether `housekeep` may find something: a leader has records, or the high watermark has moved since it was written.
+    pub fn needs_housekeeping(&self) -> bool {
+        let has_records = self.log.log_end() > self.log.log_start();
+        (self.leads() && has_records) || self.high_watermark != self.log.high_watermark()
     }
 
     /// Now and then: what retention takes, and what a restart should know.

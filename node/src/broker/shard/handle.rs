@@ -14,10 +14,14 @@ use super::super::replica::{Description, NewRecords, Position, Replica, Sink, So
 /// Commands waiting; the senders wait beyond it.
 const COMMANDS_MAX: usize = 1_024;
 
+/// Changes of role waiting, apart from the commands: however many they are, no producer stands behind them.
+const ROLE_CHANGES_MAX: usize = 1_024;
+
 /// With the time by the owner's clock.
 type Question = Box<dyn FnOnce(Option<&Replica>, i64) + Send>;
 
-pub enum Command {
+/// What a replica has to become, by the metadata.
+pub enum RoleChange {
     Lead {
         id: TopicPartition,
         leader_epoch: LeaderEpoch,
@@ -30,10 +34,15 @@ pub enum Command {
         id: TopicPartition,
         leader_epoch: LeaderEpoch,
     },
+    /// `done`, if anyone waits, is answered when nothing of the replica can come back after a loss of power.
     Delete {
         id: TopicPartition,
-        done: oneshot::Sender<()>,
+        done: Option<oneshot::Sender<()>>,
     },
+}
+
+/// A request to the replicas as they are.
+pub enum Command {
     Produce(TopicPartition, NewRecords),
     Positions {
         follower: (BrokerId, BrokerEpoch),
@@ -41,11 +50,8 @@ pub enum Command {
         sink: Sink,
     },
     Supplied(Vec<Supplied>),
-    Outcome {
-        id: TopicPartition,
-        proposal: Proposal,
-        outcome: Outcome,
-    },
+    /// What became of proposals of its leaders.
+    Outcomes(Vec<(TopicPartition, Proposal, Outcome)>),
     Ask(TopicPartition, Question),
     /// Writes what a restart should know, and ends. Says whether everything is on stable storage.
     Stop(oneshot::Sender<bool>),
@@ -55,6 +61,7 @@ pub enum Command {
 #[derive(Clone)]
 pub struct ShardHandle {
     commands: mpsc::Sender<Command>,
+    role_changes: mpsc::Sender<RoleChange>,
     /// Closed when the owner has ended and has let go of its directory.
     running: watch::Receiver<()>,
     directory: DirectoryId,
@@ -64,6 +71,7 @@ pub struct ShardHandle {
 /// The owner's end.
 pub struct Inbox {
     pub commands: mpsc::Receiver<Command>,
+    pub role_changes: mpsc::Receiver<RoleChange>,
     /// Dropped when the owner has ended.
     pub running: watch::Sender<()>,
 }
@@ -71,10 +79,12 @@ pub struct Inbox {
 impl ShardHandle {
     pub fn new(directory: &LogDirectory) -> (Self, Inbox) {
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (change_sender, role_changes) = mpsc::channel(ROLE_CHANGES_MAX);
         let (running, is_running) = watch::channel(());
         let path = Arc::new(directory.path().to_owned());
-        let handle = Self { commands: sender, running: is_running, directory: directory.id(), path };
-        (handle, Inbox { commands, running })
+        let directory = directory.id();
+        let handle = Self { commands: sender, role_changes: change_sender, running: is_running, directory, path };
+        (handle, Inbox { commands, role_changes, running })
     }
 
     pub fn directory(&self) -> DirectoryId {
@@ -88,6 +98,12 @@ impl ShardHandle {
     /// Waits while the owner has enough to do. Err: the node is stopping.
     pub async fn send(&self, command: Command) -> Result<(), ApiError> {
         self.commands.send(command).await.map_err(|_| stopping())
+    }
+
+    /// Waits while the owner has enough to do. Changes are made in the order in which they are sent. Err: the node is
+    /// stopping.
+    pub async fn change_role(&self, change: RoleChange) -> Result<(), ApiError> {
+        self.role_changes.send(change).await.map_err(|_| stopping())
     }
 
     /// Looks at a replica between two rounds.

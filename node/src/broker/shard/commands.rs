@@ -1,0 +1,100 @@
+//! Requests to the replicas: of producers, of followers, of the controllers' answers, and questions.
+
+use quorate_log::LogError;
+use quorate_metadata::ErrorName;
+use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicPartition};
+
+use super::super::replica::{Answer, NewRecords, Position, Refused, Sink, Supplied, not_leader};
+use super::{Command, Round, Shard};
+
+impl Shard {
+    pub(super) fn handle(&mut self, round: &mut Round, command: Command) {
+        if self.failure.is_some() {
+            return self.refuse(round, command);
+        }
+        if let Err(error) = self.try_handle(round, command) {
+            self.fail(&error);
+        }
+    }
+
+    fn try_handle(&mut self, round: &mut Round, command: Command) -> Result<(), LogError> {
+        let now_ms = self.now_ms();
+        match command {
+            Command::Produce(id, records) => self.produce(round, id, records),
+            Command::Positions { follower, positions, sink } => {
+                self.take_positions(round, follower, positions, &sink, now_ms);
+            }
+            Command::Supplied(supplied) => self.supply(round, &supplied)?,
+            Command::Outcomes(outcomes) => {
+                for (id, proposal, outcome) in outcomes {
+                    round.touched.insert(id);
+                    if let Some(replica) = self.owned.get_mut(&id) {
+                        replica.on_outcome(&proposal, outcome, now_ms);
+                    }
+                }
+            }
+            Command::Ask(id, question) => question(self.owned.get(&id), now_ms),
+            Command::Stop(done) => {
+                self.owned.values_mut().for_each(|replica| replica.checkpoint(&mut round.writes));
+                round.stopped = Some(done);
+            }
+        }
+        Ok(())
+    }
+
+    fn produce(&mut self, round: &mut Round, id: TopicPartition, records: NewRecords) {
+        let may_lead = self.may_lead();
+        round.touched.insert(id);
+        match self.owned.get_mut(&id) {
+            Some(replica) => replica.produce(&mut round.writes, records, may_lead),
+            None => drop(records.reply.send(Err(not_leader(id)))),
+        }
+    }
+
+    fn take_positions(
+        &mut self,
+        round: &mut Round,
+        follower: (BrokerId, BrokerEpoch),
+        positions: Vec<Position>,
+        sink: &Sink,
+        now_ms: i64,
+    ) {
+        for position in positions {
+            round.touched.insert(position.id);
+            match self.owned.get_mut(&position.id) {
+                Some(replica) => replica.take_position(follower, position, sink, now_ms),
+                None => refuse_position(sink, position.id, ErrorName::NotLeaderOrFollower),
+            }
+        }
+    }
+
+    fn supply(&mut self, round: &mut Round, supplied: &[Supplied]) -> Result<(), LogError> {
+        for supplied in supplied {
+            round.touched.insert(supplied.id);
+            let bytes = supplied.batches.iter().map(bytes::Bytes::len).sum();
+            if let Some(replica) = self.owned.get_mut(&supplied.id) {
+                replica.supply(&mut round.writes, supplied)?;
+            }
+            self.slow_down(supplied.id, bytes);
+        }
+        Ok(())
+    }
+
+    /// The directory is offline: nothing of it is served, and whoever asks hears why.
+    fn refuse(&mut self, round: &mut Round, command: Command) {
+        match command {
+            Command::Produce(_, records) => drop(records.reply.send(Err(self.offline()))),
+            Command::Positions { positions, sink, .. } => {
+                positions.iter().for_each(|at| refuse_position(&sink, at.id, ErrorName::KafkaStorageError));
+            }
+            Command::Ask(_, question) => question(None, self.now_ms()),
+            Command::Stop(done) => round.stopped = Some(done),
+            Command::Supplied(_) | Command::Outcomes(_) => {}
+        }
+    }
+}
+
+fn refuse_position(sink: &Sink, id: TopicPartition, error: ErrorName) {
+    // A follower whose stream has ended comes again on another.
+    let _ = sink.send(Answer { id, said: Err(Refused { error, log_start: quorate_log::LogOffset(0) }) });
+}

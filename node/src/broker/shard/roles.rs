@@ -1,0 +1,163 @@
+//! Changes of role, and with them the opening and deleting of replicas.
+
+use std::collections::BTreeSet;
+
+use quorate_log::LogError;
+use quorate_metadata::ErrorName;
+use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
+use tokio::sync::oneshot;
+use tracing::{debug, info};
+
+use super::super::replica::Replica;
+use super::super::replicas::ReplicaHandle;
+use super::super::situation::Situation;
+use super::{RoleChange, Round, Shard};
+
+/// Replicas whose deletion is written, and perhaps not on stable storage yet: one sync serves them all. Until then others
+/// find them here, so that none of them comes to another directory and is in both after a loss of power.
+#[derive(Default)]
+pub struct Deletions {
+    unsynced: BTreeSet<TopicPartition>,
+    awaited: Vec<oneshot::Sender<()>>,
+}
+
+impl Deletions {
+    fn add(&mut self, id: TopicPartition, done: Option<oneshot::Sender<()>>) {
+        self.unsynced.insert(id);
+        self.awaited.extend(done);
+    }
+
+    pub fn are_awaited(&self) -> bool {
+        !self.awaited.is_empty()
+    }
+}
+
+impl Shard {
+    pub(super) fn change_role(&mut self, round: &mut Round, change: RoleChange) {
+        if self.failure.is_some() {
+            return self.refuse_change(change);
+        }
+        if let Err(error) = self.try_change_role(round, change) {
+            self.fail(&error);
+        }
+    }
+
+    fn try_change_role(&mut self, round: &mut Round, change: RoleChange) -> Result<(), LogError> {
+        match change {
+            RoleChange::Lead { id, leader_epoch } => self.lead(round, id, leader_epoch)?,
+            RoleChange::Follow { id, source } => {
+                round.touched.insert(id);
+                self.replica(round, id)?.follow(&mut round.writes, source)?;
+                self.set_pace(id, false);
+                self.around.fetchers.only(id, source.leader);
+            }
+            RoleChange::Suspend { id, leader_epoch } => {
+                round.touched.insert(id);
+                self.replica(round, id)?.suspend(leader_epoch);
+                self.around.fetchers.forget(id);
+            }
+            RoleChange::Delete { id, done } => self.delete(round, id, done)?,
+        }
+        Ok(())
+    }
+
+    /// The directory is offline. What is left on the disk of a deleted replica is a stray when that comes back.
+    fn refuse_change(&mut self, change: RoleChange) {
+        let RoleChange::Delete { id, done } = change else { return };
+        self.around.replicas.remove(id, &self.handle);
+        answer(done);
+    }
+
+    fn lead(&mut self, round: &mut Round, id: TopicPartition, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
+        let now_ms = self.now_ms();
+        let situation = Situation::of(&self.around.metadata.borrow(), id);
+        // The metadata may have gone on since: what it says then is about to be told as well.
+        let Some(situation) = situation.filter(|now| now.partition.leader_epoch == leader_epoch) else {
+            return Ok(());
+        };
+        round.touched.insert(id);
+        self.around.fetchers.forget(id);
+        self.replica(round, id)?.lead(&mut round.writes, &situation, now_ms);
+        Ok(())
+    }
+
+    fn delete(
+        &mut self,
+        round: &mut Round,
+        id: TopicPartition,
+        done: Option<oneshot::Sender<()>>,
+    ) -> Result<(), LogError> {
+        self.around.fetchers.forget(id);
+        let is_unopened = self.unopened.remove(&id);
+        if let Some(replica) = self.owned.remove(&id) {
+            drop(replica.abandon(ErrorName::UnknownTopicOrPartition));
+        } else if !is_unopened {
+            self.deletions.add(id, done);
+            return Ok(());
+        }
+        round.opened += 1;
+        self.commit_staged(round, id)?;
+        self.directory.stage_removal(&mut round.writes, id)?;
+        self.deletions.add(id, done);
+        Ok(())
+    }
+
+    /// One sync for all that have been deleted since the last one.
+    pub(super) fn finish_deletions(&mut self) {
+        if self.deletions.unsynced.is_empty() || self.failure.is_some() {
+            return;
+        }
+        match self.directory.sync() {
+            Ok(()) => {
+                let replicas = self.deletions.unsynced.len();
+                info!(directory = %self.handle.directory(), replicas, "replicas deleted");
+                self.release_deleted();
+            }
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    pub(super) fn release_deleted(&mut self) {
+        let Deletions { unsynced, awaited } = std::mem::take(&mut self.deletions);
+        for id in unsynced {
+            debug!(partition = %id, "replica deleted");
+            self.around.replicas.remove(id, &self.handle);
+        }
+        answer(awaited);
+    }
+
+    fn replica<'a>(&'a mut self, round: &mut Round, id: TopicPartition) -> Result<&'a mut Replica, LogError> {
+        if !self.owned.contains_key(&id) {
+            self.open(round, id)?;
+        }
+        Ok(self.owned.get_mut(&id).expect("it was just opened"))
+    }
+
+    /// Opens the replica's log, or creates it with the commit of the round.
+    pub(super) fn open(&mut self, round: &mut Round, id: TopicPartition) -> Result<(), LogError> {
+        round.opened += 1;
+        self.unopened.remove(&id);
+        self.commit_staged(round, id)?;
+        // Deleted a moment ago, it comes back where it was.
+        self.deletions.unsynced.remove(&id);
+        let log = self.directory.open_log(&mut round.writes, id)?;
+        let reader = log.reader();
+        let replica = Replica::new(self.around.broker, log);
+        let handle = ReplicaHandle { shard: self.handle.clone(), published: replica.published(), reader };
+        self.around.replicas.insert(id, handle);
+        self.owned.insert(id, replica);
+        Ok(())
+    }
+
+    /// What looks at the rows of a log must see what is staged of it.
+    fn commit_staged(&self, round: &mut Round, id: TopicPartition) -> Result<(), LogError> {
+        if round.writes.touches(id) { self.directory.commit(std::mem::take(&mut round.writes)) } else { Ok(()) }
+    }
+}
+
+fn answer(waiting: impl IntoIterator<Item = oneshot::Sender<()>>) {
+    for done in waiting {
+        // The broker may be stopping.
+        let _ = done.send(());
+    }
+}

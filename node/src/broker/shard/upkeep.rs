@@ -1,0 +1,156 @@
+//! What is due without anyone's request: followers that may have lagged for too long, retention, and checkpoints of the
+//! high watermark. Each costs what is due.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use quorate_client::world;
+use quorate_metadata::ids::TopicPartition;
+
+use super::super::situation::Situation;
+use super::{Round, Shard};
+
+/// Leaders looked at in one tick, of about a microsecond each; the others are looked at in the next one.
+const CHECKED_PER_TICK_MAX: usize = 4_000;
+
+/// A pass of housekeeping over all replicas begins so long after the last one began.
+const HOUSEKEEPING_MS: i64 = 5_000;
+
+/// Replicas that one tick of a pass takes, of about 5 microseconds each where there is something to do: the 100 000
+/// replicas of a directory take 25 seconds.
+const HOUSEKEPT_PER_TICK_MAX: usize = 1_000;
+
+/// When leaders are to be looked at though nothing has come in for them. Each stands here once.
+#[derive(Default)]
+pub struct Checks {
+    by_time: BTreeSet<(i64, TopicPartition)>,
+    times: BTreeMap<TopicPartition, i64>,
+}
+
+impl Checks {
+    /// The replica is looked at by then. An earlier time stays: what is due is decided anew when it comes.
+    pub fn by(&mut self, id: TopicPartition, at_ms: i64) {
+        match self.times.get(&id) {
+            Some(set) if *set <= at_ms => return,
+            Some(set) => _ = self.by_time.remove(&(*set, id)),
+            None => {}
+        }
+        self.times.insert(id, at_ms);
+        self.by_time.insert((at_ms, id));
+    }
+
+    /// Those that are due, up to `max`.
+    pub fn take_due(&mut self, now_ms: i64, max: usize) -> Vec<TopicPartition> {
+        let mut due = Vec::new();
+        while due.len() < max
+            && let Some(&(at_ms, id)) = self.by_time.first()
+            && at_ms <= now_ms
+        {
+            self.by_time.pop_first();
+            self.times.remove(&id);
+            due.push(id);
+        }
+        due
+    }
+}
+
+/// Where the pass over all replicas is.
+#[derive(Default)]
+pub struct Housekeeping {
+    next_pass_ms: i64,
+    is_under_way: bool,
+    /// The last one that was looked at in this pass.
+    last: Option<TopicPartition>,
+}
+
+impl Housekeeping {
+    /// The next replicas of the pass under way, or of the one that is due.
+    pub fn next<T>(&mut self, replicas: &BTreeMap<TopicPartition, T>, now_ms: i64) -> Vec<TopicPartition> {
+        if !self.is_under_way {
+            if now_ms < self.next_pass_ms {
+                return Vec::new();
+            }
+            *self = Self { next_pass_ms: now_ms + HOUSEKEEPING_MS, is_under_way: true, last: None };
+        }
+        let from = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = replicas.range((from, Bound::Unbounded)).map(|(id, _)| *id);
+        let next: Vec<_> = next.take(HOUSEKEPT_PER_TICK_MAX).collect();
+        self.last = next.last().copied();
+        self.is_under_way = next.len() == HOUSEKEPT_PER_TICK_MAX;
+        next
+    }
+}
+
+impl Shard {
+    pub(super) fn tick(&mut self, round: &mut Round) {
+        self.finish_deletions();
+        for id in self.checks.take_due(self.now_ms(), CHECKED_PER_TICK_MAX) {
+            if let Some(replica) = self.owned.get_mut(&id) {
+                replica.tick();
+                round.touched.insert(id);
+            }
+        }
+        self.housekeep(round);
+    }
+
+    fn housekeep(&mut self, round: &mut Round) {
+        let wall_ms = world::wall_ms();
+        for id in self.housekeeping.next(&self.owned, self.now_ms()) {
+            let Some(replica) = self.owned.get_mut(&id).filter(|replica| replica.needs_housekeeping()) else {
+                continue;
+            };
+            if let Some(situation) = Situation::of(&self.seen, id) {
+                replica.housekeep(&mut round.writes, &situation, wall_ms);
+                round.touched.insert(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_metadata::ids::{PartitionId, TopicId};
+
+    use super::*;
+
+    fn id(partition: usize) -> TopicPartition {
+        let partition = i32::try_from(partition).expect("a few thousand");
+        TopicPartition::new(TopicId::default(), PartitionId::new(partition))
+    }
+
+    #[test]
+    fn only_replicas_that_are_due_are_checked() {
+        let mut checks = Checks::default();
+        (0..100_000).for_each(|partition| checks.by(id(partition), 10_000));
+        assert!(checks.take_due(9_999, 10).is_empty());
+        checks.by(id(7), 500);
+        checks.by(id(7), 800);
+        assert_eq!(checks.take_due(500, 10), [id(7)]);
+        assert!(checks.take_due(9_999, 10).is_empty(), "each stands there once");
+        assert_eq!(checks.take_due(10_000, 3), [id(0), id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_pass_takes_each_replica_once_in_bounded_slices() {
+        let count = 2 * HOUSEKEPT_PER_TICK_MAX + 500;
+        let replicas: BTreeMap<_, ()> = (0..count).map(|partition| (id(partition), ())).collect();
+        let mut housekeeping = Housekeeping::default();
+        let mut seen = Vec::new();
+        for tick in 0..3 {
+            let slice = housekeeping.next(&replicas, tick * 250);
+            assert!(slice.len() <= HOUSEKEPT_PER_TICK_MAX);
+            seen.extend(slice);
+        }
+        assert_eq!(seen, replicas.keys().copied().collect::<Vec<_>>());
+        assert!(housekeeping.next(&replicas, HOUSEKEEPING_MS - 1).is_empty());
+        assert_eq!(housekeeping.next(&replicas, HOUSEKEEPING_MS).first(), Some(&id(0)));
+    }
+
+    #[test]
+    fn a_pass_over_few_replicas_is_one_slice() {
+        let replicas: BTreeMap<_, ()> = (0..3).map(|partition| (id(partition), ())).collect();
+        let mut housekeeping = Housekeeping::default();
+        assert_eq!(housekeeping.next(&replicas, 0).len(), 3);
+        assert!(housekeeping.next(&replicas, 250).is_empty());
+    }
+}
