@@ -69,7 +69,7 @@ impl Waiting {
         }
         let current = image.partition(change.partition).filter(|it| it.partition_epoch == change.partition_epoch)?;
         let isr = current.isr.iter().map(|&broker| (broker, None)).collect();
-        let unchanged = IsrChange { isr, recovery: current.recovery, ..change.clone() };
+        let unchanged = IsrChange { isr, recovery: current.recovery(), ..change.clone() };
         Some(PartitionAlteration { supersedes: true, ..to_wire(&unchanged) })
     }
 
