@@ -23,6 +23,8 @@ struct OpenTransaction {
     /// Its first record, for the feed of one that is aborted.
     begin: Record,
     before: MetadataImage,
+    /// All its records so far: the feed gets them when it ends, and a snapshot takes them along. They take as much
+    /// memory as the transaction is large, which `limits::PARTITIONS_PER_REQUEST_MAX` bounds.
     withheld: Vector<Delta>,
 }
 
@@ -53,15 +55,20 @@ impl Ledger {
         self.open.is_some()
     }
 
-    /// The batches of the open transaction. Replayed on `visible`, they lead to where this ledger is.
-    pub fn open_batches(&self) -> Vec<Batch> {
+    /// The batches of the open transaction, copied one at a time. Replayed on `visible`, they lead to where this ledger
+    /// is.
+    pub fn open_batches(&self) -> impl Iterator<Item = Batch> + '_ {
         let withheld = self.open.iter().flat_map(|open| &open.withheld);
-        let batch = |delta: &Delta| Batch {
+        withheld.map(|delta| Batch {
             controller_epoch: delta.controller_epoch,
             timestamp_ms: delta.timestamp_ms,
             records: delta.records.to_vec(),
-        };
-        withheld.map(batch).collect()
+        })
+    }
+
+    /// How many `open_batches` there are.
+    pub fn open_batch_count(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.withheld.len())
     }
 
     /// Replays a batch, all of it or, on an error, nothing. Whether its epoch may speak is for the caller to know.

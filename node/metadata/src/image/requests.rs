@@ -89,6 +89,11 @@ impl Requests {
         self.push(digest, client, Applied { request, offset, reply: reply.into() });
     }
 
+    /// How many records `into_records` gives.
+    pub(super) fn record_count(&self) -> usize {
+        self.clients.values().map(|known| known.applied.len()).sum()
+    }
+
     /// The window as snapshot records, without holding them all at once.
     pub(super) fn into_records(self) -> impl Iterator<Item = Record> + Send {
         self.clients.into_iter().flat_map(|(client, known)| {

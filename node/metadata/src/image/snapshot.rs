@@ -5,6 +5,8 @@
 use std::iter::once;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{ControllerEpoch, Offset, PartitionId, TopicPartition};
 use crate::mutant::Mutant;
@@ -54,11 +56,30 @@ impl MetadataImage {
             .chain(image.requests.into_records().filter(|_| !Mutant::ForgottenRequests.is_on()))
     }
 
+    /// How many records `to_records` gives. Costs the topics and the resources with configs, not the partitions.
+    pub fn record_count(&self) -> usize {
+        let single = usize::from(self.cluster.is_some()) + usize::from(self.next_producer_id > 0);
+        let topics: usize = self.topics.values().map(|topic| 1 + topic.partitions.len()).sum();
+        let lost = self.topics.values().filter(|topic| Mutant::LostPartition.is_on() && topic.partitions.len() > 2);
+        let configs: usize = self.configs.values().map(OrdMap::len).sum();
+        let requests = if Mutant::ForgottenRequests.is_on() { 0 } else { self.requests.record_count() };
+        let registrations = self.features.len() + self.controllers.len() + self.brokers.len();
+        single + registrations + topics - lost.count() + configs + self.reassignments.len() + requests
+    }
+
     /// Refuses records that do not add up to what the header says.
     pub fn from_snapshot(
         header: SnapshotHeader,
         records: impl IntoIterator<Item = Record>,
     ) -> Result<Self, ReplayError> {
+        Self::try_from_snapshot(header, records.into_iter().map(Ok))
+    }
+
+    /// As `from_snapshot`, of records that are still being read: they are never all in memory. Ends at the first error.
+    pub fn try_from_snapshot<E: From<ReplayError>>(
+        header: SnapshotHeader,
+        records: impl IntoIterator<Item = Result<Record, E>>,
+    ) -> Result<Self, E> {
         let mut image = Self {
             next_offset: header.next_offset,
             controller_epoch: header.controller_epoch,
@@ -66,13 +87,13 @@ impl MetadataImage {
             ..Self::default()
         };
         for record in records {
-            image.restore(&record)?;
+            image.restore(&record?)?;
         }
         if image.digest() == header.digest {
             return Ok(image);
         }
         let (offset, expected, actual) = (header.next_offset, header.digest, image.digest());
-        Err(ReplayError::DigestMismatch { offset, expected, actual })
+        Err(ReplayError::DigestMismatch { offset, expected, actual }.into())
     }
 
     fn restore(&mut self, record: &Record) -> Result<(), ReplayError> {
@@ -124,12 +145,50 @@ fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::fixture::{feature, image};
+    use crate::image::fixture::{batch, client, create_partition, feature, image, topic};
+    use crate::record::ConfigResource;
 
     #[test]
     fn an_image_survives_its_records() {
         let image = image();
         assert_eq!(MetadataImage::from_snapshot(image.header(), image.to_records()), Ok(image));
+    }
+
+    #[test]
+    fn records_are_counted_without_being_made() {
+        let mut image = image();
+        let config = |key: &str| Record::Config {
+            resource: ConfigResource::Topic("orders".to_owned()),
+            key: key.to_owned(),
+            value: Some("1".to_owned()),
+        };
+        let applied = |request| Record::RequestApplied {
+            client: client(1),
+            request,
+            reply: Vec::new(),
+            offset: None,
+            forgotten_up_to: None,
+        };
+        let more = [
+            config("retention.ms"),
+            config("retention.bytes"),
+            create_partition(topic(1), 2, &[1]),
+            Record::ProducerIds { next: 1_000 },
+            applied(1),
+            applied(2),
+        ];
+        let before = image.record_count();
+        image.replay(&batch(2, &more)).expect("they are new");
+        assert_eq!(image.record_count(), before + more.len());
+        assert_eq!(image.record_count(), image.to_records().count());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_ends_the_restoration() {
+        let image = image();
+        let records = image.to_records().map(Ok).take(3).chain([Err(ReplayError::NotInSnapshot("unreadable"))]);
+        let refused = MetadataImage::try_from_snapshot(image.header(), records);
+        assert_eq!(refused, Err(ReplayError::NotInSnapshot("unreadable")));
     }
 
     #[test]
