@@ -61,7 +61,7 @@ async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
 async fn metrics(State(state): State<HttpState>) -> String {
     match state {
         HttpState::Controller { gateway, metrics } => {
-            metrics.render(&gateway.view.image(), gateway.claimed().is_some())
+            metrics.render(&gateway.view.image(), gateway.view.feed.load(), gateway.claimed().is_some())
         }
         HttpState::BrokerOnly { .. } => String::new(),
     }

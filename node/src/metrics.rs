@@ -7,6 +7,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use quorate_metadata::MetadataImage;
 
+use crate::feed::FeedLoad;
+
 pub struct Metrics {
     registry: Registry,
     pub claims: Counter,
@@ -24,6 +26,9 @@ pub struct Metrics {
     topics: Gauge,
     offline_partitions: Gauge,
     preferred_replica_imbalance: Gauge,
+    feed_records: Gauge,
+    feed_bytes: Gauge,
+    watchers: Gauge,
 }
 
 impl Metrics {
@@ -45,6 +50,9 @@ impl Metrics {
             topics: Gauge::default(),
             offline_partitions: Gauge::default(),
             preferred_replica_imbalance: Gauge::default(),
+            feed_records: Gauge::default(),
+            feed_bytes: Gauge::default(),
+            watchers: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -83,10 +91,13 @@ impl Metrics {
             "Partitions that another than their preferred replica leads",
             self.preferred_replica_imbalance.clone(),
         );
+        registry.register("feed_records", "Records kept for watchers that resume", self.feed_records.clone());
+        registry.register("feed_bytes", "Memory of the records kept for watchers", self.feed_bytes.clone());
+        registry.register("watchers", "Streams of the feed that are open", self.watchers.clone());
     }
 
-    /// The metrics as text, with the gauges read off the image at this moment.
-    pub fn render(&self, image: &MetadataImage, active: bool) -> String {
+    /// The metrics as text, with the gauges read off the image and the feed at this moment.
+    pub fn render(&self, image: &MetadataImage, feed: FeedLoad, active: bool) -> String {
         let fenced = image.brokers.values().filter(|broker| broker.fenced).count();
         self.active_controller.set(i64::from(active));
         self.last_applied_offset.set(image.next_offset.get());
@@ -95,6 +106,9 @@ impl Metrics {
         self.topics.set(as_gauge(image.topics.len()));
         self.offline_partitions.set(as_gauge(image.index.leaderless_count()));
         self.preferred_replica_imbalance.set(as_gauge(image.index.misplaced_count()));
+        self.feed_records.set(as_gauge(feed.records));
+        self.feed_bytes.set(as_gauge(feed.bytes));
+        self.watchers.set(as_gauge(feed.watchers));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes any text");
         text

@@ -80,7 +80,7 @@ impl Replica for MetadataReplica {
         }
         let before = self.ledger.visible().clone();
         let replayed = self.ledger.replay(&batch).map_err(|error| ReplicaError(error.to_string()))?;
-        self.view.feed.push(before, self.ledger.visible().clone(), replayed.visible);
+        self.view.feed.push(&before, self.ledger.visible(), replayed.visible);
         Ok(Outcome::Replayed { next_offset: replayed.next_offset })
     }
 

@@ -1,6 +1,7 @@
 //! The wire: one .proto per audience, the code generated from it, and the conversions to and from domain types.
 
 mod convert;
+pub mod encoded;
 pub mod error;
 pub mod snapshot;
 

@@ -11,8 +11,9 @@ use quorate_metadata::plan::producer_ids;
 use quorate_metadata::record::LeaderRecoveryState;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::broker::broker_client::BrokerClient;
-use quorate_proto::broker::broker_server::Broker;
 use quorate_proto::broker::*;
+use quorate_proto::encoded;
+use quorate_proto::encoded::broker_server::Broker;
 use quorate_proto::{endpoint_from_wire, features_from_wire};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
@@ -130,7 +131,7 @@ impl Broker for BrokerService {
         self.gateway.route(passage(forwarded), request.into_inner(), local, remote).await
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<encoded::WatchEvent, Status>> + Send>>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let events = watch::serve(&self.gateway, request.into_inner())?;

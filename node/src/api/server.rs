@@ -7,7 +7,7 @@ use std::time::Duration;
 use quorate_client::network::{Port, to_tokio};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::admin_server::AdminServer;
-use quorate_proto::broker::broker_server::BrokerServer;
+use quorate_proto::encoded::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::LogServer;
 use tonic::service::Routes;

@@ -1,11 +1,11 @@
 //! What one batch changed, as the feed carries it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::MetadataImage;
 use crate::ids::{BrokerId, ControllerEpoch, Offset, TopicPartition};
-use crate::record::{ConfigResource, Partition, PartitionChange, Record};
+use crate::record::{ConfigResource, PartitionChange, Record};
 
 /// Records that became visible, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,41 +29,95 @@ impl Delta {
         })
     }
 
-    /// The records that `broker` needs, given the images before and after: its own partitions, and what is small and
-    /// about everyone. That includes every topic and its configs: a broker may come to host a topic that was created
-    /// long before, and has to know its name then.
-    pub fn concerning<'a>(
-        &'a self,
-        broker: BrokerId,
-        before: &'a MetadataImage,
-        after: &'a MetadataImage,
-    ) -> impl Iterator<Item = (Offset, &'a Record)> + 'a {
-        let concern = Concern { broker, before, after, moved: self.moved(broker) };
-        self.offsets().filter(move |(_, record)| concern.has(record))
-    }
-
-    /// The partitions that name `broker` as a replica somewhere in this delta.
-    fn moved(&self, broker: BrokerId) -> BTreeSet<TopicPartition> {
-        let replicas_of = |record: &Record| match record {
-            Record::CreatePartition(partition) => partition.state.replicas.contains(&broker).then_some(partition.id),
-            Record::PartitionChange(PartitionChange { id, replicas: Some(replicas), .. }) => {
-                replicas.contains(&broker).then_some(*id)
+    /// The brokers that each record concerns, given the images before and after. A record of a partition concerns the
+    /// brokers that host it before, after, or somewhere in this delta. Topics and their configs concern every broker: one
+    /// may come to host a topic that was created long before, and has to know its name then.
+    pub fn audiences(&self, before: &MetadataImage, after: &MetadataImage) -> impl Iterator<Item = Audience> {
+        let named = self.named_hosts();
+        self.records.iter().map(move |record| match Scope::of(record) {
+            Scope::Everyone => Audience::Everyone,
+            Scope::NoBroker => Audience::NoBroker,
+            Scope::Broker(broker) => Audience::Brokers(vec![broker]),
+            Scope::Partition(id) => {
+                let named = named.get(&id).into_iter().flatten().chain(replicas_in(record)).copied();
+                let hosts = [before, after].into_iter().filter_map(|image| image.partition(id));
+                Audience::of_hosts(hosts.flat_map(|partition| partition.replicas.iter().copied()).chain(named))
             }
-            _ => None,
-        };
-        self.records.iter().filter_map(replicas_of).collect()
+        })
+    }
+
+    /// The replicas that this delta names of the partitions whose replicas it changes. Empty for all but a few deltas: a
+    /// partition that is merely created has the replicas of its own record.
+    fn named_hosts(&self) -> BTreeMap<TopicPartition, Vec<BrokerId>> {
+        let moves = |record: &Record| matches!(record, Record::PartitionChange(change) if change.replicas.is_some());
+        if !self.records.iter().any(moves) {
+            return BTreeMap::new();
+        }
+        let mut named: BTreeMap<TopicPartition, Vec<BrokerId>> = BTreeMap::new();
+        for record in self.records.iter() {
+            if let Scope::Partition(id) = Scope::of(record) {
+                named.entry(id).or_default().extend(replicas_in(record));
+            }
+        }
+        named
     }
 }
 
-struct Concern<'a> {
-    broker: BrokerId,
-    before: &'a MetadataImage,
-    after: &'a MetadataImage,
-    moved: BTreeSet<TopicPartition>,
+/// The replicas that a record of a partition names.
+fn replicas_in(record: &Record) -> &[BrokerId] {
+    match record {
+        Record::CreatePartition(partition) => &partition.state.replicas,
+        Record::PartitionChange(PartitionChange { replicas: Some(replicas), .. }) => replicas,
+        _ => &[],
+    }
 }
 
-impl Concern<'_> {
-    fn has(&self, record: &Record) -> bool {
+/// The brokers that a record concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Audience {
+    Everyone,
+    NoBroker,
+    /// In ascending order.
+    Brokers(Vec<BrokerId>),
+}
+
+impl Audience {
+    /// Of a record of a snapshot, whose partitions have no hosts but those that the record names.
+    pub fn in_snapshot(record: &Record) -> Self {
+        match Scope::of(record) {
+            Scope::Everyone => Self::Everyone,
+            Scope::NoBroker => Self::NoBroker,
+            Scope::Broker(broker) => Self::Brokers(vec![broker]),
+            Scope::Partition(_) => Self::of_hosts(replicas_in(record).iter().copied()),
+        }
+    }
+
+    pub fn includes(&self, broker: BrokerId) -> bool {
+        match self {
+            Self::Everyone => true,
+            Self::NoBroker => false,
+            Self::Brokers(brokers) => brokers.binary_search(&broker).is_ok(),
+        }
+    }
+
+    fn of_hosts(hosts: impl Iterator<Item = BrokerId>) -> Self {
+        let mut hosts: Vec<BrokerId> = hosts.collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        Self::Brokers(hosts)
+    }
+}
+
+/// What decides which brokers a record concerns.
+enum Scope {
+    Everyone,
+    NoBroker,
+    Broker(BrokerId),
+    Partition(TopicPartition),
+}
+
+impl Scope {
+    fn of(record: &Record) -> Self {
         match record {
             Record::RegisterBroker(_)
             | Record::FenceBroker { .. }
@@ -73,12 +127,12 @@ impl Concern<'_> {
             | Record::CreateTopic { .. }
             | Record::RemoveTopic { .. }
             | Record::BeginReassignment(_)
-            | Record::ChangeReassignment { .. } => true,
-            Record::CreatePartition(partition) => self.hosts(partition.id),
-            Record::PartitionChange(change) => self.hosts(change.id),
+            | Record::ChangeReassignment { .. } => Self::Everyone,
+            Record::CreatePartition(partition) => Self::Partition(partition.id),
+            Record::PartitionChange(change) => Self::Partition(change.id),
             Record::Config { resource, .. } => match resource {
-                ConfigResource::Topic(_) | ConfigResource::BrokerDefault => true,
-                ConfigResource::Broker(broker) => *broker == self.broker,
+                ConfigResource::Topic(_) | ConfigResource::BrokerDefault => Self::Everyone,
+                ConfigResource::Broker(broker) => Self::Broker(*broker),
             },
             Record::ClusterCreated { .. }
             | Record::ProducerIds { .. }
@@ -88,15 +142,8 @@ impl Concern<'_> {
             | Record::Digest { .. }
             | Record::BeginTransaction { .. }
             | Record::EndTransaction
-            | Record::AbortTransaction { .. } => false,
+            | Record::AbortTransaction { .. } => Self::NoBroker,
         }
-    }
-
-    fn hosts(&self, id: TopicPartition) -> bool {
-        let is_replica = |partition: &Arc<Partition>| partition.replicas.contains(&self.broker);
-        self.before.partition(id).is_some_and(is_replica)
-            || self.after.partition(id).is_some_and(is_replica)
-            || self.moved.contains(&id)
     }
 }
 
@@ -131,9 +178,8 @@ mod tests {
         let before = ledger.visible().clone();
         let replayed = ledger.replay(&batch(2, records)).expect("the records of this test replay");
         let [delta] = &replayed.visible[..] else { panic!("one batch is one delta") };
-        let found = delta.concerning(broker(1), &before, ledger.visible());
-        let first = before.next_offset.get();
-        found.map(|(offset, _)| usize::try_from(offset.get() - first).expect("offsets grow")).collect()
+        let audiences = delta.audiences(&before, ledger.visible()).enumerate();
+        audiences.filter(|(_, audience)| audience.includes(broker(1))).map(|(at, _)| at).collect()
     }
 
     #[test]
@@ -170,6 +216,17 @@ mod tests {
             Record::RemoveTopic { topic: topic(1) },
         ];
         assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_record_of_a_snapshot_concerns_the_hosts_that_it_names() {
+        let created = create_partition(topic(1), 2, &[3, 1]);
+        assert_eq!(Audience::in_snapshot(&created), Audience::Brokers(vec![broker(1), broker(3)]));
+        let named = Record::CreateTopic { topic: topic(2), name: "payments".to_owned() };
+        assert_eq!(Audience::in_snapshot(&named), Audience::Everyone);
+        assert_eq!(Audience::in_snapshot(&feature("metadata.version", 2)), Audience::NoBroker);
+        let others = config(ConfigResource::Broker(broker(2)));
+        assert_eq!(Audience::in_snapshot(&others), Audience::Brokers(vec![broker(2)]));
     }
 
     #[test]

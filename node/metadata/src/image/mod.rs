@@ -29,7 +29,7 @@ use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, 
 use digest::Digest;
 
 pub use changes::ChangedPartition;
-pub use delta::Delta;
+pub use delta::{Audience, Delta};
 pub use index::PartitionIndex;
 pub use ledger::{Ledger, Replayed};
 pub use reassignments::Reassignment;

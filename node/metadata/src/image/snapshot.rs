@@ -8,7 +8,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{MetadataImage, ReplayError, Topic};
-use crate::ids::{ControllerEpoch, Offset, PartitionId, TopicPartition};
+use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicPartition};
 use crate::mutant::Mutant;
 use crate::record::{Partition, PartitionRegistration, Record};
 
@@ -29,6 +29,20 @@ impl MetadataImage {
             timestamp_ms: self.timestamp_ms,
             digest: self.digest(),
         }
+    }
+
+    /// Of the whole image as records, those that may concern one broker: no partitions but the ones that it hosts, and
+    /// those after all topics.
+    pub fn to_records_of(&self, broker: BrokerId) -> impl Iterator<Item = Record> + Send + use<> {
+        let image = self.clone();
+        let hosted: Vec<TopicPartition> = image.index.hosted_by(broker).collect();
+        let topics = image.topics.clone().into_iter().map(|(_, topic)| create_topic(&topic));
+        let partitions = move |id: TopicPartition| {
+            let state = Partition::clone(image.partition(id)?);
+            Some(Record::CreatePartition(PartitionRegistration { id, state }))
+        };
+        let rest = Self { topics: OrdMap::new(), ..self.clone() };
+        topics.chain(hosted.into_iter().filter_map(partitions)).chain(rest.to_records())
     }
 
     /// The whole image as records, made one at a time while the image itself moves on.
@@ -132,9 +146,13 @@ fn is_lost(record: &Record) -> bool {
         && matches!(record, Record::CreatePartition(partition) if partition.id.partition.get() == 2)
 }
 
+fn create_topic(topic: &Topic) -> Record {
+    Record::CreateTopic { topic: topic.id, name: topic.name.clone() }
+}
+
 fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
     let id = topic.id;
-    let create = Record::CreateTopic { topic: id, name: topic.name.clone() };
+    let create = create_topic(&topic);
     let partitions = (0..).zip(topic.partitions.clone()).map(move |(at, state)| {
         let id = TopicPartition::new(id, PartitionId::new(at));
         Record::CreatePartition(PartitionRegistration { id, state: Partition::clone(&state) })
@@ -145,7 +163,7 @@ fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::fixture::{batch, client, create_partition, feature, image, topic};
+    use crate::image::fixture::{batch, broker, client, create_partition, feature, image, topic};
     use crate::record::ConfigResource;
 
     #[test]
@@ -181,6 +199,26 @@ mod tests {
         image.replay(&batch(2, &more)).expect("they are new");
         assert_eq!(image.record_count(), before + more.len());
         assert_eq!(image.record_count(), image.to_records().count());
+    }
+
+    #[test]
+    fn the_records_of_a_broker_have_its_partitions_and_everything_else() {
+        let image = image();
+        let sorted = |records: &mut dyn Iterator<Item = Record>| {
+            let mut lines: Vec<String> = records.map(|record| format!("{record:?}")).collect();
+            lines.sort();
+            lines
+        };
+        for (host, partitions) in [(broker(1), 1), (broker(2), 2), (broker(4), 0)] {
+            let is_foreign = |record: &Record| match record {
+                Record::CreatePartition(made) => !made.state.replicas.contains(&host),
+                _ => false,
+            };
+            let made = image.to_records_of(host).filter(|record| matches!(record, Record::CreatePartition(_)));
+            assert_eq!(made.count(), partitions);
+            let expected = sorted(&mut image.to_records().filter(|record| !is_foreign(record)));
+            assert_eq!(sorted(&mut image.to_records_of(host)), expected);
+        }
     }
 
     #[test]

@@ -1,0 +1,260 @@
+//! A snapshot for a watcher: the image as records, made while they are sent.
+//!
+//! A few snapshots are sent at a time, the other watchers wait. The image is taken when the turn has come, so that the
+//! feed still has what follows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use quorate_metadata::ids::Offset;
+use quorate_metadata::{MetadataImage, Record};
+use quorate_proto::broker::SnapshotPart;
+use quorate_proto::encoded::WatchEvent;
+use quorate_proto::record;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
+use tokio::time::{sleep, timeout};
+
+use super::Ended;
+use super::filter::Filter;
+use super::outlet::Outlet;
+
+/// Bytes of records in one event, unless a single record is larger: a quarter of what a gRPC client takes by default.
+const PART_BYTES_MAX: usize = 1024 * 1024;
+
+/// Of the fields of a part besides its records.
+const HEAD_BYTES_MAX: usize = 64;
+
+/// Records looked at before other requests of this thread have their turn: about 2 ms.
+const RECORDS_PER_SLICE: usize = 1_000;
+
+/// How long a watcher and a node wait for each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// How often a watcher that waits for its turn gets an empty part.
+    sign_interval: Duration,
+    /// A watcher that takes no event for so long loses its turn to those that wait, and begins again.
+    stall_max: Duration,
+}
+
+/// Agents leave a node whose feed is silent for a second. Ten seconds for 1 MiB are less than any network that a broker
+/// could live with.
+pub const PATIENCE: Patience =
+    Patience { sign_interval: Duration::from_millis(400), stall_max: Duration::from_secs(10) };
+
+/// Sends the snapshot that the filter leaves; where the feed goes on after it.
+pub async fn send(
+    outlet: &Outlet,
+    turns: Arc<Semaphore>,
+    image: impl FnOnce() -> MetadataImage,
+    filter: &Filter,
+    patience: Patience,
+) -> Result<Offset, Ended> {
+    let _turn = turn(outlet, turns, patience.sign_interval).await?;
+    let image = image();
+    let mut parts = Parts::new(&image, filter);
+    while let Some(part) = parts.next().await {
+        match timeout(patience.stall_max, outlet.send(snapshot(part))).await {
+            Ok(sent) => sent?,
+            Err(_) => {
+                tracing::info!(broker = filter.broker.map(|id| id.get()), "a watcher takes no snapshot, it is cut off");
+                return Err(Ended);
+            }
+        }
+    }
+    Ok(image.next_offset)
+}
+
+async fn turn(outlet: &Outlet, turns: Arc<Semaphore>, sign_interval: Duration) -> Result<OwnedSemaphorePermit, Ended> {
+    let turn = turns.acquire_owned();
+    tokio::pin!(turn);
+    loop {
+        tokio::select! {
+            biased;
+            turn = &mut turn => return turn.map_err(|_| Ended),
+            () = outlet.closed() => return Err(Ended),
+            () = sleep(sign_interval) => outlet.offer(snapshot(Bytes::new())),
+        }
+    }
+}
+
+fn snapshot(part: Bytes) -> WatchEvent {
+    WatchEvent { snapshot: Some(part), ..WatchEvent::default() }
+}
+
+/// The encoded `SnapshotPart`s of an image.
+struct Parts<'a> {
+    records: Box<dyn Iterator<Item = Record> + Send>,
+    filter: &'a Filter,
+    /// What each part says besides its records.
+    head: SnapshotPart,
+    /// A record that did not fit into the part before.
+    left_over: Vec<u8>,
+    looked_at: usize,
+    ended: bool,
+}
+
+impl<'a> Parts<'a> {
+    fn new(image: &MetadataImage, filter: &'a Filter) -> Self {
+        let header = image.header();
+        let digest = if filter.is_whole() { header.digest.to_be_bytes().to_vec() } else { Vec::new() };
+        let head = SnapshotPart {
+            next_offset: header.next_offset.get(),
+            controller_epoch: header.controller_epoch.get(),
+            records: Vec::new(),
+            last: false,
+            digest,
+            time_ms: header.timestamp_ms,
+        };
+        Self { records: filter.candidates(image), filter, head, left_over: Vec::new(), looked_at: 0, ended: false }
+    }
+
+    /// None after the last part. There is one at least.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        let mut part = std::mem::take(&mut self.left_over);
+        loop {
+            let Some(record) = self.next_record().await else {
+                self.ended = true;
+                break;
+            };
+            let start = part.len();
+            put(&mut part, &SnapshotPart { records: vec![record::to_wire(&record)], ..SnapshotPart::default() });
+            if start > 0 && part.len() + HEAD_BYTES_MAX > PART_BYTES_MAX {
+                self.left_over = part.split_off(start);
+                break;
+            }
+        }
+        // Fields may come in any order: encodings can be joined.
+        put(&mut part, &SnapshotPart { last: self.ended, ..self.head.clone() });
+        Some(part.into())
+    }
+
+    async fn next_record(&mut self) -> Option<Record> {
+        loop {
+            self.looked_at += 1;
+            if self.looked_at.is_multiple_of(RECORDS_PER_SLICE) {
+                yield_now().await;
+            }
+            let record = self.records.next()?;
+            if self.filter.passes_in_snapshot(&record) {
+                return Some(record);
+            }
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, message: &impl Message) {
+    message.encode(bytes).expect("a Vec takes any length");
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_metadata::ids::{BrokerId, ControllerEpoch};
+    use quorate_metadata::image::SnapshotHeader;
+    use quorate_metadata::record::ConfigResource;
+    use quorate_metadata::{Batch, Ledger};
+    use tokio_stream::StreamExt;
+
+    use super::*;
+    use crate::api::watch::outlet;
+
+    const SHORT: Patience = Patience { sign_interval: Duration::from_millis(1), stall_max: Duration::from_millis(10) };
+
+    fn config(resource: ConfigResource, key: String, bytes: usize) -> Record {
+        Record::Config { resource, key, value: Some("v".repeat(bytes)) }
+    }
+
+    /// An image of about 3 MiB in 3 000 configs of every broker, and one config each of brokers 1 and 2.
+    fn image() -> MetadataImage {
+        let mut records: Vec<Record> =
+            (0..3_000).map(|key| config(ConfigResource::BrokerDefault, format!("key-{key}"), 1_000)).collect();
+        let of = |broker| config(ConfigResource::Broker(BrokerId::new(broker)), "key".to_owned(), 1);
+        records.extend([of(1), of(2)]);
+        let mut ledger = Ledger::default();
+        let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 3, records };
+        ledger.replay(&batch).expect("the records of this test replay");
+        ledger.visible().clone()
+    }
+
+    async fn parts(image: &MetadataImage, filter: &Filter) -> Vec<SnapshotPart> {
+        let mut parts = Parts::new(image, filter);
+        let mut decoded = Vec::new();
+        while let Some(part) = parts.next().await {
+            assert!(part.len() <= PART_BYTES_MAX, "{} bytes", part.len());
+            decoded.push(SnapshotPart::decode(part).expect("it is encoded by us"));
+        }
+        decoded
+    }
+
+    fn records(parts: &[SnapshotPart]) -> Vec<Record> {
+        let records = parts.iter().flat_map(|part| part.records.iter().cloned());
+        records.map(|item| record::from_wire(item).expect("it was a record")).collect()
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_comes_in_parts_that_give_the_image() {
+        let image = image();
+        let parts = parts(&image, &Filter::default()).await;
+        assert_eq!(parts.iter().map(|part| part.last).collect::<Vec<_>>(), [false, false, true]);
+        let last = parts.last().expect("there is one");
+        let header = SnapshotHeader {
+            next_offset: Offset::new(last.next_offset),
+            controller_epoch: ControllerEpoch::new(last.controller_epoch),
+            timestamp_ms: last.time_ms,
+            digest: u128::from_be_bytes(last.digest.as_slice().try_into().expect("16 bytes")),
+        };
+        assert_eq!(MetadataImage::from_snapshot(header, records(&parts)), Ok(image));
+    }
+
+    #[tokio::test]
+    async fn a_filtered_snapshot_has_what_passes_and_no_digest() {
+        let filter = Filter { broker: Some(BrokerId::new(2)), ..Filter::default() };
+        let filtered = parts(&image(), &filter).await;
+        assert_eq!(records(&filtered).len(), 3_001);
+        assert!(filtered.iter().all(|part| part.digest.is_empty()));
+        let nothing = Filter { kinds: ["Digest".to_owned()].into(), ..Filter::default() };
+        let none = parts(&image(), &nothing).await;
+        let [only] = &none[..] else { panic!("the last part comes even when it is empty") };
+        assert!(only.last && only.records.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_watcher_waits_for_its_turn_and_is_not_left_in_silence() {
+        let turns = Arc::new(Semaphore::new(1));
+        let taken = turns.clone().acquire_owned().await.expect("it is open");
+        let (outlet, events) = outlet::open();
+        let mut events = Box::pin(events);
+        let sent =
+            tokio::spawn(async move { send(&outlet, turns, MetadataImage::default, &Filter::default(), SHORT).await });
+        let mut next = async || {
+            let event = events.next().await.expect("the watcher is there").expect("no error");
+            SnapshotPart::decode(event.snapshot.expect("a part")).expect("it is encoded by us")
+        };
+        assert_eq!(next().await, SnapshotPart::default());
+        drop(taken);
+        while !next().await.last {}
+        assert_eq!(sent.await.expect("it does not panic").expect("it was sent"), Offset::default());
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_takes_nothing_loses_its_turn() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (outlet, _events) = outlet::open();
+        let ended = send(&outlet, turns.clone(), image, &Filter::default(), SHORT).await;
+        assert!(ended.is_err(), "it would keep the others waiting");
+        assert_eq!(turns.available_permits(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_went_away_gives_its_place_back() {
+        let turns = Arc::new(Semaphore::new(0));
+        let (outlet, events) = outlet::open();
+        drop(events);
+        assert!(send(&outlet, turns, image, &Filter::default(), SHORT).await.is_err());
+    }
+}
