@@ -36,6 +36,11 @@ impl MetadataView {
         self.ledger.load().visible().clone()
     }
 
+    /// Looks at what readers may see now, without the cost of a copy: for what is done with every heartbeat.
+    pub fn inspect<T>(&self, look: impl FnOnce(&MetadataImage) -> T) -> T {
+        look(self.ledger.load().visible())
+    }
+
     /// Everything replayed, with an open transaction if there is one.
     pub fn ledger(&self) -> Ledger {
         Ledger::clone(&self.ledger.load())

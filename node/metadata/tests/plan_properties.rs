@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use quorate_metadata::ids::{
-    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, PartitionEpoch, PartitionId,
+    BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, LeaderEpoch, Offset, PartitionEpoch, PartitionId,
     TopicPartition,
 };
 use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, PartitionAlteration, alter_partition};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
-use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
+use quorate_metadata::plan::heartbeat::{Heartbeat, awaits_others, heartbeat};
 use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, PartitionRef, StartReassignment};
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::plan::{checkpoint, features};
@@ -348,6 +348,11 @@ fn idle(image: &MetadataImage, broker: BrokerId) -> Heartbeat {
 }
 
 fn beat(image: &MetadataImage, request: &Heartbeat) -> Vec<Record> {
+    if !awaits_others(image, request.broker) {
+        let answer = |lowest| heartbeat(image, request, lowest).map(|plan| (plan.records, plan.response));
+        let lowest = [Some(Offset::new(0)), Some(Offset::new(i64::MAX))];
+        assert!(lowest.into_iter().all(|lowest| answer(lowest) == answer(None)), "{request:?} depends on the others");
+    }
     heartbeat(image, request, None).map_or_else(|_| Vec::new(), |plan| plan.records)
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use prost::Message;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, DirectoryId, Offset};
-use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, heartbeat};
-use quorate_metadata::{ApiError, ErrorName};
+use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, awaits_others, heartbeat};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
 use super::request::invalid;
-use crate::controller::{Contact, MutationTerms, OpenStream, Weight};
+use crate::controller::{Contact, MutationTerms, OpenStream, SessionTable, Weight};
 
 /// Replies that may wait for a slow broker before its stream is held back.
 const REPLIES_BUFFERED_MAX: usize = 4;
@@ -126,7 +126,7 @@ impl BrokerStream {
     /// Only for the registered epoch: a made-up higher one would shut the real broker's heartbeats out. Whoever was told
     /// its epoch finds it here, for that was told after it was replayed.
     fn stamp(&mut self, heartbeat: &Heartbeat) {
-        let registered = self.gateway.view.image().broker(heartbeat.broker).map(|known| known.epoch);
+        let registered = self.gateway.view.inspect(|image| image.broker(heartbeat.broker).map(|known| known.epoch));
         if registered != Some(heartbeat.epoch) {
             return;
         }
@@ -144,10 +144,10 @@ impl BrokerStream {
 
     /// The answer when nothing has to be written. What is committed decides; the event loop decides the rest.
     fn unchanged(&self, wanted: &Heartbeat) -> Result<Option<HeartbeatAnswer>, ApiError> {
-        let image = self.gateway.view.image();
-        let lowest = self.gateway.controller.sessions.lowest_active_offset(&image, wanted.broker);
+        let sessions = &self.gateway.controller.sessions;
         // Unknown or stale here may be merely not yet committed: the draft knows.
-        let Ok(plan) = heartbeat(&image, wanted, lowest) else { return Ok(None) };
+        let plan = self.gateway.view.inspect(|image| heartbeat(image, wanted, lowest_other(sessions, image, wanted)));
+        let Ok(plan) = plan else { return Ok(None) };
         Ok(plan.records.is_empty().then_some(plan.response))
     }
 
@@ -161,10 +161,7 @@ impl BrokerStream {
             .mutate(
                 "heartbeat",
                 terms,
-                move |image, _| {
-                    let lowest = sessions.lowest_active_offset(image, wanted.broker);
-                    heartbeat(image, &wanted, lowest)
-                },
+                move |image, _| heartbeat(image, &wanted, lowest_other(&sessions, image, &wanted)),
                 |answer, _, _| Decision {
                     fenced: answer.fenced,
                     caught_up: answer.caught_up,
@@ -190,7 +187,7 @@ impl BrokerStream {
             lease_ms: if may_lead { millis(self.terms.lease) } else { 0 },
             interval_ms: millis(self.terms.interval),
             controller_epoch: self.gateway.claimed().map_or(0, |epoch| epoch.get()),
-            metadata_offset: self.gateway.view.image().next_offset.get(),
+            metadata_offset: self.gateway.view.inspect(|image| image.next_offset.get()),
         }
     }
 
@@ -200,6 +197,12 @@ impl BrokerStream {
             open.close();
         }
     }
+}
+
+/// What the answer needs to know of the other brokers. Not looked for where it needs nothing: heartbeats come by the ten
+/// thousand, and each look costs all brokers.
+fn lowest_other(sessions: &SessionTable, image: &MetadataImage, wanted: &Heartbeat) -> Option<Offset> {
+    awaits_others(image, wanted.broker).then(|| sessions.lowest_active_offset(image, wanted.broker)).flatten()
 }
 
 async fn resigned(claims: &mut watch::Receiver<Option<ControllerEpoch>>) {

@@ -79,8 +79,15 @@ struct Circumstances {
     moves_seen: bool,
 }
 
+/// Whether the answer to a heartbeat depends on what the other brokers have replayed: only while its sender is in
+/// controlled shutdown and leads nothing any more. To find that out costs all brokers.
+pub fn awaits_others(image: &MetadataImage, broker: BrokerId) -> bool {
+    let has_barrier = image.broker(broker).is_some_and(|broker| broker.controlled_shutdown_offset.is_some());
+    has_barrier && image.index.led_count(broker) == 0
+}
+
 /// Answers a heartbeat. `lowest_active_offset` is the lowest metadata offset that any other active broker reported;
-/// `None` when there is no other.
+/// `None` when there is no other, and where the answer does not depend on it (see `awaits_others`).
 pub fn heartbeat(
     image: &MetadataImage,
     heartbeat: &Heartbeat,

@@ -7,7 +7,7 @@ use quorate_metadata::plan::brokers::{self as broker_plans, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
 use quorate_metadata::plan::features;
-use quorate_metadata::plan::heartbeat::{Heartbeat, heartbeat};
+use quorate_metadata::plan::heartbeat::{Heartbeat, awaits_others, heartbeat};
 use quorate_metadata::plan::producer_ids;
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::record::{Endpoint, LeaderRecoveryState, SecurityProtocol, VersionRange};
@@ -189,7 +189,8 @@ fn read_heartbeat(image: &MetadataImage, command: &Command) -> Result<Heartbeat>
 
 fn beat(world: &World, command: &Command) -> Result<Step> {
     let request = read_heartbeat(world.image(), command)?;
-    let lowest = world.sessions.lowest_active_offset(world.image(), request.broker);
+    let others = awaits_others(world.image(), request.broker);
+    let lowest = others.then(|| world.sessions.lowest_active_offset(world.image(), request.broker)).flatten();
     let plan = heartbeat(world.image(), &request, lowest);
     let step = step(plan, |answer| {
         let mut words = vec![if answer.fenced { "fenced" } else { "not fenced" }];
