@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::error::{ClientError, InvalidAddress};
 use crate::nodes::{Nodes, Options};
+use crate::pages::all_pages;
 use crate::retry::{Effect, Timed, run};
 use crate::watch::{Watch, WatchFilter};
 use crate::world;
@@ -126,22 +127,52 @@ impl AdminClient {
             .await
     }
 
+    /// All topics, fetched page by page. The offset is that of the first page.
     pub async fn list_topics(&self, freshness: Freshness) -> Result<wire::ListTopicsReply, ClientError> {
-        let request = wire::ListTopicsRequest { options: read(freshness) };
+        all_pages(wire::ListTopicsRequest::default(), |request| self.list_topics_page(request, freshness)).await
+    }
+
+    /// One page of the topics, as large as the request wants; its options are filled in from `freshness`.
+    pub async fn list_topics_page(
+        &self,
+        page: wire::ListTopicsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::ListTopicsReply, ClientError> {
+        let request = wire::ListTopicsRequest { options: read(freshness), ..page };
         self.call(Effect::None, request, |mut wire, request| async move { wire.list_topics(request).await }).await
     }
 
+    /// These topics with all their partitions, fetched page by page. The offset is that of the first page.
     pub async fn describe_topics(
         &self,
         topics: Vec<wire::TopicRef>,
         freshness: Freshness,
     ) -> Result<wire::DescribeTopicsReply, ClientError> {
-        let request = wire::DescribeTopicsRequest { options: read(freshness), topics };
+        let request = wire::DescribeTopicsRequest { topics, ..Default::default() };
+        all_pages(request, |request| self.describe_topics_page(request, freshness)).await
+    }
+
+    /// One page of the topics' partitions; a topic may go on in the next page. Its options are filled in from `freshness`.
+    pub async fn describe_topics_page(
+        &self,
+        page: wire::DescribeTopicsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::DescribeTopicsReply, ClientError> {
+        let request = wire::DescribeTopicsRequest { options: read(freshness), ..page };
         self.call(Effect::None, request, |mut wire, request| async move { wire.describe_topics(request).await }).await
     }
 
-    /// The partitions that pass the filter; its options are filled in from `freshness`.
+    /// All partitions that pass the filter, fetched page by page. The offset is that of the first page.
     pub async fn list_partitions(
+        &self,
+        filter: wire::ListPartitionsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::ListPartitionsReply, ClientError> {
+        all_pages(filter, |request| self.list_partitions_page(request, freshness)).await
+    }
+
+    /// One page of the partitions that pass the filter; its options are filled in from `freshness`.
+    pub async fn list_partitions_page(
         &self,
         filter: wire::ListPartitionsRequest,
         freshness: Freshness,

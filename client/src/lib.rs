@@ -18,6 +18,7 @@ mod error;
 pub mod log;
 pub mod network;
 mod nodes;
+mod pages;
 pub mod perf;
 mod replicas;
 mod retry;

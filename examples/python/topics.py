@@ -44,6 +44,18 @@ def error_name(error):
     return error.code().name
 
 
+def describe(admin, stub, name):
+    """The topic with all its partitions, which a large topic has in several pages."""
+    asked = admin.DescribeTopicsRequest(topics=[admin.TopicRef(name=name)], page_size=1000)
+    page = stub.DescribeTopics(asked, timeout=10)
+    described = page.topics[0]
+    while page.next_page_token:
+        asked.page_token = page.next_page_token
+        page = stub.DescribeTopics(asked, timeout=10)
+        described.partitions.extend(page.topics[0].partitions)
+    return described
+
+
 def main(address, name):
     admin, services = generate()
     stub = services.AdminStub(grpc.insecure_channel(address))
@@ -53,8 +65,7 @@ def main(address, name):
     if refused.name:
         print(f"{refused.name}: {refused.message}", file=sys.stderr)
         return 1
-    asked = admin.DescribeTopicsRequest(topics=[admin.TopicRef(name=name)])
-    described = stub.DescribeTopics(asked, timeout=10).topics[0]
+    described = describe(admin, stub, name)
     print(json.dumps(MessageToDict(described, preserving_proto_field_name=True), indent=2))
     return 0
 

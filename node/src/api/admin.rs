@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::elections::{elect, election_kind};
 use super::gateway::Gateway;
 use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
-use super::{describe, reassignment};
+use super::{describe, listing, reassignment};
 
 pub struct AdminService {
     pub gateway: Gateway,
@@ -267,13 +267,7 @@ impl Admin for AdminService {
 
     async fn list_topics(&self, request: Request<ListTopicsRequest>) -> Result<Response<ListTopicsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let topics = image
-            .topic_names
-            .values()
-            .filter_map(|id| image.topic(*id))
-            .map(|topic| describe::summary(topic))
-            .collect();
-        Ok(Response::new(ListTopicsReply { offset: image.next_offset.get(), topics }))
+        listing::topics(&image, request.get_ref()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn describe_topics(
@@ -281,8 +275,7 @@ impl Admin for AdminService {
         request: Request<DescribeTopicsRequest>,
     ) -> Result<Response<DescribeTopicsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let topics = request.into_inner().topics.into_iter().map(|asked| described(&image, asked)).collect();
-        Ok(Response::new(DescribeTopicsReply { offset: image.next_offset.get(), topics }))
+        listing::described_topics(&image, request.into_inner()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn list_partitions(
@@ -290,14 +283,7 @@ impl Admin for AdminService {
         request: Request<ListPartitionsRequest>,
     ) -> Result<Response<ListPartitionsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let filter = request.into_inner();
-        if let Some(name) = &filter.topic
-            && image.topic_named(name).is_none()
-        {
-            return Err(self.gateway.status(&describe::unknown_topic(name)));
-        }
-        let partitions = describe::partitions(&image, &filter);
-        Ok(Response::new(ListPartitionsReply { offset: image.next_offset.get(), partitions }))
+        listing::partitions(&image, request.get_ref()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn describe_configs(
@@ -364,7 +350,7 @@ impl Admin for AdminService {
         };
         let local = |_, left| async move {
             self.confirm_office(left).await?;
-            Ok(describe::status(&self.gateway))
+            Ok(describe::status(&self.gateway).await)
         };
         let remote = |channel, request| async move { remote(channel).cluster_status(request).await };
         self.gateway.route(passage, body, local, remote).await
@@ -471,14 +457,4 @@ fn config_alteration(asked: &ConfigAlteration) -> Result<configs::AlterConfigs, 
         resource: config_resource(asked.resource.as_ref())?,
         changes: asked.changes.iter().map(change).collect::<Result<_, _>>()?,
     })
-}
-
-fn described(image: &MetadataImage, asked: TopicRef) -> TopicDescription {
-    let found = topic_ref(&asked).and_then(|topic| describe::find_topic(image, &topic));
-    match found {
-        Ok(topic) => describe::topic(image, &topic, asked),
-        Err(error) => {
-            TopicDescription { topic: Some(asked), error: Some(to_item(&error)), ..TopicDescription::default() }
-        }
-    }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use quorate_metadata::config;
-use quorate_metadata::ids::{BrokerId, TopicPartition};
 use quorate_metadata::image::Topic;
 use quorate_metadata::plan::topics::TopicRef;
-use quorate_metadata::record::{BrokerRegistration, ChangeNote, ConfigResource, LeaderRecoveryState, Partition};
+use quorate_metadata::record::{BrokerRegistration, ConfigResource, Partition};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::{admin, endpoint_to_wire};
 
 use super::gateway::Gateway;
+use super::pages::Slices;
 use crate::raft::VoterState;
 
 pub fn unknown_topic(name: &str) -> ApiError {
@@ -27,98 +27,11 @@ pub fn find_topic(image: &MetadataImage, topic: &TopicRef) -> Result<Arc<Topic>,
     }
 }
 
-pub fn summary(topic: &Topic) -> admin::TopicSummary {
-    let leaderless = topic.partitions.iter().filter(|partition| partition.leader.is_none()).count();
-    let under_replicated = topic.partitions.iter().filter(|partition| is_under_replicated(partition)).count();
-    admin::TopicSummary {
-        name: topic.name.clone(),
-        id: topic.id.to_string(),
-        partitions: count(topic.partitions.len()),
-        replication_factor: topic.partitions.front().map_or(0, |partition| count(partition.replicas.len())),
-        leaderless: count(leaderless),
-        under_replicated: count(under_replicated),
-    }
-}
-
-pub fn topic(image: &MetadataImage, topic: &Topic, asked: admin::TopicRef) -> admin::TopicDescription {
-    let configs = image.configs.get(&ConfigResource::Topic(topic.name.clone()));
-    let min_isr = config::min_insync_replicas(image, &topic.name);
-    admin::TopicDescription {
-        topic: Some(asked),
-        error: None,
-        name: topic.name.clone(),
-        id: topic.id.to_string(),
-        configs: configs.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
-        partitions: topic.partitions().map(|(id, state)| partition(&topic.name, id, state, min_isr)).collect(),
-    }
-}
-
-pub fn partitions(image: &MetadataImage, filter: &admin::ListPartitionsRequest) -> Vec<admin::PartitionDescription> {
-    let wanted = |state: &Partition, min_isr: usize| {
-        (!filter.leaderless || state.leader.is_none())
-            && (!filter.under_replicated || is_under_replicated(state))
-            && (!filter.under_min_isr || is_under_min_isr(state, min_isr))
-            && filter.broker.is_none_or(|broker| state.replicas.contains(&BrokerId::new(broker)))
-    };
-    image
-        .topic_names
-        .iter()
-        .filter(|(name, _)| filter.topic.as_ref().is_none_or(|topic| topic == *name))
-        .filter_map(|(_, id)| image.topic(*id))
-        .flat_map(|topic| {
-            let min_isr = config::min_insync_replicas(image, &topic.name);
-            topic
-                .partitions()
-                .filter(move |(_, state)| wanted(state, min_isr))
-                .map(move |(id, state)| partition(&topic.name, id, state, min_isr))
-        })
-        .collect()
-}
-
-fn partition(topic: &str, id: TopicPartition, state: &Partition, min_isr: usize) -> admin::PartitionDescription {
-    let ids = |brokers: &[BrokerId]| brokers.iter().map(|broker| broker.get()).collect();
-    admin::PartitionDescription {
-        topic: topic.to_owned(),
-        partition: id.partition.get(),
-        leader: state.leader.map(BrokerId::get),
-        leader_epoch: state.leader_epoch.get(),
-        partition_epoch: state.partition_epoch.get(),
-        replicas: ids(&state.replicas),
-        isr: ids(&state.isr),
-        elr: ids(state.elr()),
-        last_known_elr: ids(state.last_known_elr()),
-        adding: ids(state.adding()),
-        removing: ids(state.removing()),
-        leader_recovery_state: recovery(state.recovery()).to_owned(),
-        cause: state.history().last().map(|note| note.cause.to_string()).unwrap_or_default(),
-        history: state.history().map(change_note).collect(),
-        min_insync_replicas: count(min_isr.min(state.replicas.len())),
-    }
-}
-
-fn change_note(note: ChangeNote) -> admin::PartitionChangeNote {
-    admin::PartitionChangeNote {
-        cause: note.cause.to_string(),
-        offset: note.offset.get(),
-        time_ms: note.time_ms,
-        leader: note.leader.map(BrokerId::get),
-        leader_epoch: note.leader_epoch.get(),
-        unclean: note.unclean,
-    }
-}
-
-fn recovery(state: LeaderRecoveryState) -> &'static str {
-    match state {
-        LeaderRecoveryState::Recovered => "recovered",
-        LeaderRecoveryState::Recovering => "recovering",
-    }
-}
-
-fn is_under_replicated(state: &Partition) -> bool {
+pub(super) fn is_under_replicated(state: &Partition) -> bool {
     state.isr.len() < state.replicas.len()
 }
 
-fn is_under_min_isr(state: &Partition, min_isr: usize) -> bool {
+pub(super) fn is_under_min_isr(state: &Partition, min_isr: usize) -> bool {
     state.isr.len() < min_isr.min(state.replicas.len())
 }
 
@@ -210,7 +123,7 @@ fn voter_state(state: VoterState) -> &'static str {
 }
 
 /// Whether the cluster is healthy, and every reason why not.
-pub fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
+pub async fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
     let quorum = gateway.raft.status();
     let image = gateway.view.image();
     let unreachable: Vec<String> = quorum
@@ -235,10 +148,12 @@ pub fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
         not_preferred: count(image.index.misplaced_count()),
         ..admin::ClusterStatusReply::default()
     };
+    let mut slices = Slices::default();
     for topic in image.topics.values() {
         let min_isr = config::min_insync_replicas(&image, &topic.name);
         reply.partitions += count(topic.partitions.len());
         for state in &topic.partitions {
+            slices.step().await;
             reply.under_replicated += i32::from(is_under_replicated(state));
             reply.under_min_isr += i32::from(is_under_min_isr(state, min_isr));
         }
@@ -264,6 +179,6 @@ fn reasons(status: &admin::ClusterStatusReply, unreachable: &[String], fenced: &
 }
 
 /// A number of things in memory; more than i32 holds do not fit there.
-fn count(things: usize) -> i32 {
+pub(super) fn count(things: usize) -> i32 {
     i32::try_from(things).unwrap_or(i32::MAX)
 }

@@ -26,8 +26,8 @@ use super::proxy::Proxy;
 /// A request of 10 000 topics with explicit assignments fits four times over.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A listing of a million partitions fits.
-pub const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// An answer to a request that knows no pages (16 MiB) fits four times over, and clients take no more than this.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// HTTP/2's customary bound; hyper's own is unlimited when unset.
 const STREAMS_PER_CONNECTION_MAX: u32 = 256;

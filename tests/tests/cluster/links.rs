@@ -47,7 +47,8 @@ async fn a_controller_that_is_cut_off_falls_silent_and_the_majority_goes_on() {
         wait("another controller", async || controller_of(&majority).await.filter(|active| *active != alone)).await;
         no_leases_from(&mut phantom).await;
         let definite = refused_create(&cluster, alone).await;
-        let read = ListTopicsRequest { options: Some(ReadOptions { stale: false, timeout_ms: 1_000 }) };
+        let read =
+            ListTopicsRequest { options: Some(ReadOptions { stale: false, timeout_ms: 1_000 }), ..Default::default() };
         assert_eq!(refusal(cluster.admin(alone).list_topics(read)).await, "CONTROLLER_UNAVAILABLE");
         wait("the broker beside it to be fenced", async || {
             let brokers = majority.list_brokers(Freshness::Linearizable).await.ok()?.brokers;
@@ -191,7 +192,10 @@ async fn a_controller_that_hears_nobody_is_followed() {
     let asking = tokio::spawn(async move {
         loop {
             let options = Some(ReadOptions { stale: false, timeout_ms: 200 });
-            asked.list_topics(ListTopicsRequest { options }).await.expect_err("no majority, no read");
+            asked
+                .list_topics(ListTopicsRequest { options, ..Default::default() })
+                .await
+                .expect_err("no majority, no read");
         }
     });
     let others = cluster.others(deaf);

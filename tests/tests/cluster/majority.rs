@@ -27,9 +27,11 @@ async fn five_nodes_serve_without_any_two_and_say_so_without_three() {
     let mut asked = Vec::new();
     for id in cluster.running() {
         asked.push((format!("asked-of-{id}"), create_without_majority(&cluster, id).await));
-        let linearizable = ListTopicsRequest { options: Some(ReadOptions { stale: false, timeout_ms: 1_000 }) };
+        let linearizable =
+            ListTopicsRequest { options: Some(ReadOptions { stale: false, timeout_ms: 1_000 }), ..Default::default() };
         assert_eq!(refusal(cluster.admin(id).list_topics(linearizable)).await, "CONTROLLER_UNAVAILABLE");
-        let stale = ListTopicsRequest { options: Some(ReadOptions { stale: true, timeout_ms: 1_000 }) };
+        let stale =
+            ListTopicsRequest { options: Some(ReadOptions { stale: true, timeout_ms: 1_000 }), ..Default::default() };
         let served = outcome(cluster.admin(id).list_topics(stale)).await.expect("what it has needs no quorum");
         assert!(served.topics.iter().any(|topic| topic.name == "without-two"));
     }

@@ -98,12 +98,12 @@ pub async fn run(session: &Session, command: Partition) -> Outcome {
 
 async fn list_some(session: &Session, filter: Filter) -> Outcome {
     let request = ListPartitionsRequest {
-        options: None,
         leaderless: filter.leaderless,
         under_replicated: filter.under_replicated,
         under_min_isr: filter.under_min_isr,
         topic: filter.topic,
         broker: filter.broker,
+        ..ListPartitionsRequest::default()
     };
     let partitions = session.client.list_partitions(request, Freshness::Linearizable).await?.partitions;
     let partitions: Vec<view::Partition> = partitions.into_iter().map(view::Partition::from).collect();

@@ -1,0 +1,150 @@
+//! Answers over everything there is, fetched page by page.
+
+use std::future::Future;
+
+use quorate_metadata::ErrorName;
+use quorate_proto::admin as wire;
+
+use crate::error::ClientError;
+
+/// Items asked for at a time. A node sends fewer where they take more than about 1 MiB.
+const PAGE_SIZE: u32 = 10_000;
+
+/// A request for one page.
+pub trait PageRequest: Clone {
+    fn turn_to(&mut self, page_size: u32, page_token: String);
+}
+
+/// One page of an answer.
+pub trait Page: Sized {
+    /// Of the page after this one; empty where it is the last.
+    fn take_token(&mut self) -> String;
+
+    /// Adds what the page after this one has.
+    fn append(&mut self, next: Self);
+}
+
+/// Asks for one page after the other until there is no more. A node that knows no pages answers with one.
+pub async fn all_pages<Request, Reply, Answer>(
+    mut request: Request,
+    call: impl Fn(Request) -> Answer,
+) -> Result<Reply, ClientError>
+where
+    Request: PageRequest,
+    Reply: Page,
+    Answer: Future<Output = Result<Reply, ClientError>>,
+{
+    request.turn_to(PAGE_SIZE, String::new());
+    let mut all = call(request.clone()).await?;
+    let mut token = all.take_token();
+    while !token.is_empty() {
+        request.turn_to(PAGE_SIZE, token.clone());
+        let mut page = call(request.clone()).await?;
+        let next = page.take_token();
+        if next == token {
+            let message = format!("the page of token {token:?} leads to itself");
+            return Err(ClientError::failed(ErrorName::UnknownServerError, message));
+        }
+        token = next;
+        all.append(page);
+    }
+    Ok(all)
+}
+
+macro_rules! page_requests {
+    ($($request:ident)*) => {
+        $(impl PageRequest for wire::$request {
+            fn turn_to(&mut self, page_size: u32, page_token: String) {
+                (self.page_size, self.page_token) = (page_size, page_token);
+            }
+        })*
+    };
+}
+
+page_requests! { ListTopicsRequest DescribeTopicsRequest ListPartitionsRequest }
+
+impl Page for wire::ListTopicsReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.topics.extend(next.topics);
+    }
+}
+
+impl Page for wire::ListPartitionsReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.partitions.extend(next.partitions);
+    }
+}
+
+impl Page for wire::DescribeTopicsReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        for topic in next.topics {
+            match self.topics.last_mut() {
+                Some(begun) if topic.continued => {
+                    begun.partitions.extend(topic.partitions);
+                    begun.error = begun.error.take().or(topic.error);
+                }
+                _ => self.topics.push(topic),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn topic(name: &str, continued: bool, partitions: i32) -> wire::TopicDescription {
+        let partition = |partition| wire::PartitionDescription { partition, ..Default::default() };
+        wire::TopicDescription {
+            name: name.to_owned(),
+            continued,
+            partitions: (0..partitions).map(partition).collect(),
+            ..Default::default()
+        }
+    }
+
+    fn page(offset: i64, topics: Vec<wire::TopicDescription>, token: &str) -> wire::DescribeTopicsReply {
+        wire::DescribeTopicsReply { offset, topics, next_page_token: token.to_owned() }
+    }
+
+    #[tokio::test]
+    async fn pages_are_asked_for_until_there_is_no_more() {
+        let pages = [
+            page(7, vec![topic("a", false, 1), topic("b", false, 2)], "one"),
+            page(8, vec![topic("b", true, 3)], "two"),
+            page(9, vec![topic("b", true, 1), topic("c", false, 1)], ""),
+        ];
+        let pages = RefCell::new(pages.into_iter());
+        let tokens = RefCell::new(Vec::new());
+        let call = |request: wire::DescribeTopicsRequest| {
+            assert_eq!(request.page_size, PAGE_SIZE);
+            tokens.borrow_mut().push(request.page_token);
+            std::future::ready(Ok(pages.borrow_mut().next().expect("three pages are asked for")))
+        };
+        let all = all_pages(wire::DescribeTopicsRequest::default(), call).await.expect("no page fails");
+        let topics: Vec<_> = all.topics.iter().map(|topic| (topic.name.as_str(), topic.partitions.len())).collect();
+        assert_eq!((all.offset, topics), (7, vec![("a", 1), ("b", 6), ("c", 1)]));
+        assert_eq!(*tokens.borrow(), ["", "one", "two"]);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_leads_to_itself_is_an_error() {
+        let call = |_: wire::DescribeTopicsRequest| std::future::ready(Ok(page(7, Vec::new(), "again")));
+        let failed = all_pages(wire::DescribeTopicsRequest::default(), call).await;
+        assert_eq!(failed.expect_err("it would go on for ever").name(), ErrorName::UnknownServerError);
+    }
+}
