@@ -203,18 +203,18 @@ fn partition(topic: &str, id: TopicPartition, state: &Partition, min_isr: usize)
         partition_epoch: state.partition_epoch.get(),
         replicas: ids(&state.replicas),
         isr: ids(&state.isr),
-        elr: ids(&state.elr),
-        last_known_elr: ids(&state.last_known_elr),
-        adding: ids(&state.adding),
-        removing: ids(&state.removing),
-        leader_recovery_state: recovery(state.recovery).to_owned(),
-        cause: state.history.last().map(|note| note.cause.to_string()).unwrap_or_default(),
-        history: state.history.iter().map(change_note).collect(),
+        elr: ids(state.elr()),
+        last_known_elr: ids(state.last_known_elr()),
+        adding: ids(state.adding()),
+        removing: ids(state.removing()),
+        leader_recovery_state: recovery(state.recovery()).to_owned(),
+        cause: state.history().last().map(|note| note.cause.to_string()).unwrap_or_default(),
+        history: state.history().map(change_note).collect(),
         min_insync_replicas: count(min_isr.min(state.replicas.len())),
     }
 }
 
-fn change_note(note: &ChangeNote) -> admin::PartitionChangeNote {
+fn change_note(note: ChangeNote) -> admin::PartitionChangeNote {
     admin::PartitionChangeNote {
         cause: note.cause.to_string(),
         offset: note.offset.get(),
