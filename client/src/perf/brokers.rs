@@ -1,198 +1,256 @@
-//! Broker ids of our own, registered and kept alive through the broker API, as any broker would.
+//! Simulated brokers: thousands in one process, each with a registration, a heartbeat stream, a filtered feed of the
+//! metadata and the ISR changes that it owes as a leader. They hold no records.
+//!
+//! ```text
+//! Fleet ── register, unfence, fence, unregister
+//!   ├─ connection.rs   channels that several brokers share, and which node is the active controller
+//!   ├─ heart.rs        a heartbeat stream for each broker
+//!   └─ follower.rs     a feed for each broker ──► partitions.rs, the state they share ──► AlterPartition
+//! ```
 
+mod connection;
+mod follower;
+mod heart;
+mod partitions;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt, stream};
 use quorate_metadata::ids::{DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
-use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
+use quorate_proto::broker::RegisterRequest;
 use quorate_proto::{features_to_wire, metadata};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
 
+use self::connection::Connections;
+use self::heart::{Heart, Order};
+use self::partitions::Partitions;
 use super::{PerfError, Samples, Target};
-use crate::admin::brokers as wire;
 use crate::{AdminClient, Freshness, Mode, world};
 
-/// Until all of them are unfenced.
+/// Until all of them are unfenced: ten seconds, and more for thousands at once.
 const UNFENCE_TIMEOUT: Duration = Duration::from_secs(10);
+const UNFENCE_TIMEOUT_EACH: Duration = Duration::from_millis(20);
 
-/// A heartbeat that takes longer would end the session.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(3);
+/// Registrations under way at once: enough for the controller to group them into batches.
+const REGISTRATIONS_AT_ONCE: usize = 64;
 
-/// Looking for a new active controller.
-const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
-
-pub(super) struct OwnBrokers {
-    client: AdminClient,
-    target: Target,
-    /// (id, epoch) of each.
-    pub registered: Vec<(i32, i64)>,
-    interval: Duration,
-    stop: watch::Sender<bool>,
-    hearts: JoinSet<Result<Samples, PerfError>>,
+/// What simulated brokers do.
+#[derive(Debug, Clone)]
+pub(super) struct Behaviour {
+    /// Between the heartbeats of one broker; zero: the next as soon as one is answered.
+    pub interval: Duration,
+    /// Each follows the feed of what concerns it, and asks for the ISR members that are missing in partitions it leads.
+    pub follows: bool,
+    /// Brokers that share a connection to a node. A real broker has one of its own.
+    pub per_connection: usize,
+    /// Registers ids again that are registered and fenced, as restarted brokers do.
+    pub takes_over: bool,
 }
 
-impl OwnBrokers {
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { interval: Duration::from_millis(250), follows: false, per_connection: 1, takes_over: false }
+    }
+}
+
+/// Brokers with one port between them, which is closed when the last of them is gone.
+pub(super) struct Fleet {
+    admin: AdminClient,
+    shared: Arc<Shared>,
+    /// (id, epoch) of each.
+    registered: Vec<(i32, i64)>,
+    port: u16,
+    listener: JoinHandle<Infallible>,
+    hearts: JoinSet<Result<Samples, PerfError>>,
+    followers: JoinSet<Infallible>,
+}
+
+struct Shared {
+    connections: Connections,
+    behaviour: Behaviour,
+    order: watch::Sender<Order>,
+    /// How many of them have been answered that they are unfenced.
+    unfenced: watch::Sender<usize>,
+    /// Whether heartbeats are measured.
+    recording: AtomicBool,
+    partitions: Mutex<Partitions>,
+}
+
+impl Fleet {
     /// Registers the ids and starts their heartbeats, the first of which unfence them.
-    pub async fn start(target: &Target, ids: &[i32], interval: Duration) -> Result<Self, PerfError> {
-        let mut brokers = Self {
-            client: target.client()?,
-            target: target.clone(),
-            registered: Vec::new(),
-            interval,
-            stop: watch::Sender::new(false),
-            hearts: JoinSet::new(),
-        };
-        if let Err(error) = brokers.register_all(ids).await {
-            // The first error says what went wrong; clean-up is the best we can do beside it.
-            let _ = brokers.stop().await;
-            return Err(error);
+    pub async fn start(target: &Target, ids: &[i32], behaviour: Behaviour) -> Result<Self, PerfError> {
+        let admin = target.client()?;
+        if !behaviour.takes_over {
+            refuse_taken(&admin, ids).await?;
         }
-        Ok(brokers)
+        let io = |source| PerfError::Io { what: "cannot listen on loopback".to_owned(), source };
+        let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io)?;
+        let port = listener.local_addr().map_err(io)?.port();
+        let shared = Shared {
+            connections: Connections::new(target.clone(), behaviour.per_connection),
+            behaviour,
+            order: watch::Sender::new(Order::Run),
+            unfenced: watch::Sender::new(0),
+            recording: AtomicBool::new(false),
+            partitions: Mutex::default(),
+        };
+        let mut fleet = Self {
+            admin,
+            shared: Arc::new(shared),
+            registered: Vec::new(),
+            port,
+            listener: tokio::spawn(accept(listener)),
+            hearts: JoinSet::new(),
+            followers: JoinSet::new(),
+        };
+        match fleet.join(ids).await {
+            Ok(()) => Ok(fleet),
+            Err(error) => {
+                // The first error says what went wrong; clean-up is the best that can be done beside it.
+                let _ = fleet.stop().await;
+                Err(error)
+            }
+        }
     }
 
-    async fn register_all(&mut self, ids: &[i32]) -> Result<(), PerfError> {
-        let known = self.client.list_brokers(Freshness::Linearizable).await?.brokers;
-        if let Some(taken) = known.iter().find(|broker| ids.contains(&broker.id)) {
-            return Err(PerfError::cluster(format!(
-                "broker {} is registered already: it is not ours to use",
-                taken.id
-            )));
+    async fn join(&mut self, ids: &[i32]) -> Result<(), PerfError> {
+        let cluster = self.admin.describe_quorum(Freshness::Linearizable).await?.cluster_id;
+        let (admin, port) = (&self.admin, self.port);
+        let register = |id: i32| {
+            let request = registration(&cluster, id, port);
+            async move { Ok::<_, PerfError>((id, admin.register_broker(request).await?.broker_epoch)) }
+        };
+        let mut registering = stream::iter(ids.to_vec()).map(register).buffer_unordered(REGISTRATIONS_AT_ONCE);
+        while let Some((id, epoch)) = registering.try_next().await? {
+            self.registered.push((id, epoch));
+            let place = self.registered.len() - 1;
+            self.hearts.spawn(Heart::new(self.shared.clone(), place, id, epoch).beat());
+            if self.shared.behaviour.follows {
+                self.followers.spawn(follower::run(self.shared.clone(), place, id, epoch));
+            }
         }
-        let cluster = self.client.describe_quorum(Freshness::Linearizable).await?.cluster_id;
-        for id in ids {
-            let reply = self.client.register_broker(registration(&cluster, *id)).await?;
-            self.registered.push((*id, reply.broker_epoch));
-            let heart = Heart { broker: *id, epoch: reply.broker_epoch, interval: self.interval };
-            self.hearts.spawn(heart.beat(self.target.clone(), self.stop.subscribe()));
-        }
+        drop(registering);
         self.await_unfenced().await
     }
 
     async fn await_unfenced(&self) -> Result<(), PerfError> {
-        let deadline = Instant::now() + UNFENCE_TIMEOUT;
-        loop {
-            let brokers = self.client.list_brokers(Freshness::Linearizable).await?.brokers;
-            let ours = |id: i32| self.registered.iter().any(|(registered, _)| *registered == id);
-            let unfenced = brokers.iter().filter(|broker| ours(broker.id) && broker.state == "unfenced").count();
-            if unfenced == self.registered.len() {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                let all = self.registered.len();
-                return Err(PerfError::cluster(format!("only {unfenced} of {all} brokers were unfenced in time")));
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
+        let all = self.registered.len();
+        let patience = UNFENCE_TIMEOUT + UNFENCE_TIMEOUT_EACH * u32::try_from(all).unwrap_or(u32::MAX);
+        let mut unfenced = self.shared.unfenced.subscribe();
+        let outcome = timeout(patience, unfenced.wait_for(|unfenced| *unfenced >= all)).await.map(|_| ());
+        outcome.map_err(|_| {
+            let unfenced = *self.shared.unfenced.borrow();
+            PerfError::cluster(format!("only {unfenced} of {all} brokers were unfenced within {patience:?}"))
+        })
     }
 
     pub fn epoch(&self, id: i32) -> i64 {
         self.registered.iter().find(|(known, _)| *known == id).map(|(_, epoch)| *epoch).expect("one of ours")
     }
 
-    /// Unregisters them all, and says how long their heartbeats took.
-    pub async fn stop(mut self) -> Result<Samples, PerfError> {
-        // While they live: a broker that is merely gone would be fenced first.
-        for (id, _) in &self.registered {
-            self.client.unregister_broker(*id, Mode::Apply).await?;
-        }
-        self.stop.send_replace(true);
+    /// Heartbeats that are answered from now on are measured, or no longer.
+    pub fn record(&self, recording: bool) {
+        self.shared.recording.store(recording, Ordering::Relaxed);
+    }
+
+    /// Asks for the fencing of all of them.
+    pub fn request_fencing(&self) {
+        self.shared.order.send_replace(Order::Fence);
+    }
+
+    /// As if the process had been killed: the port first, then every stream.
+    pub async fn kill(&mut self) {
+        self.listener.abort();
+        // It was aborted: there is nothing in it.
+        let _ = (&mut self.listener).await;
+        self.hearts.shutdown().await;
+        self.followers.shutdown().await;
+    }
+
+    /// Ends without a word to the controllers, and returns how long the measured heartbeats took.
+    pub async fn halt(mut self) -> Result<Samples, PerfError> {
+        self.shared.order.send_replace(Order::Stop);
+        self.samples().await
+    }
+
+    async fn samples(&mut self) -> Result<Samples, PerfError> {
         let mut samples = Samples::default();
-        let mut failure = None;
         while let Some(heart) = self.hearts.join_next().await {
-            match heart.expect("a heart of ours does not panic") {
-                Ok(beats) => samples.merge(&beats),
-                Err(error) => failure = Some(error),
-            }
+            samples.merge(&heart.expect("a heart does not panic")?);
         }
-        failure.map_or(Ok(samples), Err)
+        Ok(samples)
+    }
+
+    /// Unregisters them all, and returns how long the measured heartbeats took.
+    pub async fn stop(mut self) -> Result<Samples, PerfError> {
+        self.followers.shutdown().await;
+        self.shared.order.send_replace(Order::Leave);
+        // While they live: a broker that is merely gone would be fenced first.
+        let admin = &self.admin;
+        let unregister = |(id, _): (i32, i64)| async move { admin.unregister_broker(id, Mode::Apply).await.map(drop) };
+        let unregistered: Result<(), _> = stream::iter(self.registered.clone())
+            .map(unregister)
+            .buffer_unordered(REGISTRATIONS_AT_ONCE)
+            .try_collect()
+            .await;
+        self.shared.order.send_replace(Order::Stop);
+        let samples = self.samples().await?;
+        unregistered?;
+        Ok(samples)
     }
 }
 
-fn registration(cluster: &str, broker: i32) -> RegisterRequest {
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+async fn refuse_taken(admin: &AdminClient, ids: &[i32]) -> Result<(), PerfError> {
+    let known = admin.list_brokers(Freshness::Linearizable).await?.brokers;
+    match known.iter().find(|broker| ids.contains(&broker.id)) {
+        Some(taken) => Err(PerfError::cluster(format!(
+            "broker {} is registered already: name other ids with --first-broker",
+            taken.id
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What a controller that probes a broker needs to see: a port that accepts connections.
+async fn accept(listener: TcpListener) -> Infallible {
+    loop {
+        if let Err(error) = listener.accept().await {
+            // Out of descriptors, say: connections wait in the backlog meanwhile, which is as good to a probe.
+            tracing::debug!(%error, "cannot accept");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+fn registration(cluster: &str, broker: i32, port: u16) -> RegisterRequest {
     RegisterRequest {
         cluster_id: cluster.to_owned(),
         broker,
         incarnation: IncarnationId::new(world::uuid()).to_string(),
-        // Nobody dials it: these brokers have no data.
         endpoints: vec![metadata::Endpoint {
             name: "PLAINTEXT".to_owned(),
             host: "127.0.0.1".to_owned(),
-            port: 9,
+            port: port.into(),
             security: 0,
         }],
         rack: None,
         features: features_to_wire(&features::supported()),
         directories: vec![DirectoryId::new(world::uuid()).to_string()],
         previous_epoch: None,
-    }
-}
-
-/// One broker's heartbeats.
-struct Heart {
-    broker: i32,
-    epoch: i64,
-    interval: Duration,
-}
-
-struct Line {
-    requests: mpsc::Sender<HeartbeatRequest>,
-    replies: Streaming<HeartbeatReply>,
-}
-
-impl Heart {
-    async fn beat(self, target: Target, mut stop: watch::Receiver<bool>) -> Result<Samples, PerfError> {
-        let mut samples = Samples::default();
-        let mut sequence = 0;
-        while !*stop.borrow() {
-            let Ok(mut line) = self.open(&target).await else {
-                sleep(RECONNECT_PAUSE).await;
-                continue;
-            };
-            while !*stop.borrow() {
-                sequence += 1;
-                let started = Instant::now();
-                if self.exchange(&mut line, sequence).await.is_err() {
-                    break;
-                }
-                samples.record(started.elapsed());
-                let rest = self.interval.saturating_sub(started.elapsed());
-                // Told to stop, or time for the next: the loop looks which.
-                let _ = timeout(rest, stop.wait_for(|stop| *stop)).await;
-            }
-        }
-        Ok(samples)
-    }
-
-    /// A stream to the active controller. The first request travels with it.
-    async fn open(&self, target: &Target) -> Result<Line, PerfError> {
-        let target = target.controller_first().await?;
-        let client = target.client()?;
-        let (requests, queue) = mpsc::channel(1);
-        let mut wire = wire(client.nodes.current().1.channel.clone());
-        match timeout(REPLY_TIMEOUT, wire.heartbeat(ReceiverStream::new(queue))).await {
-            Ok(Ok(replies)) => Ok(Line { requests, replies: replies.into_inner() }),
-            Ok(Err(status)) => Err(PerfError::cluster(status.to_string())),
-            Err(_) => Err(PerfError::cluster("the heartbeat stream was not answered")),
-        }
-    }
-
-    async fn exchange(&self, line: &mut Line, sequence: u64) -> Result<HeartbeatReply, Status> {
-        let request = HeartbeatRequest {
-            broker: self.broker,
-            broker_epoch: self.epoch,
-            // Past its own registration: all that unfencing asks for.
-            metadata_offset: self.epoch + 1,
-            sequence,
-            ..HeartbeatRequest::default()
-        };
-        line.requests.send(request).await.map_err(|_| Status::unavailable("the stream ended"))?;
-        match timeout(REPLY_TIMEOUT, line.replies.message()).await {
-            Ok(reply) => reply?.ok_or_else(|| Status::unavailable("the stream ended")),
-            Err(_) => Err(Status::deadline_exceeded("no reply")),
-        }
     }
 }

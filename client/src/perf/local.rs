@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use quorate_proto::admin::DescribeQuorumReply;
+use quorate_proto::admin::{ClusterStatusReply, DescribeQuorumReply};
 use rand::RngExt;
-use tokio::time::{Instant, sleep};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{LocalArgs, PerfError, Target};
+use super::{LocalArgs, PerfError};
 use crate::{AdminClient, Freshness, world};
 
 /// A cluster that is not whole again after this long has a problem that a measurement must not hide.
@@ -19,27 +21,57 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A controlled shutdown has its own deadline, which is shorter.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The folder where `scripts/cluster` keeps a cluster unless it is given another.
+const DEFAULT_DIR: &str = ".quorate";
+
 /// What a process of ours has in its command line. Pid files outlive processes, and pids are used again.
 const PROGRAM: &str = "quorate-node";
 
-pub(super) struct LocalCluster {
+/// `scripts/cluster` puts the HTTP port of node N at its base port + 200 + N.
+const HTTP_PORT_OFFSET: u16 = 200;
+
+/// An answer of `/readyz` that takes longer is none.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Debug, Clone)]
+pub struct LocalCluster {
     dir: PathBuf,
     script: PathBuf,
+    bootstrap: Vec<String>,
+    base: u16,
 }
 
 impl LocalCluster {
-    /// The cluster, and how to reach it.
-    pub fn open(arguments: &LocalArgs, target: &Target) -> Result<(Self, Target), PerfError> {
-        let settings = arguments.dir.join("cluster.env");
+    pub fn open(arguments: &LocalArgs) -> Result<Self, PerfError> {
+        let dir = arguments.dir.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
+        let settings = dir.join("cluster.env");
         let text = std::fs::read_to_string(&settings).map_err(|source| failed("cannot read", &settings, source))?;
-        let bootstrap =
-            bootstrap(&text).ok_or_else(|| PerfError::cluster(format!("{} has no BOOTSTRAP", settings.display())))?;
-        let cluster = Self { dir: arguments.dir.clone(), script: arguments.cluster_script.clone() };
-        Ok((cluster, Target { bootstrap, options: target.options.clone() }))
+        let lacks = |what: &str| PerfError::cluster(format!("{} has no {what}", settings.display()));
+        let bootstrap = bootstrap(&text).ok_or_else(|| lacks("BOOTSTRAP"))?;
+        let base = setting(&text, "BASE").and_then(|base| base.parse().ok()).ok_or_else(|| lacks("BASE"))?;
+        Ok(Self { dir, script: arguments.cluster_script.clone(), bootstrap, base })
+    }
+
+    /// How to reach it.
+    pub fn bootstrap(&self) -> &[String] {
+        &self.bootstrap
+    }
+
+    /// The ids of its nodes, running or not.
+    pub(super) fn nodes(&self) -> Vec<i32> {
+        let entries = std::fs::read_dir(self.dir.join("nodes")).into_iter().flatten().flatten();
+        let mut nodes: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    /// The pid of a node that runs.
+    pub(super) fn running(&self, node: i32) -> Option<i32> {
+        self.pid(node).ok().map(Pid::as_raw)
     }
 
     /// Sends the signal to the node's process, if it is one, and tells its pid.
-    pub fn signal(&self, node: i32, signal: Signal) -> Result<Pid, PerfError> {
+    pub(super) fn signal(&self, node: i32, signal: Signal) -> Result<Pid, PerfError> {
         let pid = self.pid(node)?;
         kill(pid, signal).map_err(|error| PerfError::cluster(format!("cannot signal node {node}: {error}")))?;
         Ok(pid)
@@ -58,7 +90,12 @@ impl LocalCluster {
     }
 
     /// Waits until the process has ended, then starts the node again.
-    pub async fn restart(&self, node: i32, before: Pid) -> Result<(), PerfError> {
+    pub(super) async fn restart(&self, node: i32, before: Pid) -> Result<(), PerfError> {
+        self.ended(node, before).await?;
+        self.start(node).await
+    }
+
+    pub(super) async fn ended(&self, node: i32, before: Pid) -> Result<(), PerfError> {
         let deadline = Instant::now() + END_TIMEOUT;
         while is_node(before.as_raw()) {
             if Instant::now() > deadline {
@@ -66,10 +103,11 @@ impl LocalCluster {
             }
             sleep(Duration::from_millis(20)).await;
         }
-        self.start(node).await
+        Ok(())
     }
 
-    async fn start(&self, node: i32) -> Result<(), PerfError> {
+    /// Starts a node that does not run. Returns when the script does: it waits for the node for some seconds.
+    pub(super) async fn start(&self, node: i32) -> Result<(), PerfError> {
         let mut command = Command::new(&self.script);
         command.arg("start").arg(node.to_string()).arg("--dir").arg(&self.dir).stdin(Stdio::null());
         command.stdout(Stdio::null());
@@ -87,6 +125,23 @@ impl LocalCluster {
             Err(PerfError::cluster(format!("{} start {node}: {status}", self.script.display())))
         }
     }
+
+    /// Whether the node says that it is ready: there is an active controller, and it has what is committed.
+    pub(super) async fn is_ready(&self, node: i32) -> bool {
+        let port = |node: u16| self.base.checked_add(HTTP_PORT_OFFSET)?.checked_add(node);
+        let Some(port) = u16::try_from(node).ok().and_then(port) else { return false };
+        // Refused, reset or too late: not ready.
+        matches!(timeout(READY_TIMEOUT, ask_ready(port)).await, Ok(Ok(true)))
+    }
+}
+
+async fn ask_ready(port: u16) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await?;
+    let status_line = answer.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    Ok(status_line.windows(5).any(|part| part == b" 200 "))
 }
 
 fn failed(what: &str, path: &Path, source: std::io::Error) -> PerfError {
@@ -100,11 +155,16 @@ fn is_node(pid: i32) -> bool {
     String::from_utf8_lossy(&line).contains(PROGRAM)
 }
 
+/// `NAME=value` among the settings.
+fn setting<'a>(settings: &'a str, name: &str) -> Option<&'a str> {
+    let value = |line: &'a str| line.trim_start_matches("export ").strip_prefix(name)?.strip_prefix('=');
+    settings.lines().find_map(value).map(|value| value.trim_matches(['"', '\'']))
+}
+
 /// `BOOTSTRAP=a:1,b:2` among the settings.
 fn bootstrap(settings: &str) -> Option<Vec<String>> {
-    let value = settings.lines().find_map(|line| line.trim_start_matches("export ").strip_prefix("BOOTSTRAP="))?;
-    let addresses: Vec<String> =
-        value.trim_matches(['"', '\'']).split(',').filter(|address| !address.is_empty()).map(str::to_owned).collect();
+    let value = setting(settings, "BOOTSTRAP")?;
+    let addresses: Vec<String> = value.split(',').filter(|address| !address.is_empty()).map(str::to_owned).collect();
     if addresses.is_empty() { None } else { Some(addresses) }
 }
 
@@ -131,6 +191,32 @@ pub(super) async fn whole(client: &AdminClient) -> Result<DescribeQuorumReply, P
     }
 }
 
+/// Waits until the status of the cluster is as wanted.
+pub(super) async fn await_status(
+    client: &AdminClient,
+    patience: Duration,
+    what: &str,
+    is_wanted: impl Fn(&ClusterStatusReply) -> bool,
+) -> Result<ClusterStatusReply, PerfError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let missing = match client.cluster_status(Freshness::Linearizable).await {
+            Ok(status) if is_wanted(&status) => return Ok(status),
+            Ok(status) => status.reasons.join(", "),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() > deadline {
+            return Err(PerfError::cluster(format!("{what}: not within {patience:?}: {missing}")));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Every broker is unfenced, and every replica in sync.
+pub(super) fn is_in_sync(status: &ClusterStatusReply) -> bool {
+    status.brokers_fenced == 0 && status.leaderless == 0 && status.under_replicated == 0
+}
+
 /// So that what is killed next is not always killed at the same point of its heartbeat interval.
 pub(super) async fn random_phase() {
     sleep(Duration::from_millis(world::chance().random_range(0..300))).await;
@@ -145,6 +231,8 @@ mod tests {
         let settings = "BASE=7000\nexport BOOTSTRAP='127.0.0.1:7001,127.0.0.1:7002'\n";
         assert_eq!(bootstrap(settings), Some(vec!["127.0.0.1:7001".to_owned(), "127.0.0.1:7002".to_owned()]));
         assert_eq!(bootstrap("BOOTSTRAP=\n"), None);
+        assert_eq!(setting(settings, "BASE"), Some("7000"));
+        assert_eq!(setting(settings, "BIN"), None);
     }
 
     #[test]

@@ -4,28 +4,43 @@
 
 pub mod alter_isr;
 pub mod create;
+pub mod curve;
+pub mod dead_broker;
 pub mod failover;
 pub mod fence;
 pub mod heartbeat;
 pub mod mutate;
 pub mod outage;
 pub mod produce;
+pub mod restart;
+pub mod simulate;
+pub mod watch;
 
+mod background;
 mod brokers;
+mod load;
 mod local;
 mod report;
+mod usage;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::{Assignment, CreatedTopic, DescribeQuorumReply, NewTopic, TopicRef};
 
+pub use local::LocalCluster;
 pub use report::{Report, Samples};
+pub use usage::NodeUsage;
+
+use usage::Observation;
 
 use crate::{AdminClient, ClientError, Freshness, InvalidAddress, Mode, Options, check_item, world};
+
+/// A measurement waits longer than any client should, so as to see bad cases in full.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Topics per request when a measurement removes what it made.
 const DELETE_CHUNK: usize = 500;
@@ -54,6 +69,8 @@ impl PerfError {
 pub struct Target {
     pub bootstrap: Vec<String>,
     pub options: Options,
+    /// Where the nodes run on this machine.
+    local: Option<Arc<LocalCluster>>,
 }
 
 /// How clients find the cluster.
@@ -67,15 +84,47 @@ pub struct Routing {
 /// A cluster that `scripts/cluster` started.
 #[derive(Debug, Clone, Args)]
 pub struct LocalArgs {
-    /// The cluster's folder
-    #[arg(long, default_value = ".quorate")]
-    pub dir: PathBuf,
+    /// The folder of a cluster on this machine: it is measured instead of --bootstrap, and the results say what its
+    /// nodes used [default where nodes are killed: .quorate]
+    #[arg(long, global = true)]
+    pub dir: Option<PathBuf>,
     /// The script that starts a node again
-    #[arg(long, default_value = "scripts/cluster", value_name = "FILE")]
+    #[arg(long, global = true, default_value = "scripts/cluster", value_name = "FILE")]
     pub cluster_script: PathBuf,
 }
 
 impl Target {
+    pub fn new(bootstrap: Vec<String>, options: Options) -> Self {
+        Self { bootstrap, options, local: None }
+    }
+
+    /// A cluster on this machine.
+    pub fn local(cluster: LocalCluster, options: Options) -> Self {
+        Self { bootstrap: cluster.bootstrap().to_vec(), options, local: Some(Arc::new(cluster)) }
+    }
+
+    /// Its nodes' processes, to be signalled and started.
+    fn processes(&self) -> Result<&LocalCluster, PerfError> {
+        self.local
+            .as_deref()
+            .ok_or_else(|| PerfError::cluster("--dir must name the folder of a cluster on this machine"))
+    }
+
+    /// What its nodes use from now on.
+    fn observe(&self) -> Observation {
+        Observation::start(self.local.as_deref())
+    }
+
+    async fn controller_epoch(&self) -> Result<i32, PerfError> {
+        Ok(self.client()?.describe_quorum(Freshness::Linearizable).await?.epoch)
+    }
+
+    /// The same cluster, whose answers may take as long as they take.
+    fn patient(&self) -> Self {
+        let options = Options { timeout: PATIENCE, attempt_timeout: PATIENCE, ..self.options.clone() };
+        Self { options, ..self.clone() }
+    }
+
     pub fn client(&self) -> Result<AdminClient, PerfError> {
         Ok(AdminClient::connect(&self.bootstrap, self.options.clone())?)
     }
@@ -86,7 +135,7 @@ impl Target {
         let controller = controller_address(&quorum)?;
         let mut bootstrap = vec![controller.clone()];
         bootstrap.extend(self.bootstrap.iter().filter(|address| **address != controller).cloned());
-        Ok(Self { bootstrap, options: self.options.clone() })
+        Ok(Self { bootstrap, ..self.clone() })
     }
 
     async fn routed(&self, routing: &Routing) -> Result<Self, PerfError> {
@@ -96,13 +145,21 @@ impl Target {
     /// The same cluster without this node.
     fn without(&self, address: &str) -> Self {
         let others = self.bootstrap.iter().filter(|other| *other != address).cloned().collect();
-        Self { bootstrap: others, options: self.options.clone() }
+        Self { bootstrap: others, ..self.clone() }
     }
 }
 
+/// The node that is the active controller.
+async fn active_controller(target: &Target) -> Result<i32, PerfError> {
+    controller_of(&target.client()?.describe_quorum(Freshness::Linearizable).await?)
+}
+
+fn controller_of(quorum: &DescribeQuorumReply) -> Result<i32, PerfError> {
+    quorum.leader_id.ok_or_else(|| PerfError::cluster("there is no active controller"))
+}
+
 fn controller_address(quorum: &DescribeQuorumReply) -> Result<String, PerfError> {
-    let leader = quorum.leader_id.ok_or_else(|| PerfError::cluster("there is no active controller"))?;
-    address_of(quorum, leader)
+    address_of(quorum, controller_of(quorum)?)
 }
 
 /// Where a node's API is.
@@ -118,13 +175,14 @@ fn names(measurement: &str, count: usize) -> Vec<String> {
 }
 
 async fn create(client: &AdminClient, topic: NewTopic) -> Result<CreatedTopic, ClientError> {
-    let reply = client.create_topics(vec![topic], Mode::Apply).await?;
-    let created = reply
-        .topics
-        .into_iter()
-        .next()
-        .ok_or_else(|| ClientError::failed(ErrorName::UnknownServerError, "the reply speaks of no topic"))?;
-    check_item(created.error.as_ref())?;
+    let created = create_all(client, vec![topic]).await?.into_iter().next();
+    created.ok_or_else(|| ClientError::failed(ErrorName::UnknownServerError, "the reply names no topic"))
+}
+
+/// Creates the topics in one request.
+async fn create_all(client: &AdminClient, topics: Vec<NewTopic>) -> Result<Vec<CreatedTopic>, ClientError> {
+    let created = client.create_topics(topics, Mode::Apply).await?.topics;
+    created.iter().try_for_each(|topic| check_item(topic.error.as_ref()))?;
     Ok(created)
 }
 
@@ -152,12 +210,6 @@ fn after_cleaning<T>(measured: Result<T, PerfError>, cleaned: Result<(), PerfErr
     let value = measured?;
     cleaned?;
     Ok(value)
-}
-
-/// Shown on a terminal only.
-fn progress(what: &'static str, length: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len}").expect("the template is well formed");
-    ProgressBar::new(length).with_style(style).with_message(what)
 }
 
 fn seconds(elapsed: Duration) -> f64 {

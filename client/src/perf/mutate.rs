@@ -1,14 +1,12 @@
 //! A small mutation: one config of a topic set to another value.
 
 use clap::Args;
-use indicatif::ProgressBar;
 use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, NewTopic};
 use serde_json::json;
-use tokio::task::JoinSet;
-use tokio::time::Instant;
 
-use super::{PerfError, Report, Routing, Samples, Target, after_cleaning, create, delete, names, progress};
+use super::load::{Limit, Load, Operation};
+use super::{PerfError, Report, Routing, Target, after_cleaning, create, delete, names};
 use crate::{AdminClient, ClientError, Mode, check_item};
 
 #[derive(Debug, Clone, Args)]
@@ -38,40 +36,36 @@ async fn prepare_and_measure(
     arguments: &MutateArgs,
     names: &[String],
 ) -> Result<Report, PerfError> {
+    let each = Limit::Times(arguments.count.div_ceil(arguments.clients).into());
+    let mut clients = Vec::new();
     for name in names {
         create(admin, NewTopic { name: name.clone(), partitions: Some(1), ..NewTopic::default() }).await?;
+        clients.push((Mutation { client: target.client()?, topic: name.clone(), number: 0 }, each));
     }
-    let bar = progress("mutate", arguments.count.into());
-    let each = arguments.count.div_ceil(arguments.clients);
-    let mut clients = JoinSet::new();
-    let started = Instant::now();
-    for name in names {
-        clients.spawn(mutate(target.client()?, name.clone(), each, bar.clone()));
-    }
-    let mut samples = Samples::default();
-    while let Some(share) = clients.join_next().await {
-        samples.merge(&share.expect("a client of ours does not panic")?);
-    }
-    let elapsed = started.elapsed();
-    bar.finish_and_clear();
+    let load = Load::run(target, "mutate", clients).await?;
     let parameters = json!({"clients": arguments.clients, "any_node": arguments.routing.any_node});
-    Ok(Report::new("mutate", &samples, parameters).with_rate(elapsed))
+    Ok(load.report("mutate", parameters))
 }
 
-async fn mutate(client: AdminClient, topic: String, count: u32, bar: ProgressBar) -> Result<Samples, PerfError> {
-    set(&client, &topic, 0).await?;
-    let mut samples = Samples::default();
-    for number in 1..=count {
-        let started = Instant::now();
-        set(&client, &topic, number).await?;
-        samples.record(started.elapsed());
-        bar.inc(1);
+struct Mutation {
+    client: AdminClient,
+    topic: String,
+    number: u64,
+}
+
+impl Operation for Mutation {
+    async fn prepare(&mut self) -> Result<(), PerfError> {
+        self.run().await
     }
-    Ok(samples)
+
+    async fn run(&mut self) -> Result<(), PerfError> {
+        self.number += 1;
+        Ok(set(&self.client, &self.topic, self.number).await?)
+    }
 }
 
-/// Every value differs from the one before, so each call writes a record.
-async fn set(client: &AdminClient, topic: &str, number: u32) -> Result<(), ClientError> {
+/// Sets the config to a value that follows from the number: another number writes a record.
+pub(super) async fn set(client: &AdminClient, topic: &str, number: u64) -> Result<(), ClientError> {
     let change = ConfigChange {
         key: "retention.ms".to_owned(),
         op: ConfigOp::Set.into(),

@@ -14,8 +14,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, interval, sleep};
 
-use super::local::{LocalCluster, random_phase, whole};
-use super::{LocalArgs, PerfError, Report, Samples, Target, after_cleaning, assigned, create, delete, names, progress};
+use super::load::rounds;
+use super::local::{random_phase, whole};
+use super::{PerfError, Report, Samples, Target, after_cleaning, assigned, controller_of, create, delete, names};
 use crate::log::{Consumer, ConsumerOptions, Partition, ProducedRecord, Producer, ProducerOptions, Start};
 use crate::{AdminClient, Freshness, check_item};
 
@@ -43,8 +44,6 @@ pub enum Victim {
 
 #[derive(Debug, Clone, Args)]
 pub struct OutageArgs {
-    #[command(flatten)]
-    local: LocalArgs,
     /// Rounds
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     count: u32,
@@ -60,28 +59,17 @@ pub struct OutageArgs {
 }
 
 pub async fn run(target: &Target, arguments: &OutageArgs) -> Result<Report, PerfError> {
-    let (cluster, target) = LocalCluster::open(&arguments.local, target)?;
     let names = names("outage", arguments.count as usize);
-    let bar = progress("outage", arguments.count.into());
+    let observation = target.observe();
+    let measured =
+        rounds("outage", arguments.count, async |number| round(target, arguments, &names[number]).await).await;
+    let cleaned = delete(&target.client()?, &names).await.map_err(PerfError::from);
     let mut samples = Samples::default();
     let mut tally = Tally::default();
-    let mut measured = Ok(());
-    for name in &names {
-        match round(&cluster, &target, arguments, name).await {
-            Ok((gap, found)) => {
-                samples.record(gap);
-                tally.add(&found);
-            }
-            Err(error) => {
-                measured = Err(error);
-                break;
-            }
-        }
-        bar.inc(1);
+    for (gap, found) in after_cleaning(measured, cleaned)? {
+        samples.record(gap);
+        tally.add(&found);
     }
-    bar.finish_and_clear();
-    let cleaned = delete(&target.client()?, &names).await.map_err(PerfError::from);
-    after_cleaning(measured, cleaned)?;
     let parameters = json!({
         "nodes": target.bootstrap.len(),
         "signal": format!("{:?}", arguments.signal).to_lowercase(),
@@ -92,7 +80,7 @@ pub async fn run(target: &Target, arguments: &OutageArgs) -> Result<Report, Perf
         "lost": tally.lost,
         "duplicates": tally.duplicates,
     });
-    Ok(Report::new("outage", &samples, parameters))
+    Ok(Report::new("outage", &samples, parameters).with_nodes(observation.end().await))
 }
 
 #[derive(Debug, Default)]
@@ -112,15 +100,11 @@ impl Tally {
     }
 }
 
-async fn round(
-    cluster: &LocalCluster,
-    target: &Target,
-    arguments: &OutageArgs,
-    topic: &str,
-) -> Result<(Duration, Tally), PerfError> {
+async fn round(target: &Target, arguments: &OutageArgs, topic: &str) -> Result<(Duration, Tally), PerfError> {
+    let cluster = target.processes()?;
     let client = target.client()?;
     let quorum = whole(&client).await?;
-    let controller = quorum.leader_id.ok_or_else(|| PerfError::cluster("there is no active controller"))?;
+    let controller = controller_of(&quorum)?;
     let mut nodes: Vec<i32> = quorum.voters.iter().map(|voter| voter.id).collect();
     // The first replica leads.
     nodes.sort_by_key(|node| (*node == controller) != (arguments.victim == Victim::Controller));

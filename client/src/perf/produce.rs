@@ -9,10 +9,11 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_proto::admin::NewTopic;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, interval_at};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::{Instant, interval_at, sleep};
 
-use super::{PerfError, Report, Samples, Target, after_cleaning, create, delete, names};
+use super::{PerfError, Report, Samples, Target, after_cleaning, create, delete, names, seconds};
+use crate::AdminClient;
 use crate::log::{Acks, Delivery, ProducedRecord, Producer, ProducerOptions};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -56,11 +57,14 @@ pub struct ProduceArgs {
     in_flight: u32,
     #[arg(long)]
     no_idempotence: bool,
+    /// Create a topic with so many partitions halfway: what is acknowledged from then on is a measurement of its own
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..=1_000_000))]
+    create_partitions: i32,
 }
 
-pub async fn run(target: &Target, arguments: &ProduceArgs) -> Result<Report, PerfError> {
-    let admin = target.client()?;
-    let names = names("produce", 1);
+pub async fn run(target: &Target, arguments: &ProduceArgs, reports: &mut Vec<Report>) -> Result<(), PerfError> {
+    let admin = target.patient().client()?;
+    let names = names("produce", 2);
     let configs = [("min.insync.replicas".to_owned(), arguments.min_isr.to_string())].into();
     let topic = NewTopic {
         name: names[0].clone(),
@@ -70,9 +74,10 @@ pub async fn run(target: &Target, arguments: &ProduceArgs) -> Result<Report, Per
         ..NewTopic::default()
     };
     create(&admin, topic).await?;
-    let measured = measure(target, arguments, &names[0]).await;
+    let measured = measure(target, &admin, arguments, &names).await;
     let cleaned = delete(&admin, &names).await.map_err(PerfError::from);
-    after_cleaning(measured, cleaned)
+    reports.extend(after_cleaning(measured, cleaned)?);
+    Ok(())
 }
 
 struct UnderWay {
@@ -81,6 +86,7 @@ struct UnderWay {
     _room: OwnedSemaphorePermit,
 }
 
+/// What was acknowledged before the other topic was created, or since then.
 #[derive(Default)]
 struct Seen {
     samples: Samples,
@@ -89,30 +95,69 @@ struct Seen {
     longest_gap: Duration,
 }
 
-async fn measure(target: &Target, arguments: &ProduceArgs, topic: &str) -> Result<Report, PerfError> {
+async fn measure(
+    target: &Target,
+    admin: &AdminClient,
+    arguments: &ProduceArgs,
+    names: &[String],
+) -> Result<Vec<Report>, PerfError> {
     let acks = Acks::from(arguments.acks);
     let idempotent = acks == Acks::All && !arguments.no_idempotence;
     let options = ProducerOptions { acks, idempotent, ..ProducerOptions::default() };
     let producer = Producer::start(&target.bootstrap, options)?;
     let (under_way, deliveries) = mpsc::channel(arguments.in_flight as usize);
-    let collector = tokio::spawn(collect(deliveries));
+    let begun = watch::Sender::new(None);
+    let collector = tokio::spawn(collect(deliveries, begun.subscribe()));
+    let observation = target.observe();
     let started = Instant::now();
-    send(&producer, arguments, topic, under_way).await?;
-    let seen = collector.await.expect("the collector does not panic");
+    let sending = send(&producer, arguments, &names[0], under_way);
+    let ((), creation) = tokio::try_join!(sending, create_halfway(admin, arguments, &names[1], &begun))?;
+    let [before, since] = collector.await.expect("the collector does not panic");
     let elapsed = started.elapsed();
-    let parameters = json!({
-        "partitions": arguments.partitions,
-        "replication_factor": arguments.replication_factor,
-        "min_isr": arguments.min_isr,
-        "record_bytes": arguments.record_bytes,
-        "acks": format!("{:?}", arguments.acks).to_lowercase(),
-        "idempotent": idempotent,
-        "rate": arguments.rate,
-        "in_flight": arguments.in_flight,
-        "failed": seen.failed,
-        "longest_gap_ms": seen.longest_gap.as_millis() as u64,
-    });
-    Ok(Report::new("produce", &seen.samples, parameters).with_rate(elapsed))
+    let nodes = observation.end().await;
+    let parameters = |seen: &Seen| {
+        json!({
+            "partitions": arguments.partitions,
+            "replication_factor": arguments.replication_factor,
+            "min_isr": arguments.min_isr,
+            "record_bytes": arguments.record_bytes,
+            "acks": format!("{:?}", arguments.acks).to_lowercase(),
+            "idempotent": idempotent,
+            "rate": arguments.rate,
+            "in_flight": arguments.in_flight,
+            "failed": seen.failed,
+            "longest_gap_ms": seen.longest_gap.as_millis() as u64,
+        })
+    };
+    let begun = (*begun.borrow()).map_or(elapsed, |begun| begun - started);
+    let alone = Report::new("produce", &before.samples, parameters(&before)).with_rate(begun);
+    let Some(creation) = creation else { return Ok(vec![alone.with_nodes(nodes)]) };
+    let beside = Report::new("produce-beside-create", &since.samples, parameters(&since)).with_rate(elapsed - begun);
+    let beside = beside.with_result("created_partitions", arguments.create_partitions);
+    Ok(vec![alone, beside.with_result("created_after_seconds", seconds(creation)).with_nodes(nodes)])
+}
+
+/// Creates the other topic, where one is asked for, and returns how long that took.
+async fn create_halfway(
+    admin: &AdminClient,
+    arguments: &ProduceArgs,
+    name: &str,
+    begun: &watch::Sender<Option<Instant>>,
+) -> Result<Option<Duration>, PerfError> {
+    if arguments.create_partitions == 0 {
+        return Ok(None);
+    }
+    sleep(Duration::from_secs(arguments.seconds) / 2).await;
+    let topic = NewTopic {
+        name: name.to_owned(),
+        partitions: Some(arguments.create_partitions),
+        replication_factor: Some(arguments.replication_factor),
+        ..NewTopic::default()
+    };
+    let started = Instant::now();
+    begun.send_replace(Some(started));
+    create(admin, topic).await?;
+    Ok(Some(started.elapsed()))
 }
 
 async fn send(
@@ -142,8 +187,9 @@ async fn send(
     Ok(())
 }
 
-async fn collect(mut deliveries: mpsc::Receiver<UnderWay>) -> Seen {
-    let mut seen = Seen::default();
+/// Before and since the time that `begun` has.
+async fn collect(mut deliveries: mpsc::Receiver<UnderWay>, begun: watch::Receiver<Option<Instant>>) -> [Seen; 2] {
+    let mut seen = [Seen::default(), Seen::default()];
     let mut open = FuturesUnordered::new();
     let mut is_over = false;
     while !(is_over && open.is_empty()) {
@@ -152,17 +198,25 @@ async fn collect(mut deliveries: mpsc::Receiver<UnderWay>) -> Seen {
                 Some(next) => open.push(async move { (next.sent, next.delivery.acknowledged().await, next._room) }),
                 None => is_over = true,
             },
-            Some((sent, outcome, _room)) = open.next() => match outcome {
-                Ok(_) => {
-                    let now = Instant::now();
-                    seen.samples.record(now - sent);
-                    if let Some(last) = seen.last.replace(now) {
-                        seen.longest_gap = seen.longest_gap.max(now - last);
-                    }
-                }
-                Err(_) => seen.failed += 1,
-            },
+            Some((sent, outcome, _room)) = open.next() => {
+                let now = Instant::now();
+                let is_since = (*begun.borrow()).is_some_and(|begun| now >= begun);
+                seen[usize::from(is_since)].take(sent, now, outcome.is_ok());
+            }
         }
     }
     seen
+}
+
+impl Seen {
+    fn take(&mut self, sent: Instant, now: Instant, is_acknowledged: bool) {
+        if !is_acknowledged {
+            self.failed += 1;
+            return;
+        }
+        self.samples.record(now - sent);
+        if let Some(last) = self.last.replace(now) {
+            self.longest_gap = self.longest_gap.max(now - last);
+        }
+    }
 }

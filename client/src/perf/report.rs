@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::usage::NodeUsage;
 
 /// Three digits are kept of every value.
 const SIGNIFICANT_DIGITS: u8 = 3;
@@ -39,6 +41,13 @@ impl Samples {
         self.histogram.is_empty()
     }
 
+    /// The samples of these durations.
+    pub fn of(durations: impl IntoIterator<Item = Duration>) -> Self {
+        let mut samples = Self::default();
+        durations.into_iter().for_each(|duration| samples.record(duration));
+        samples
+    }
+
     fn quantile_ms(&self, quantile: f64) -> f64 {
         millis(self.histogram.value_at_quantile(quantile))
     }
@@ -63,6 +72,12 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_second: Option<f64>,
     pub parameters: Value,
+    /// What else was found.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub results: Map<String, Value>,
+    /// What the nodes used, where they run on this machine.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeUsage>,
 }
 
 impl Report {
@@ -78,16 +93,41 @@ impl Report {
             unit: "ms",
             per_second: None,
             parameters,
+            results: Map::new(),
+            nodes: Vec::new(),
         }
     }
 
     /// How many were done a second, all clients together.
     #[must_use]
-    pub fn with_rate(mut self, elapsed: Duration) -> Self {
-        let rate = self.n as f64 / elapsed.as_secs_f64();
-        self.per_second = Some((rate * 10.0).round() / 10.0);
+    pub fn with_rate(self, elapsed: Duration) -> Self {
+        let count = self.n;
+        self.with_rate_of(count, elapsed)
+    }
+
+    /// As `with_rate`, where a sample stands for several.
+    #[must_use]
+    pub fn with_rate_of(mut self, count: u64, elapsed: Duration) -> Self {
+        self.per_second = Some(rate(count, elapsed));
         self
     }
+
+    #[must_use]
+    pub fn with_result(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.results.insert(name.to_owned(), value.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with_nodes(mut self, nodes: Vec<NodeUsage>) -> Self {
+        self.nodes = nodes;
+        self
+    }
+}
+
+/// How many a second, with one digit after the point.
+pub(super) fn rate(count: u64, elapsed: Duration) -> f64 {
+    (count as f64 / elapsed.as_secs_f64() * 10.0).round() / 10.0
 }
 
 #[cfg(test)]
@@ -98,10 +138,7 @@ mod tests {
 
     #[test]
     fn a_report_is_one_json_line_with_its_spread() {
-        let mut samples = Samples::default();
-        for millis in 1..=10 {
-            samples.record(Duration::from_millis(millis));
-        }
+        let samples = Samples::of((1..=10).map(Duration::from_millis));
         let report = Report::new("mutate", &samples, json!({"clients": 1})).with_rate(Duration::from_secs(2));
         assert_eq!(
             serde_json::to_string(&report).expect("serializes"),
@@ -110,5 +147,26 @@ mod tests {
                 r#""unit":"ms","per_second":5.0,"parameters":{"clients":1}}"#
             )
         );
+    }
+
+    #[test]
+    fn a_sample_may_stand_for_several_changes() {
+        let samples = Samples::of([Duration::from_millis(3); 10]);
+        let report = Report::new("alter-isr", &samples, json!({})).with_rate_of(2_000, Duration::from_secs(4));
+        assert_eq!((report.n, report.per_second), (10, Some(500.0)));
+    }
+
+    #[test]
+    fn results_and_nodes_follow_the_parameters() {
+        let node = NodeUsage { node: 2, cpu_seconds: 1.5, rss_mb: 80.0, rss_max_mb: 90.5 };
+        let report = Report::new("create", &Samples::default(), json!({"clients": 1}))
+            .with_result("elections", 0)
+            .with_nodes(vec![node]);
+        let line = serde_json::to_string(&report).expect("serializes");
+        let end = concat!(
+            r#""parameters":{"clients":1},"results":{"elections":0},"#,
+            r#""nodes":[{"node":2,"cpu_seconds":1.5,"rss_mb":80.0,"rss_max_mb":90.5}]}"#
+        );
+        assert!(line.ends_with(end), "{line}");
     }
 }

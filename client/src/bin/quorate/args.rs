@@ -75,8 +75,7 @@ pub enum Command {
     /// Print a shell's completion script
     Completion { shell: clap_complete::Shell },
     /// Load and timing, one JSON line per measurement
-    #[command(subcommand)]
-    Perf(crate::perf::Perf),
+    Perf(crate::perf::Arguments),
 }
 
 /// What every mutation takes.
@@ -189,6 +188,26 @@ mod tests {
             assert!(parse(&format!("quorate consume orders -p 0,2 --from {from} --follow")).is_ok(), "{from}");
         }
         assert!(parse("quorate consume orders --max-records 5 --print-key --from-follower -o json").is_ok());
+    }
+
+    #[test]
+    fn measurements_take_the_folder_of_their_cluster_anywhere() {
+        for line in [
+            "quorate perf fence --dir d --count 3 --cluster-script scripts/cluster",
+            "quorate perf --dir d mutate --clients 64",
+            "quorate perf create --topics 1000 --per-request 1000 --partitions 1000 --replication-factor 3 --keep",
+            "quorate perf heartbeat --brokers 200 --flat-out --per-connection 50",
+            "quorate perf fence --brokers 10 --partitions 100000 --followed 200000 --signal request",
+            "quorate perf restart --node 2",
+            "quorate perf curve a.jsonl b.jsonl",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+        for line in
+            ["quorate perf heartbeat --flat-out --interval 1s", "quorate perf fence --followed 7", "quorate perf curve"]
+        {
+            assert!(parse(line).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -1,0 +1,75 @@
+//! Channels that several simulated brokers share, and which node is the active controller.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use crate::nodes::{Node, Nodes};
+use crate::perf::{PerfError, Target};
+use crate::{AdminClient, InvalidAddress};
+
+/// How long an answer about the active controller serves all brokers: thousands lose it at the same time.
+const CONTROLLER_KNOWN_FOR: Duration = Duration::from_millis(50);
+
+pub(super) struct Connections {
+    target: Target,
+    per_connection: usize,
+    /// By address and group of brokers.
+    channels: Mutex<HashMap<(String, usize), Channel>>,
+    controller: tokio::sync::Mutex<Option<(Instant, String)>>,
+}
+
+impl Connections {
+    pub fn new(target: Target, per_connection: usize) -> Self {
+        Self { target, per_connection, channels: Mutex::default(), controller: tokio::sync::Mutex::default() }
+    }
+
+    /// To a node that is known to be the active controller, for as long as an answer about it counts.
+    #[cfg(test)]
+    pub fn to_controller(target: Target, address: String) -> Self {
+        let controller = tokio::sync::Mutex::new(Some((Instant::now() + Duration::from_secs(3600), address)));
+        Self { controller, ..Self::new(target, 1) }
+    }
+
+    /// To the active controller, for the broker at this place of its fleet.
+    pub async fn controller(&self, place: usize) -> Result<Channel, PerfError> {
+        let mut known = self.controller.lock().await;
+        let address = match &*known {
+            Some((since, address)) if since.elapsed() < CONTROLLER_KNOWN_FOR => address.clone(),
+            _ => {
+                let address = self.target.controller_first().await?.bootstrap.swap_remove(0);
+                *known = Some((Instant::now(), address.clone()));
+                address
+            }
+        };
+        drop(known);
+        Ok(self.channel(&address, place)?)
+    }
+
+    /// A client of the broker at this place, which begins with a node of its own: brokers spread over the nodes.
+    pub fn client(&self, place: usize) -> Result<AdminClient, InvalidAddress> {
+        let mut addresses = self.target.bootstrap.clone();
+        let first = place % addresses.len().max(1);
+        addresses.rotate_left(first);
+        let node = |address: String| Ok::<_, InvalidAddress>(Node { channel: self.channel(&address, place)?, address });
+        let nodes: Vec<Node> = addresses.into_iter().map(node).collect::<Result<_, InvalidAddress>>()?;
+        if nodes.is_empty() {
+            return Err(InvalidAddress::None);
+        }
+        Ok(AdminClient::over(Nodes::new(nodes), self.target.options.clone()))
+    }
+
+    fn channel(&self, address: &str, place: usize) -> Result<Channel, InvalidAddress> {
+        let group = place / self.per_connection.max(1);
+        let mut channels = self.channels.lock().expect("no one panics while holding the channels");
+        if let Some(channel) = channels.get(&(address.to_owned(), group)) {
+            return Ok(channel.clone());
+        }
+        let channel = Nodes::open(&[address], &self.target.options)?.current().1.channel.clone();
+        channels.insert((address.to_owned(), group), channel.clone());
+        Ok(channel)
+    }
+}
