@@ -199,8 +199,11 @@ impl Cluster {
 
     /// A client that knows these nodes.
     pub fn client_of(&self, ids: &[i32]) -> AdminClient {
+        self.client_with(ids, Options { timeout: PATIENCE / 2, ..Options::default() })
+    }
+
+    pub(crate) fn client_with(&self, ids: &[i32], options: Options) -> AdminClient {
         let addresses: Vec<&str> = ids.iter().map(|id| self.api(*id)).collect();
-        let options = Options { timeout: PATIENCE / 2, ..Options::default() };
         AdminClient::connect(&addresses, options).expect("the addresses are well formed")
     }
 

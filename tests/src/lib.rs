@@ -20,6 +20,7 @@ mod feed;
 mod links;
 mod load;
 mod log;
+mod mutations;
 mod node;
 mod observe;
 mod phantom;
@@ -37,6 +38,7 @@ pub use jepsen_lite::ports::free_port;
 pub use links::Links;
 pub use load::{Account, Load};
 pub use log::{Committed, Log};
+pub use mutations::Mutations;
 pub use node::{Run, binary};
 pub use observe::beginning_of;
 pub use phantom::{Heartbeats, registration};
@@ -50,7 +52,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Waits until the condition gives something.
-pub async fn wait<T>(why: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+pub async fn wait<T>(why: &str, condition: impl AsyncFnMut() -> Option<T>) -> T {
+    wait_at_most(PATIENCE, why, condition).await
+}
+
+/// As `wait`, for what takes longer than anything else on a healthy machine.
+pub async fn wait_at_most<T>(patience: Duration, why: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let looking = async {
         loop {
             if let Some(found) = condition().await {
@@ -59,8 +66,8 @@ pub async fn wait<T>(why: &str, mut condition: impl AsyncFnMut() -> Option<T>) -
             sleep(LOOK_AGAIN).await;
         }
     };
-    match timeout(PATIENCE, looking).await {
+    match timeout(patience, looking).await {
         Ok(found) => found,
-        Err(_) => panic!("waited {PATIENCE:?} in vain for: {why}"),
+        Err(_) => panic!("waited {patience:?} in vain for: {why}"),
     }
 }
