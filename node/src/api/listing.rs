@@ -234,8 +234,8 @@ fn recovery(state: LeaderRecoveryState) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use quorate_metadata::ids::{ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, TopicId};
-    use quorate_metadata::record::PartitionRegistration;
+    use quorate_metadata::ids::{ControllerEpoch, DirectoryId, TopicId};
+    use quorate_metadata::record::{PartitionRegistration, PartitionState};
     use quorate_metadata::{Batch, ErrorName, Ledger, Record};
 
     use super::*;
@@ -257,22 +257,15 @@ mod tests {
 
     fn created(topic: TopicId, number: i32) -> Record {
         let broker = BrokerId::new(1);
-        let state = Partition {
+        let state = PartitionState {
             replicas: vec![broker],
             directories: vec![DirectoryId::UNASSIGNED],
             isr: vec![broker],
-            elr: Vec::new(),
-            last_known_elr: Vec::new(),
-            adding: Vec::new(),
-            removing: Vec::new(),
             leader: (number % 2 == 0).then_some(broker),
-            recovery: LeaderRecoveryState::Recovered,
-            leader_epoch: LeaderEpoch::default(),
-            partition_epoch: PartitionEpoch::default(),
-            history: Vec::new(),
+            ..PartitionState::default()
         };
         let id = TopicPartition::new(topic, PartitionId::new(number));
-        Record::CreatePartition(PartitionRegistration { id, state })
+        Record::CreatePartition(PartitionRegistration { id, state: state.into() })
     }
 
     fn refs(names: &[&str]) -> Vec<admin::TopicRef> {

@@ -3,12 +3,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_client::network::Network;
 use quorate_log::{Flush, MemoryLogs, NewBatch};
-use quorate_metadata::ids::{
-    BrokerEpoch, ClusterId, ControllerEpoch, LeaderEpoch, PartitionEpoch, PartitionId, TopicId,
-};
-use quorate_metadata::record::{
-    Cause, ConfigResource, LeaderRecoveryState, Partition, PartitionChange, PartitionRegistration,
-};
+use quorate_metadata::ids::{BrokerEpoch, ClusterId, ControllerEpoch, LeaderEpoch, PartitionId, TopicId};
+use quorate_metadata::record::{Cause, ConfigResource, PartitionChange, PartitionRegistration, PartitionState};
 use quorate_metadata::{Batch, Record};
 
 use super::super::fetchers::Dialing;
@@ -36,26 +32,19 @@ fn replay(image: &mut MetadataImage, records: Vec<Record>) {
 
 /// A topic of `COUNT` partitions, led by broker 1, which alone has them.
 fn image() -> MetadataImage {
-    let state = Partition {
+    let state = PartitionState {
         replicas: vec![broker(1)],
         directories: vec![DirectoryId::UNASSIGNED],
         isr: vec![broker(1)],
-        elr: Vec::new(),
-        last_known_elr: Vec::new(),
-        adding: Vec::new(),
-        removing: Vec::new(),
         leader: Some(broker(1)),
-        recovery: LeaderRecoveryState::Recovered,
-        leader_epoch: LeaderEpoch::default(),
-        partition_epoch: PartitionEpoch::default(),
-        history: Vec::new(),
+        ..PartitionState::default()
     };
     let mut records = vec![
         Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) },
         Record::CreateTopic { topic: topic(1), name: "orders".to_owned() },
         Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
     ];
-    let create = |partition| PartitionRegistration { id: id(partition), state: state.clone() };
+    let create = |partition| PartitionRegistration { id: id(partition), state: state.clone().into() };
     records.extend((0..COUNT).map(create).map(Record::CreatePartition));
     let mut image = MetadataImage::default();
     replay(&mut image, records);
