@@ -8,6 +8,8 @@ use std::thread::JoinHandle;
 
 use quorate_client::network::Network;
 use quorate_log::MemoryLogs;
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 use tracing::error;
 
 use crate::raft::{MemoryStore, RaftNode};
@@ -83,6 +85,43 @@ impl Workers {
                 let runtime = runtime.expect("a runtime of one thread and a timer opens nothing");
                 Worker::thread(name, move || runtime.block_on(work))
             }
+        }
+    }
+}
+
+/// Where the tasks of one part of a node run, so that work of another part does not hold them up.
+#[derive(Default)]
+pub struct TaskRunner(Option<Runtime>);
+
+impl Workers {
+    /// A runtime with so many threads of its own, or the one runtime there is.
+    pub fn task_runner(self, name: &str, threads: usize) -> TaskRunner {
+        match self {
+            Self::Tasks => TaskRunner(None),
+            Self::Threads => {
+                let mut builder = tokio::runtime::Builder::new_multi_thread();
+                let runtime = builder.worker_threads(threads).thread_name(name).enable_all().build();
+                TaskRunner(Some(runtime.expect("the process may start a few threads")))
+            }
+        }
+    }
+}
+
+impl TaskRunner {
+    /// Spawns a task that `tasks` waits for.
+    pub fn spawn<T: Send + 'static>(&self, tasks: &mut JoinSet<T>, task: impl Future<Output = T> + Send + 'static) {
+        match &self.0 {
+            Some(runtime) => tasks.spawn_on(task, runtime.handle()),
+            None => tasks.spawn(task),
+        };
+    }
+}
+
+impl Drop for TaskRunner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // Its tasks have ended, unless something holds one for ever: that must not hold the rest of the node.
+            runtime.shutdown_background();
         }
     }
 }

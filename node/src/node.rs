@@ -19,7 +19,7 @@ use crate::api::{self, Api, DataPlaneSlot};
 use crate::broker::{self, BrokerConfig, BrokerError};
 use crate::config::{ConfigError, NodeConfig, Role};
 use crate::http::{self, HttpState};
-use crate::machine::Machine;
+use crate::machine::{Machine, TaskRunner};
 use crate::raft::{DialMap, RaftError};
 
 /// How long calls under way may take to end.
@@ -114,18 +114,31 @@ impl Servers {
 struct BrokerRole {
     task: JoinSet<Result<(), NodeError>>,
     stop: watch::Sender<bool>,
+    _runner: TaskRunner,
 }
+
+/// A change of very many partitions keeps a thread busy for long: heartbeats go on by another one.
+const BROKER_THREADS: usize = 2;
 
 impl BrokerRole {
     fn none() -> Self {
-        Self { task: JoinSet::new(), stop: watch::Sender::new(false) }
+        Self { task: JoinSet::new(), stop: watch::Sender::new(false), _runner: TaskRunner::default() }
     }
 
-    fn start(config: BrokerConfig) -> Self {
-        let mut role = Self::none();
-        let stop = role.stop.subscribe();
-        role.task.spawn(async move { broker::run(config, stop).await.map_err(NodeError::Broker) });
-        role
+    /// On threads of its own: it must hold up neither the node's API nor its controller.
+    fn start(machine: &Machine, config: BrokerConfig) -> Self {
+        let runner = machine.workers.task_runner("broker", BROKER_THREADS);
+        let (mut task, stop) = (JoinSet::new(), watch::Sender::new(false));
+        let stopped = stop.subscribe();
+        runner.spawn(&mut task, async move { broker::run(config, stopped).await.map_err(NodeError::Broker) });
+        Self { task, stop, _runner: runner }
+    }
+
+    /// Gives its leaderships up without handing them over, and waits until its logs are closed.
+    async fn abort(mut self) {
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.task.shutdown()).await.is_err() {
+            warn!("the broker does not end");
+        }
     }
 
     /// Waits until the broker ends, which it does unasked only when it cannot go on.

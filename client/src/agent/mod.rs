@@ -99,7 +99,7 @@ pub struct AgentConfig {
     pub bootstrap: Vec<String>,
     pub resolve: Resolve,
     pub network: Network,
-    /// How long a registration may be refused as a duplicate, or find no controller, before the agent gives up.
+    /// How long a registration may be refused as a duplicate before the agent gives up.
     pub registration_timeout: Duration,
     /// How long a replica that the metadata does not know is kept after it was found: `STRAY_GRACE`, unless there is a
     /// reason.

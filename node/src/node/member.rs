@@ -13,13 +13,16 @@ use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
 use crate::controller::{EventLoop, Watchdog};
 use crate::http::HttpState;
-use crate::machine::{Inside, Machine, Worker};
+use crate::machine::{Inside, Machine, TaskRunner, Worker};
 use crate::metrics::Metrics;
 use crate::raft::RaftNode;
 use crate::replica::{MetadataReplica, MetadataView};
 
 /// How long a stopping node looks for another controller to hand over to.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The event loop turns on a thread of its own; its probes share it, and wait for most of their time.
+const CONTROLLER_THREADS: usize = 1;
 
 pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     tokio::pin!(stop);
@@ -39,6 +42,7 @@ struct Member {
     /// Becomes Some, with the reason, when the event loop has been held for too long.
     held: watch::Receiver<Option<String>>,
     _watchdog: Worker,
+    _controller_runner: TaskRunner,
     servers: Servers,
     broker: BrokerRole,
 }
@@ -79,10 +83,11 @@ impl Member {
 
         let stop_event_loop = watch::Sender::new(false);
         let mut event_loop_task = JoinSet::new();
-        event_loop_task.spawn(event_loop.run(stop_event_loop.subscribe()));
+        let controller_runner = machine.workers.task_runner("controller", CONTROLLER_THREADS);
+        controller_runner.spawn(&mut event_loop_task, event_loop.run(stop_event_loop.subscribe()));
         let watchdog = machine.workers.start("watchdog".to_owned(), watchdog.run(stop_event_loop.subscribe()));
         let broker = if config.has(Role::Broker) {
-            BrokerRole::start(assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
+            BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
         } else {
             BrokerRole::none()
         };
@@ -94,6 +99,7 @@ impl Member {
             stop_event_loop,
             held,
             _watchdog: watchdog,
+            _controller_runner: controller_runner,
             servers,
             broker,
         })
@@ -122,7 +128,8 @@ impl Member {
     /// Whoever cannot go on is gone at once, so that others take over.
     async fn give_up(self) {
         self.stop_event_loop.send_replace(true);
-        drop((self.servers, self.broker, self.event_loop));
+        drop((self.servers, self.event_loop));
+        self.broker.abort().await;
         self.raft.shutdown().await;
     }
 

@@ -59,7 +59,8 @@ struct Driven {
     metadata: watch::Sender<MetadataImage>,
     _standing: watch::Sender<Standing>,
     _plane: watch::Sender<()>,
-    _signals: (mpsc::UnboundedReceiver<(TopicPartition, Proposal)>, mpsc::UnboundedReceiver<(DirectoryId, String)>),
+    _proposed: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
+    _failed: mpsc::UnboundedReceiver<(DirectoryId, String)>,
 }
 
 impl Driven {
@@ -84,8 +85,16 @@ impl Driven {
         let (handle, inbox) = ShardHandle::new(&directory);
         let mut shard = Shard::new(directory, found, around, handle.clone());
         shard.on_metadata(metadata.borrow().clone());
-        let signals = (proposed, failed);
-        Self { shard, inbox, handle, metadata, _standing: standing, _plane: plane, _signals: signals }
+        Self {
+            shard,
+            inbox,
+            handle,
+            metadata,
+            _standing: standing,
+            _plane: plane,
+            _proposed: proposed,
+            _failed: failed,
+        }
     }
 
     /// With all partitions led.
