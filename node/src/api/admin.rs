@@ -120,7 +120,8 @@ impl Admin for AdminService {
                         result: result(position, planned),
                         topics: body
                             .topics
-                            .into_iter()
+                            .iter()
+                            .cloned()
                             .zip(deleted)
                             .map(|(topic, deleted)| DeletedTopic {
                                 topic: Some(topic),
@@ -157,7 +158,8 @@ impl Admin for AdminService {
                         result: result(position, planned),
                         topics: body
                             .topics
-                            .into_iter()
+                            .iter()
+                            .cloned()
                             .zip(expanded)
                             .map(|(asked, expanded)| ExpandedTopic {
                                 topic: asked.topic,
@@ -227,7 +229,8 @@ impl Admin for AdminService {
                         result: result(position, planned),
                         resources: body
                             .resources
-                            .into_iter()
+                            .iter()
+                            .cloned()
                             .zip(altered)
                             .map(|(asked, altered)| AlteredConfig {
                                 resource: asked.resource,

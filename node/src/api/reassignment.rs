@@ -40,7 +40,8 @@ pub async fn start(
                     id: started.id.map(ReassignmentId::get),
                     partitions: body
                         .partitions
-                        .into_iter()
+                        .iter()
+                        .cloned()
                         .zip(started.partitions)
                         .map(|(asked, started)| StartedPartition {
                             partition: asked.partition,

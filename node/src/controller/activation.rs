@@ -47,7 +47,8 @@ impl EventLoop {
         self.publish_claim(None);
         claim.in_flight.fail_all();
         claim.large.fail_all();
-        claim.steps.drain(..).for_each(|operation| operation.refuse(not_controller()));
+        let waiting = claim.steps.drain(..).chain(claim.deferred.drain(..));
+        waiting.for_each(|operation| operation.refuse(not_controller()));
         self.sessions.clear();
         self.probes.abort_all();
         info!(controller_epoch = %claim.epoch, why, "resigned");

@@ -47,15 +47,15 @@ pub fn plan(operation: &mut Operation, draft: &Ledger, epoch: ControllerEpoch, r
     if let Some(reason) = plan.waiting_on {
         tracing::debug!(operation = operation.name, reason = reason.as_str(), "nothing to propose");
     }
+    if plan.is_partial {
+        return Planned::Step(plan.records);
+    }
     if operation.plan_only || plan.records.is_empty() {
         let position = Position { controller_epoch: epoch, offset: image.next_offset };
         return Planned::Answered(Ok(operation.mutation.reply(&position, &plan.records)));
     }
     if let Err(error) = check_records(operation.name, &plan.records) {
         return Planned::Answered(Err(error));
-    }
-    if plan.is_partial {
-        return Planned::Step(plan.records);
     }
     with_reply(operation, plan, image.next_offset, epoch)
 }
@@ -227,5 +227,15 @@ mod tests {
         let last = prepared.back().expect("there are several");
         assert_eq!(last.next_offset(), Offset::new(40));
         assert!(encode(Offset::default(), stamp, vec![config(limits::ENTRY_BYTES_MAX)]).is_err());
+    }
+
+    #[test]
+    fn the_first_step_of_a_plan_in_steps_is_no_answer() {
+        for plan_only in [false, true] {
+            let mut operation =
+                Operation { plan_only, ..Operation::internal("test", |_, _| Ok(Plan::partial(vec![config(1)], ()))) };
+            let planned = plan(&mut operation, &Ledger::default(), ControllerEpoch::new(1), &mut Rng::new(1));
+            assert!(matches!(planned, Planned::Step(records) if records.len() == 1));
+        }
     }
 }

@@ -184,6 +184,10 @@ impl EventLoop {
                 () = std::future::ready(()), if self.can_go_on() => self.go_on(),
                 Some(first) = self.operations.recv(), if self.has_room() => self.run_operations(first),
             }
+            if self.can_go_on() {
+                // Timers and probes share this thread, and a loop that does not wait gives them no turn.
+                tokio::task::yield_now().await;
+            }
         }
         self.resign("the node is stopping");
     }
@@ -254,7 +258,7 @@ impl EventLoop {
                 || !claim.steps.is_empty()
                 || !claim.deferred.is_empty()
                 || claim.large.can_start()
-                || claim.tasks.has_unfinished();
+                || (claim.tasks.has_unfinished() && !claim.large.is_busy());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
         })
     }

@@ -43,7 +43,8 @@ impl EventLoop {
     /// Begins the fencing of a broker, which goes on in steps until it is concluded.
     pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
         let Some(claim) = &self.claim else { return };
-        let Some(epoch) = claim.draft.working().broker(broker).map(|known| known.epoch) else { return };
+        let known = claim.draft.working().broker(broker).filter(|known| !known.fenced);
+        let Some(epoch) = known.map(|known| known.epoch) else { return };
         if claim.is_fencing(broker) {
             return;
         }

@@ -79,14 +79,14 @@ impl QueuedBytes {
 /// A mutation whose plan and reply have these types.
 struct Typed<P, A, R> {
     plan: P,
-    answer: Option<A>,
+    answer: A,
     response: Option<R>,
 }
 
 impl<P, A, R, M> Mutation for Typed<P, A, R>
 where
     P: FnMut(&MetadataImage, &mut Rng) -> Result<Plan<R>, ApiError> + Send,
-    A: FnOnce(R, &Position, &[Record]) -> M + Send,
+    A: FnMut(R, &Position, &[Record]) -> M + Send,
     R: Send,
     M: Message,
 {
@@ -97,8 +97,7 @@ where
 
     fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8> {
         let response = self.response.take().expect("a reply follows a plan");
-        let answer = self.answer.take().expect("a mutation is answered once");
-        answer(response, position, records).encode_to_vec()
+        (self.answer)(response, position, records).encode_to_vec()
     }
 }
 
@@ -135,7 +134,7 @@ impl ControllerHandle {
         name: &'static str,
         terms: MutationTerms,
         plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<R>, ApiError> + Send + 'static,
-        answer: impl FnOnce(R, &Position, &[Record]) -> M + Send + 'static,
+        answer: impl FnMut(R, &Position, &[Record]) -> M + Send + 'static,
     ) -> Result<M, MutationFailure>
     where
         R: Send + 'static,
@@ -152,7 +151,7 @@ impl ControllerHandle {
             atomic: terms.atomic,
             weight: terms.weight,
             fences: None,
-            mutation: Box::new(Typed { plan, answer: Some(answer), response: None }),
+            mutation: Box::new(Typed { plan, answer, response: None }),
             reply,
         })?;
         let replied = tokio::select! {
@@ -204,6 +203,8 @@ fn timed_out(after: Duration) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use quorate_metadata::ids::Offset;
+
     use super::*;
 
     #[tokio::test]
@@ -219,5 +220,22 @@ mod tests {
         assert!(!claims.has_changed().expect("the office is there"), "it would be asked again without a pause");
         office.send_replace(Some(ControllerEpoch::new(2)));
         assert!(claims.has_changed().expect("the office is there"));
+    }
+
+    #[test]
+    fn a_mutation_that_is_planned_again_is_answered_again() {
+        let plan = |_: &MetadataImage, _: &mut Rng| Ok(Plan::new(Vec::new(), 7));
+        let answer = |level: i64, position: &Position, _: &[Record]| quorate_proto::admin::MutationResult {
+            controller_epoch: position.controller_epoch.get(),
+            offset: level,
+            planned: Vec::new(),
+        };
+        let mut mutation = Typed { plan, answer, response: None };
+        let mut reply = |offset| {
+            mutation.plan(&MetadataImage::default(), &mut Rng::new(1)).expect("it refuses nothing");
+            let position = Position { controller_epoch: ControllerEpoch::new(1), offset: Offset::new(offset) };
+            mutation.reply(&position, &[])
+        };
+        assert_eq!(reply(1), reply(2), "a stale plan is made again, and so is its reply");
     }
 }

@@ -34,7 +34,7 @@ pub trait Mutation: Send {
     /// Plans on the draft; called again after each step of a plan in steps. Pure but for the randomness that it is given.
     fn plan(&mut self, image: &MetadataImage, rng: &mut Rng) -> Result<Plan<()>, ApiError>;
 
-    /// Encodes the reply once the position is known; called after `plan`, once.
+    /// Encodes the reply once the position is known; called after `plan`. A plan that is made again has another reply.
     fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8>;
 }
 

@@ -113,6 +113,9 @@ impl EventLoop {
         let Some(claim) = &self.claim else { return };
         let renewed = Group::new(group.stamp, claim.draft.clone());
         self.propose(std::mem::replace(group, renewed));
+        if let Some(claim) = &self.claim {
+            group.before = claim.draft.clone();
+        }
     }
 
     pub(super) fn propose(&mut self, group: Group) {

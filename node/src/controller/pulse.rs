@@ -60,11 +60,12 @@ impl Pulse {
 
     /// Gives up what is planned now, if anything is, so that its caller gets an error and does not try it elsewhere.
     pub fn give_up(&self) -> Option<Planning> {
-        let planning = *self.planning();
-        if let Some(Planning { number, .. }) = planning {
+        // Under the lock that `end` takes: a plan that has ended is not given up.
+        let planning = self.planning();
+        if let Some(Planning { number, .. }) = *planning {
             self.held.send_replace(Some(number));
         }
-        planning
+        *planning
     }
 
     /// Gives up an operation that is planned beside the event loop.

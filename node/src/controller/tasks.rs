@@ -125,7 +125,9 @@ impl EventLoop {
             return Next::Later;
         };
         self.fence(broker, "session timed out");
-        Next::GoesOn
+        let Some(claim) = &self.claim else { return Next::Later };
+        let is_fenced = claim.draft.working().broker(broker).is_none_or(|known| known.fenced);
+        if is_fenced || claim.is_fencing(broker) { Next::GoesOn } else { Next::Later }
     }
 
     fn probe_suspects(&mut self) -> Next {

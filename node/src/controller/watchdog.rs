@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quorate_metadata::ids::ControllerEpoch;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::pulse::Pulse;
@@ -67,9 +67,11 @@ impl Watchdog {
         let pause = self.step_down_after / LOOKS_PER_TIMEOUT;
         let mut stall = Stall { turns: self.pulse.turns(), stalled: Duration::ZERO };
         let mut standing_aside = false;
+        let mut spent = Duration::ZERO;
         loop {
             sleep(pause).await;
-            let stalled = stall.look(self.pulse.turns(), pause);
+            let stalled = stall.look(self.pulse.turns(), pause + spent);
+            spent = Duration::ZERO;
             if stalled >= self.end_after {
                 return self.end(stalled);
             }
@@ -78,7 +80,9 @@ impl Watchdog {
                     standing_aside = true;
                     self.stand_aside(stalled);
                 }
+                let began = Instant::now();
                 self.give_leadership_away().await;
+                spent = began.elapsed().min(TRANSFER_TIMEOUT);
             }
             if stalled.is_zero() && standing_aside {
                 standing_aside = false;

@@ -35,6 +35,8 @@ struct LogGrowth {
     bytes: u64,
     floor: u64,
     snapshot_bytes: SnapshotBytes,
+    /// A snapshot is due and was asked for: once, since a second request would outlive the snapshot.
+    is_due: bool,
     grown: Arc<Notify>,
 }
 
@@ -44,9 +46,15 @@ type SnapshotBytes = Arc<AtomicU64>;
 impl LogGrowth {
     fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
-        if self.bytes > self.floor.max(self.snapshot_bytes.load(Ordering::Relaxed)) {
+        if !self.is_due && self.bytes > self.floor.max(self.snapshot_bytes.load(Ordering::Relaxed)) {
+            self.is_due = true;
             self.grown.notify_one();
         }
+    }
+
+    fn begin_again(&mut self) {
+        self.bytes = 0;
+        self.is_due = false;
     }
 }
 
@@ -66,7 +74,13 @@ impl StateMachine {
             applied: None,
             membership: StoredMembership::default(),
             installing: None,
-            growth: LogGrowth { bytes: 0, floor: snapshot_log_bytes, snapshot_bytes: SnapshotBytes::default(), grown },
+            growth: LogGrowth {
+                bytes: 0,
+                floor: snapshot_log_bytes,
+                snapshot_bytes: SnapshotBytes::default(),
+                is_due: false,
+                grown,
+            },
         }
     }
 
@@ -151,7 +165,7 @@ impl RaftStateMachine<Types> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        self.growth.bytes = 0;
+        self.growth.begin_again();
         let frozen = self.freeze().await;
         let (meta, snapshots, local) = (self.meta(), self.snapshots.clone(), self.local.clone());
         let snapshot_bytes = self.growth.snapshot_bytes.clone();
@@ -169,7 +183,7 @@ impl RaftStateMachine<Types> for StateMachine {
         self.installing = Some(self.replay.begin(move |state| state.install(&snapshot)).await?);
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.growth.bytes = 0;
+        self.growth.begin_again();
         Ok(())
     }
 
@@ -300,6 +314,16 @@ mod tests {
         restarted.state_machine.install_snapshot(&latest.meta, latest.snapshot).await.unwrap();
         assert!(!restarted.grow(5_000).await, "half of the snapshot that it started from");
         assert!(restarted.grow(5_000).await, "larger than it");
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_that_is_due_is_asked_for_once() {
+        let mut log = Log::new(Snapshots::default());
+        let grown = log.grown.clone();
+        let waiting = tokio::spawn(async move { grown.notified().await });
+        tokio::task::yield_now().await;
+        assert!(!log.grow(50_000).await, "the request has gone to what waits for it, and there is no second one");
+        waiting.await.unwrap();
     }
 
     #[tokio::test]

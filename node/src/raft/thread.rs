@@ -11,6 +11,7 @@ use quorate_client::network::Port;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::bootstrap::Greeter;
 use super::check_quorum;
@@ -299,14 +300,19 @@ async fn snapshot_when_grown(raft: Raft, grown: Arc<Notify>, log: LogStore) {
     }
 }
 
+/// Between two requests for a snapshot.
+const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Openraft keeps a number of entries behind a snapshot, whatever their size. Their bytes are bounded too: once the memory
 /// is full of newer ones, what is only on the disk is dropped.
 async fn snapshot_and_trim(raft: &Raft, log: &LogStore) -> Result<(), String> {
-    let mut metrics = raft.data_metrics();
-    let before = metrics.borrow_watched().snapshot;
-    raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())?;
-    let written = metrics.wait_until(|metrics| metrics.snapshot > before).await;
-    written.map_err(|_| "its metrics have ended".to_owned())?;
+    let metrics = raft.data_metrics();
+    let target = metrics.borrow_watched().last_applied;
+    while metrics.borrow_watched().snapshot < target {
+        // Openraft ignores the request while an earlier snapshot is being written.
+        raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())?;
+        sleep(SNAPSHOT_RETRY_INTERVAL).await;
+    }
     match log.last_cold() {
         // Openraft goes no further than to the end of the snapshot, nor past what it is sending.
         Some(upto) => raft.trigger().purge_log(upto).await.map_err(|fatal| fatal.to_string()),

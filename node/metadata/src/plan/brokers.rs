@@ -290,11 +290,12 @@ pub(super) fn newly_failed(broker: &BrokerRegistration, reported: &[DirectoryId]
 /// led by others. It stays where it is: a disk that comes back has what it had. The registration is the last record,
 /// so that what is cut short is begun anew by the next report.
 pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistration, failed: &[DirectoryId]) -> Plan<()> {
-    let is_there = |id: &TopicPartition| {
+    let is_in_isr = |id: &TopicPartition| {
         let partition = image.partition(*id).expect("the index names partitions of the image");
-        failed.contains(&partition.directory_of(broker.broker))
+        partition.isr.contains(&broker.broker)
     };
-    let lost = image.index.in_isr(broker.broker).filter(is_there);
+    let there = failed.iter().flat_map(|&directory| image.index.in_directory(broker.broker, directory));
+    let lost = there.filter(is_in_isr);
     let cause = Cause::DirectoryFailed(broker.broker);
     let step = change_step(image, lost, cause, |change| change.without(broker.broker));
     let is_online = |directory: &DirectoryId| !failed.contains(directory);
