@@ -2,8 +2,8 @@
 //! that held it is not tried elsewhere.
 
 use quorate_proto::admin::UnregisterBrokerRequest;
-use quorate_tests::call::{mutation, new_topic, refusal};
-use quorate_tests::{Cluster, PATIENCE, wait};
+
+use quorate_tests::{Cluster, PATIENCE, mutation, new_topic, refusal, wait};
 use tonic::Request;
 
 const VARIABLE: &str = "FAILPOINTS";
