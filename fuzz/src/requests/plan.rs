@@ -1,5 +1,6 @@
 //! Every request that there is, and the plan for it.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, Offset, ReassignmentId, TopicPartition};
@@ -56,7 +57,10 @@ impl Request {
     pub fn plan(&self, image: &MetadataImage, rng: &mut Rng) -> Result<Planned, ApiError> {
         Ok(match self {
             Self::Bootstrap(cluster) => alone(checkpoint::bootstrap(image, *cluster)),
-            Self::RegisterController(controller) => alone(brokers::register_controller(image, controller.clone())),
+            Self::RegisterController(controller) => {
+                let voters = BTreeSet::from([controller.controller]);
+                alone(brokers::register_controller(image, controller.clone(), &voters)?)
+            }
             Self::Register(broker, is_live) => alone(brokers::register(image, broker.clone(), *is_live)?),
             Self::Unfence(broker) => alone(brokers::unfence(image, *broker)?),
             Self::Fence(broker) => alone(brokers::fence(image, *broker)?),

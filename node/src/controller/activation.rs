@@ -79,9 +79,9 @@ impl EventLoop {
             operations
                 .push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))));
         }
-        let registration = self.config.registration.clone();
+        let (registration, voters) = (self.config.registration.clone(), self.raft.voters());
         operations.push(Operation::internal("register-controller", move |image, _| {
-            Ok(brokers::register_controller(image, registration.clone()))
+            brokers::register_controller(image, registration.clone(), &voters)
         }));
         operations
     }

@@ -1,5 +1,6 @@
 //! The handle of this voter, for all who are not Raft.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::replay::Progress;
 use super::status::{self, QuorumStatus};
 use super::store::Store;
 use super::thread::{self, Setup, Started};
-use super::types::{Applied, LogId, NodeId, Reply, Types, node_id};
+use super::types::{Applied, LogId, NodeId, Reply, Types, controller_id, node_id};
 use super::{Outcome, ProposeError, Raft, RaftConfig, RaftError, ReadError, Replica, check_quorum};
 use crate::machine::Workers;
 
@@ -236,6 +237,12 @@ impl RaftNode {
         let metrics = self.shared.started.raft.metrics();
         let applied = *self.shared.started.progress.applied.borrow();
         status::of(&metrics.borrow_watched(), applied, &self.shared.started.peers, self.shared.silence_max)
+    }
+
+    /// The controllers that have a vote, as known here.
+    pub fn voters(&self) -> BTreeSet<ControllerId> {
+        let metrics = self.shared.started.raft.server_metrics();
+        metrics.borrow_watched().membership_config.voter_ids().map(controller_id).collect()
     }
 
     /// Whether a majority has confirmed this node's leadership within so long. False on a follower.

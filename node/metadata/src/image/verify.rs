@@ -63,6 +63,8 @@ pub enum Violation {
     ReassignmentOfNothing(ReassignmentId),
     #[error("reassignment {id} is of an offset ahead, the log only reaches {next_offset}")]
     ReassignmentAhead { id: ReassignmentId, next_offset: Offset },
+    #[error("a {kind} record belongs to level {level} of metadata.version, {finalized} is finalized")]
+    RecordAboveLevel { kind: &'static str, level: i16, finalized: i16 },
     #[error("the {list} index differs from one built from scratch")]
     IndexDiffers { list: &'static str },
     #[error("the digest of the partitions of topic {0} differs from the sum of their hashes")]
@@ -116,6 +118,8 @@ impl MetadataImage {
     /// The rules on what the batch, which this image has just replayed, has touched. The cost is that of the batch.
     pub fn verify_changed(&self, batch: &Batch) -> Vec<Violation> {
         let mut found = Vec::new();
+        let above = batch.records.iter().filter(|record| !self.may_write(record));
+        found.extend(above.map(|record| self.above_level(record)));
         for id in self.touched_partitions(batch) {
             self.partition(id).into_iter().for_each(|partition| self.check_partition(id, partition, &mut found));
         }
@@ -132,6 +136,11 @@ impl MetadataImage {
             }
         }
         found
+    }
+
+    /// Nodes of an earlier release do not know such a record.
+    fn above_level(&self, record: &Record) -> Violation {
+        Violation::RecordAboveLevel { kind: record.kind(), level: record.level(), finalized: self.level() }
     }
 
     /// Those the batch names, and those in which a broker it names has a seat that it must not have.
@@ -285,6 +294,7 @@ fn check_leadership(id: TopicPartition, partition: &Partition, found: &mut Vec<V
 mod tests {
     use super::*;
     use crate::ids::DirectoryId;
+    use crate::image::METADATA_VERSION;
     use crate::image::fixture::{batch, broker, change, feature, image, partition_id, registration, topic};
     use crate::record::{PartitionChange, ReassignedPartition, ReassignmentStart};
 
@@ -340,6 +350,17 @@ mod tests {
         assert_eq!(after_change(|change| change.isr = brokers(&[1, 2, 1])), [twice]);
         let both = Violation::IsrAndElrOverlap { id, broker: broker(2) };
         assert_eq!(after_change(|change| change.elr = brokers(&[2])), [both]);
+    }
+
+    #[test]
+    fn a_record_is_of_a_level_that_is_finalized() {
+        let mut image = image();
+        let written = batch(2, &[Record::EndTransaction]);
+        assert_eq!(image.verify_changed(&written), []);
+        // Below the lowest: to this image every record is of a later release.
+        image.features.insert(METADATA_VERSION.to_owned(), 0);
+        let above = Violation::RecordAboveLevel { kind: "EndTransaction", level: 1, finalized: 0 };
+        assert_eq!(image.verify_changed(&written), [above]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{ApiError, ErrorName};
-use crate::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, TopicPartition};
+use crate::ids::{BrokerEpoch, BrokerId, ClusterId, ControllerId, DirectoryId, IncarnationId, TopicPartition};
 use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::{Step, change_step};
@@ -40,7 +40,7 @@ pub fn register(
 ) -> Result<Plan<BrokerEpoch>, ApiError> {
     check_cluster(image, &request)?;
     check_duplicate(image, &request, has_live_session)?;
-    check_features(image, &request)?;
+    features::check_member(image, format_args!("broker {}", request.broker), &request.features)?;
     check_directories(image, &request)?;
     check_endpoints(&request)?;
     match image.broker(request.broker) {
@@ -74,26 +74,6 @@ fn check_duplicate(image: &MetadataImage, request: &RegisterBroker, has_live_ses
         ErrorName::DuplicateBrokerRegistration,
         format!("broker {} is running as incarnation {}", request.broker, before.incarnation),
     ))
-}
-
-fn check_features(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
-    for (name, &level) in &image.features {
-        let unsaid = match name.as_str() {
-            features::METADATA_VERSION => features::METADATA_VERSION_OLDEST,
-            _ => VersionRange { min: 0, max: 0 },
-        };
-        let range = request.features.get(name).copied().unwrap_or(unsaid);
-        if level < range.min || level > range.max {
-            return Err(ApiError::new(
-                ErrorName::UnsupportedVersion,
-                format!(
-                    "broker {} supports {name} {} to {}, the cluster is at {level}",
-                    request.broker, range.min, range.max
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
@@ -246,6 +226,8 @@ pub fn unfence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiE
     if !registration.fenced {
         return Ok(Plan::new(Vec::new(), ()));
     }
+    // A level may have been raised above what it supports while it was fenced.
+    features::check_member(image, format_args!("broker {broker}"), &registration.features)?;
     let leaderless = image.index.leaderless_on(broker, None).take(limits::SCANNED_PER_RUN_MAX);
     let mut records = vec![Record::UnfenceBroker { broker, epoch: registration.epoch }];
     let elected = change_step(image, leaderless, Cause::BrokerUnfenced(broker), |change| change.admit(broker));
@@ -311,11 +293,24 @@ pub fn unregister(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, A
     Ok(finish(step, (), Record::UnregisterBroker { broker, epoch: registration.epoch }))
 }
 
-/// Registers a controller, so that upgrades can tell what every node supports.
-pub fn register_controller(image: &MetadataImage, registration: ControllerRegistration) -> Plan<()> {
-    let is_known = image.controllers.get(&registration.controller).is_some_and(|before| **before == registration);
+/// Registers a controller, so that upgrades can check what every voter supports. The same registration again changes
+/// nothing. `voters` are the controllers that have a vote.
+pub fn register_controller(
+    image: &MetadataImage,
+    registration: ControllerRegistration,
+    voters: &BTreeSet<ControllerId>,
+) -> Result<Plan<()>, ApiError> {
+    let controller = registration.controller;
+    if image.cluster.is_none() {
+        return Err(ApiError::new(ErrorName::ControllerUnavailable, "the cluster has not been created yet"));
+    }
+    if !voters.contains(&controller) {
+        return Err(ApiError::new(ErrorName::InvalidVoterKey, format!("controller {controller} is not a voter")));
+    }
+    features::check_member(image, format_args!("controller {controller}"), &registration.features)?;
+    let is_known = image.controllers.get(&controller).is_some_and(|before| **before == registration);
     let records = if is_known { Vec::new() } else { vec![Record::RegisterController(registration)] };
-    Plan::new(records, ())
+    Ok(Plan::new(records, ()))
 }
 
 fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {

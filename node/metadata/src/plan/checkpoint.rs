@@ -1,7 +1,7 @@
 //! What the controller writes on its own account, and how records become batches.
 
 use crate::ids::ClusterId;
-use crate::image::{Ledger, MetadataImage};
+use crate::image::{LEVEL_HIGHEST, Ledger, MetadataImage};
 use crate::limits;
 use crate::plan::{Plan, features};
 use crate::record::Record;
@@ -11,13 +11,19 @@ pub fn digest_checkpoint(image: &MetadataImage) -> Plan<()> {
     Plan::new(vec![Record::Digest { digest: image.digest() }], ())
 }
 
-/// The first records of a cluster: who it is, and every feature at its highest level.
+/// The first records of a cluster whose voters all run this release.
 pub fn bootstrap(image: &MetadataImage, cluster: ClusterId) -> Plan<()> {
+    bootstrap_up_to(image, cluster, LEVEL_HIGHEST)
+}
+
+/// The first records of a cluster: its id, and every feature at its highest level. `level` is the highest
+/// `metadata.version` that all its voters support.
+pub fn bootstrap_up_to(image: &MetadataImage, cluster: ClusterId, level: i16) -> Plan<()> {
     if image.cluster.is_some() {
         return Plan::new(Vec::new(), ());
     }
     let mut records = vec![Record::ClusterCreated { cluster }];
-    let levels = features::supported().into_iter();
+    let levels = features::supported_up_to(level).into_iter();
     records.extend(levels.map(|(name, range)| Record::FeatureLevel { name, level: range.max }));
     Plan::new(records, ())
 }

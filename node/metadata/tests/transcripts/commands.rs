@@ -6,7 +6,7 @@ use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, Partiti
 use quorate_metadata::plan::brokers::{self as broker_plans, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::elections::{self, ElectionKind};
-use quorate_metadata::plan::features;
+use quorate_metadata::plan::features::{self, Direction};
 use quorate_metadata::plan::heartbeat::{Heartbeat, awaits_others, heartbeat};
 use quorate_metadata::plan::producer_ids;
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
@@ -68,6 +68,12 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         "move" => world.propose(|world, _| reassignment::move_replica(world.image(), command)),
         "pace" => world.propose(|world, _| reassignment::change(world.image(), command)),
         "producer-ids" => world.propose(|world, _| producer_ids(world.image(), command)),
+        "level" => crate::features::level(world, command),
+        "controller" => world.propose(|world, _| crate::features::controller(world.image(), command)),
+        "upgrade" => world.propose(|world, _| crate::features::update(world.image(), command, Direction::Upgrade)),
+        "downgrade" => {
+            world.propose(|world, _| crate::features::update(world.image(), command, Direction::SafeDowngrade))
+        }
         "dump" => Ok(dump(world.image())),
         "leaders" => Ok(leaders(world.image())),
         other => Err(format!("unknown command {other}").into()),
@@ -148,7 +154,7 @@ fn register(image: &MetadataImage, command: &Command) -> Result<Step> {
 }
 
 /// `name:min:max`
-fn feature(text: &str) -> Result<(String, VersionRange)> {
+pub fn feature(text: &str) -> Result<(String, VersionRange)> {
     match text.split(':').collect::<Vec<_>>()[..] {
         [name, min, max] => Ok((name.to_owned(), VersionRange { min: min.parse()?, max: max.parse()? })),
         _ => Err("a feature is name:min:max".into()),

@@ -9,6 +9,7 @@
 mod arguments;
 mod commands;
 mod display;
+mod features;
 mod reassignment;
 mod world;
 
