@@ -256,6 +256,21 @@ impl AdminClient {
             .await
     }
 
+    pub async fn describe_features(&self, freshness: Freshness) -> Result<wire::DescribeFeaturesReply, ClientError> {
+        let request = wire::DescribeFeaturesRequest { options: read(freshness) };
+        self.call(Effect::None, request, |mut wire, request| async move { wire.describe_features(request).await }).await
+    }
+
+    /// Changes finalized levels, all of them or none.
+    pub async fn update_features(
+        &self,
+        updates: Vec<wire::FeatureUpdate>,
+        mode: Mode,
+    ) -> Result<wire::UpdateFeaturesReply, ClientError> {
+        let request = wire::UpdateFeaturesRequest { options: self.mutation(mode), updates };
+        self.call(mode.effect(), request, |mut wire, request| async move { wire.update_features(request).await }).await
+    }
+
     /// Follows the committed records.
     pub fn watch(&self, filter: WatchFilter) -> Watch {
         Watch::new(self.clone(), filter)

@@ -58,7 +58,7 @@ timed! {
     ListPartitionsRequest ElectLeadersRequest AlterConfigsRequest DescribeConfigsRequest ListBrokersRequest
     UnregisterBrokerRequest DescribeQuorumRequest ClusterStatusRequest
     StartReassignmentRequest CancelReassignmentRequest ChangeReassignmentRequest MoveReplicaRequest
-    ListReassignmentsRequest
+    ListReassignmentsRequest DescribeFeaturesRequest UpdateFeaturesRequest
 }
 
 // These are bounded by the deadline of the call alone.

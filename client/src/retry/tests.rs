@@ -139,6 +139,20 @@ impl Admin for Fake {
         unused()
     }
 
+    async fn describe_features(
+        &self,
+        _: Request<DescribeFeaturesRequest>,
+    ) -> Result<Response<DescribeFeaturesReply>, Status> {
+        unused()
+    }
+
+    async fn update_features(
+        &self,
+        _: Request<UpdateFeaturesRequest>,
+    ) -> Result<Response<UpdateFeaturesReply>, Status> {
+        unused()
+    }
+
     async fn start_reassignment(
         &self,
         _: Request<StartReassignmentRequest>,

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::elections::{elect, election_kind};
 use super::gateway::Gateway;
 use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
-use super::{describe, listing, reassignment};
+use super::{describe, features, listing, reassignment};
 
 pub struct AdminService {
     pub gateway: Gateway,
@@ -390,6 +390,21 @@ impl Admin for AdminService {
     ) -> Result<Response<ListReassignmentsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
         Ok(Response::new(reassignment::list(&image)))
+    }
+
+    async fn describe_features(
+        &self,
+        request: Request<DescribeFeaturesRequest>,
+    ) -> Result<Response<DescribeFeaturesReply>, Status> {
+        let image = self.image(request.get_ref().options.as_ref()).await?;
+        Ok(Response::new(features::describe(&image, &self.gateway.raft.voters())))
+    }
+
+    async fn update_features(
+        &self,
+        request: Request<UpdateFeaturesRequest>,
+    ) -> Result<Response<UpdateFeaturesReply>, Status> {
+        features::update(&self.gateway, request).await
     }
 }
 

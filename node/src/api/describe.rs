@@ -50,7 +50,7 @@ pub fn broker(image: &MetadataImage, broker: &BrokerRegistration) -> admin::Brok
     }
 }
 
-fn broker_state(broker: &BrokerRegistration) -> &'static str {
+pub fn broker_state(broker: &BrokerRegistration) -> &'static str {
     match (broker.fenced, broker.in_controlled_shutdown) {
         (true, _) => "fenced",
         (false, true) => "controlled-shutdown",

@@ -4,6 +4,7 @@ mod admin;
 mod broker;
 mod describe;
 mod elections;
+mod features;
 mod gateway;
 mod heartbeat;
 mod listing;

@@ -64,6 +64,9 @@ pub enum Command {
     /// Dynamic configs of topics and brokers
     #[command(subcommand, alias = "configs")]
     Config(crate::config::Config),
+    /// Finalized levels of features: describe, upgrade, downgrade
+    #[command(subcommand, alias = "features")]
+    Feature(crate::feature::Feature),
     /// Write lines of the standard input as records
     Produce(crate::produce::Produce),
     /// The records of a topic, a line a value
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn plural_nouns_are_accepted() {
-        for line in ["topics list", "partitions list", "brokers list", "configs get topic/a"] {
+        for line in ["topics list", "partitions list", "brokers list", "configs get topic/a", "features describe"] {
             assert!(parse(&format!("quorate {line}")).is_ok(), "{line}");
         }
     }
@@ -161,6 +164,9 @@ mod tests {
             "quorate consume orders --from yesterday",
             "quorate consume orders --from -1",
             "quorate consume orders -p -1",
+            "quorate feature upgrade",
+            "quorate feature upgrade metadata.version",
+            "quorate feature upgrade metadata.version=2 --unsafe",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
@@ -207,6 +213,18 @@ mod tests {
             ["quorate perf heartbeat --flat-out --interval 1s", "quorate perf fence --followed 7", "quorate perf curve"]
         {
             assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_feature_is_described_upgraded_or_downgraded() {
+        for line in [
+            "quorate feature describe -o json",
+            "quorate feature describe metadata.version",
+            "quorate feature upgrade metadata.version=2 eligible.leader.replicas.version=1 --plan",
+            "quorate feature downgrade metadata.version=1 --unsafe --yes",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
         }
     }
 

@@ -6,6 +6,7 @@ mod config;
 mod consume;
 mod context;
 mod failure;
+mod feature;
 mod output;
 mod partition;
 mod perf;
@@ -55,6 +56,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Broker(command) => broker::run(&session, command).await,
         Command::Quorum(command) => quorum::run(&session, command).await,
         Command::Config(command) => config::run(&session, command).await,
+        Command::Feature(command) => feature::run(&session, command).await,
         Command::Consume(arguments) => consume::run(&session, arguments).await,
         Command::Produce(arguments) => produce::run(&session, arguments).await,
         Command::Watch(arguments) => watch::run(&session, arguments).await,
