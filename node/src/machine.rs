@@ -1,6 +1,7 @@
 //! What a node runs on: a network, disks, and threads beside the runtime that it is started on. All real, unless a
 //! simulation gives others; the clock is tokio's, and time of day and chance come from `quorate_client::world`.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -8,6 +9,9 @@ use std::thread::JoinHandle;
 
 use quorate_client::network::Network;
 use quorate_log::MemoryLogs;
+use quorate_metadata::image::{LEVEL_HIGHEST, LEVEL_LOWEST};
+use quorate_metadata::plan::features;
+use quorate_metadata::record::VersionRange;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tracing::error;
@@ -23,6 +27,21 @@ pub struct Machine {
     pub workers: Workers,
     /// Filled by a node with a controller as soon as it is part of a cluster. Nobody looks, by default.
     pub window: Window,
+    /// Makes the node pass for an earlier release, which supports `metadata.version` up to here: for tests of clusters
+    /// whose nodes run different releases.
+    pub level_max: Option<i16>,
+}
+
+impl Machine {
+    /// The highest `metadata.version` that this node supports.
+    pub fn level_max(&self) -> i16 {
+        self.level_max.unwrap_or(LEVEL_HIGHEST).clamp(LEVEL_LOWEST, LEVEL_HIGHEST)
+    }
+
+    /// Every feature, with the levels that this node supports.
+    pub fn features(&self) -> BTreeMap<String, VersionRange> {
+        features::supported_up_to(self.level_max())
+    }
 }
 
 /// For those who watch a node from inside, and change nothing.

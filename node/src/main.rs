@@ -7,8 +7,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_metadata::ids::ControllerId;
 use quorate_node::config::{self, NodeConfig};
+use quorate_node::machine::Machine;
 use quorate_node::{inspect, node, raft, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// For tests of clusters whose nodes run different releases: the highest `metadata.version` that the node supports.
+const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
 
 #[derive(Parser)]
 #[command(name = "quorate-node", version, about = "A node of a Quorate cluster")]
@@ -125,6 +129,7 @@ const HELD_THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn run(config: NodeConfig) -> Result<(), String> {
     telemetry::start(config.log_format, &config.log_level)?;
+    let machine = Machine { level_max: level_max()?, ..Machine::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -139,11 +144,17 @@ fn run(config: NodeConfig) -> Result<(), String> {
                 _ = interrupt.recv() => {}
             }
         };
-        node::run(config, stop).await.map_err(|error| error.to_string())
+        node::run_on(machine, config, stop).await.map_err(|error| error.to_string())
     });
     // A thread that is held must not keep the process.
     runtime.shutdown_timeout(HELD_THREADS_TIMEOUT);
     ended
+}
+
+fn level_max() -> Result<Option<i16>, String> {
+    let Some(text) = std::env::var_os(LEVEL_MAX_VARIABLE) else { return Ok(None) };
+    let level = text.to_str().and_then(|text| text.parse().ok());
+    level.map(Some).ok_or_else(|| format!("invalid {LEVEL_MAX_VARIABLE} {text:?}: expected a level, such as 1"))
 }
 
 fn format(data: PathBuf, node_id: i32, cluster_id: Option<String>) -> Result<(), String> {

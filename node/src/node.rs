@@ -43,12 +43,7 @@ pub enum NodeError {
     Stopped(String),
 }
 
-/// Runs the node until `stop` resolves or it cannot go on.
-pub async fn run(config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    run_on(Machine::default(), config, stop).await
-}
-
-/// The same on a machine that is not this one.
+/// Runs the node on a machine until `stop` resolves or it cannot go on.
 pub async fn run_on(machine: Machine, config: NodeConfig, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
     if config.has(Role::Controller) {
         member::run(machine, config, stop).await

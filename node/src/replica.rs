@@ -1,5 +1,6 @@
 //! What the log is replayed on: the ledger behind the image that readers see and the feed that watchers follow.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
@@ -7,6 +8,8 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_metadata::ids::{ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, MetadataImage};
+use quorate_metadata::plan::features;
+use quorate_metadata::record::VersionRange;
 use quorate_proto::{batch, snapshot};
 use tokio::sync::watch;
 
@@ -68,11 +71,19 @@ impl Default for MetadataView {
 pub struct MetadataReplica {
     ledger: Ledger,
     view: MetadataView,
+    /// The levels of each feature that this node supports.
+    features: BTreeMap<String, VersionRange>,
 }
 
 impl MetadataReplica {
-    pub fn new(view: MetadataView) -> Self {
-        Self { ledger: Ledger::default(), view }
+    pub fn new(view: MetadataView, features: BTreeMap<String, VersionRange>) -> Self {
+        Self { ledger: Ledger::default(), view, features }
+    }
+
+    /// Refuses a log of a later release: what it may hold from here on has another meaning than this node would see.
+    fn check_features(&self) -> Result<(), ReplicaError> {
+        features::check_member(self.ledger.working(), "this node", &self.features)
+            .map_err(|refusal| ReplicaError(refusal.to_string()))
     }
 }
 
@@ -85,6 +96,7 @@ impl Replica for MetadataReplica {
         }
         let before = self.ledger.visible().clone();
         let replayed = self.ledger.replay(&batch).map_err(|error| ReplicaError(error.to_string()))?;
+        self.check_features()?;
         self.view.feed.push(&before, self.ledger.visible(), replayed.visible);
         Ok(Outcome::Replayed { next_offset: replayed.next_offset })
     }
@@ -101,6 +113,7 @@ impl Replica for MetadataReplica {
     fn install(&mut self, content: &mut dyn Read) -> Result<(), ReplicaError> {
         let ledger = snapshot::read(content).map_err(|error| ReplicaError(error.to_string()))?;
         self.ledger = ledger;
+        self.check_features()?;
         self.view.feed.restart(self.ledger.visible().next_offset);
         self.publish();
         Ok(())
@@ -112,5 +125,30 @@ struct FrozenMetadata(Ledger);
 impl FrozenReplica for FrozenMetadata {
     fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
         snapshot::write(&self.0, out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_metadata::Batch;
+    use quorate_metadata::Record;
+
+    use super::*;
+
+    fn finalize(level: i16) -> (ControllerEpoch, Bytes) {
+        let record = Record::FeatureLevel { name: features::METADATA_VERSION.to_owned(), level };
+        let controller_epoch = ControllerEpoch::new(1);
+        let batch = Batch { controller_epoch, timestamp_ms: 0, records: vec![record] };
+        (controller_epoch, batch::encode(Offset::default(), &batch))
+    }
+
+    #[test]
+    fn a_log_of_a_later_release_is_not_replayed() {
+        let replica = || MetadataReplica::new(MetadataView::new(), features::supported_up_to(1));
+        let (epoch, payload) = finalize(1);
+        replica().replay(epoch, &payload).expect("the level is supported");
+        let (epoch, payload) = finalize(2);
+        let refused = replica().replay(epoch, &payload).expect_err("the level is not supported").to_string();
+        assert!(refused.contains("metadata.version 1 to 1, the cluster is at 2"), "{refused}");
     }
 }

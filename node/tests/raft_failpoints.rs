@@ -73,6 +73,7 @@ fn config(node: i32, voters: Vec<VoterAddress>, data: &Path) -> RaftConfig {
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 1000,
         workers: Workers::Threads,
+        level_max: 1,
     }
 }
 

@@ -19,7 +19,7 @@ mod shard;
 mod situation;
 pub mod wire;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,8 +27,7 @@ use quorate_client::agent::{AgentConfig, BrokerAgent, Resolve};
 use quorate_log::{Flush, LogError};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
-use quorate_metadata::plan::features;
-use quorate_metadata::record::Endpoint;
+use quorate_metadata::record::{Endpoint, VersionRange};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -55,6 +54,8 @@ pub struct BrokerConfig {
     pub incarnation: IncarnationId,
     pub endpoint: Endpoint,
     pub rack: Option<String>,
+    /// The levels of each feature that this node supports.
+    pub features: BTreeMap<String, VersionRange>,
     pub log_directories: Places,
     /// Where the proof of a clean stop is left.
     pub note: Note,
@@ -135,7 +136,7 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         incarnation: config.incarnation,
         endpoints: vec![config.endpoint],
         rack: config.rack,
-        features: features::supported(),
+        features: config.features,
         directories: directories.ids(),
         previous_epoch: clean_stop.take(&directories.ids()),
         bootstrap: config.bootstrap,

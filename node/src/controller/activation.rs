@@ -75,9 +75,10 @@ impl EventLoop {
         let claim = self.claim.as_ref().expect("called while claiming");
         let mut operations = Vec::new();
         if claim.draft.visible().cluster.is_none() {
-            let cluster = self.raft.cluster();
-            operations
-                .push(Operation::internal("bootstrap", move |image, _| Ok(checkpoint::bootstrap(image, cluster))));
+            let (cluster, level) = (self.raft.cluster(), self.raft.level_when_formed());
+            operations.push(Operation::internal("bootstrap", move |image, _| {
+                Ok(checkpoint::bootstrap_up_to(image, cluster, level))
+            }));
         }
         let (registration, voters) = (self.config.registration.clone(), self.raft.voters());
         operations.push(Operation::internal("register-controller", move |image, _| {

@@ -7,7 +7,6 @@ use quorate_client::agent::Resolve;
 use quorate_client::world;
 use quorate_log::Flush;
 use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId, IncarnationId};
-use quorate_metadata::plan::features;
 use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
 
 use super::NodeError;
@@ -33,6 +32,7 @@ pub fn raft(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Result<Ra
         snapshot_log_bytes: config.snapshot_log_bytes,
         log_entries_kept: config.log_entries_kept,
         workers: machine.workers,
+        level_max: machine.level_max(),
     })
 }
 
@@ -42,7 +42,7 @@ pub fn controller(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Con
             controller: config.controller_id(),
             incarnation: IncarnationId::new(world::uuid()),
             endpoints: vec![endpoint(config)],
-            features: features::supported(),
+            features: machine.features(),
         },
         session_timeout: config.session_timeout(),
         election_timeout: Duration::from_millis(config.raft_election_max_ms),
@@ -77,6 +77,7 @@ pub fn broker(
         incarnation: IncarnationId::new(world::uuid()),
         endpoint: endpoint(config),
         rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
+        features: machine.features(),
         log_directories: places(machine, config),
         note: note(machine, config),
         flush: match config.log_flush {

@@ -56,7 +56,7 @@ impl Member {
         let view = MetadataView::new();
         let metrics = Arc::new(Metrics::new());
         let raft_config = assembly::raft(&machine, &config, &dial)?;
-        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let replica = Box::new(MetadataReplica::new(view.clone(), machine.features()));
         let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
 
         // Each start has a window of its own, so that nobody has filled it before.

@@ -34,6 +34,8 @@ pub struct Greeter {
     pub voters: Vec<VoterAddress>,
     pub peers: Peers,
     pub raft: Raft,
+    /// The highest `metadata.version` that this node supports.
+    pub level_max: i16,
     /// Notified when a peer meant another disk than this one.
     pub doubted: Arc<Notify>,
     /// True once this voter is part of a cluster.
@@ -47,6 +49,7 @@ struct Answer {
     initialized: bool,
     membership_index: Option<u64>,
     voters: BTreeMap<NodeId, DirectoryId>,
+    level_max: i32,
 }
 
 impl Greeter {
@@ -182,8 +185,9 @@ impl Greeter {
 
     fn member(&self, voter: &VoterAddress, answers: &BTreeMap<NodeId, Answer>) -> (NodeId, VoterNode) {
         let id = node_id(voter.id);
-        let directory = answers.get(&id).map_or(self.local.directory, |answer| answer.directory);
-        (id, VoterNode::new(voter.raft.clone(), voter.api.clone(), directory))
+        let own = (self.local.directory, i32::from(self.level_max));
+        let (directory, level_max) = answers.get(&id).map_or(own, |answer| (answer.directory, answer.level_max));
+        (id, VoterNode::new(voter.raft.clone(), voter.api.clone(), directory, level_max))
     }
 
     /// The one that is named somewhere, if there is one.
@@ -215,5 +219,6 @@ fn answer_in(response: proto::GreetResponse) -> Result<Answer, wire::Malformed> 
         initialized: response.initialized,
         membership_index: response.membership_index,
         voters: response.voters.into_iter().map(voter).collect::<Result<_, wire::Malformed>>()?,
+        level_max: response.metadata_version_max,
     })
 }

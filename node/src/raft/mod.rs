@@ -124,4 +124,6 @@ pub struct RaftConfig {
     pub log_entries_kept: u64,
     /// Where consensus runs.
     pub workers: Workers,
+    /// The highest `metadata.version` that this node supports: a new cluster begins at what all its voters support.
+    pub level_max: i16,
 }

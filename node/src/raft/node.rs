@@ -15,6 +15,7 @@ use tonic::Status;
 
 use quorate_client::network::Port;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, DirectoryId};
+use quorate_metadata::image::LEVEL_LOWEST;
 use quorate_proto::raft as proto;
 
 use super::identity::LocalVoter;
@@ -243,6 +244,14 @@ impl RaftNode {
     pub fn voters(&self) -> BTreeSet<ControllerId> {
         let metrics = self.shared.started.raft.server_metrics();
         metrics.borrow_watched().membership_config.voter_ids().map(controller_id).collect()
+    }
+
+    /// The highest `metadata.version` that all voters supported when the cluster was formed.
+    pub fn level_when_formed(&self) -> i16 {
+        let metrics = self.shared.started.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let lowest = metrics.membership_config.nodes().map(|(_, node)| node.level_max).min().unwrap_or_default();
+        i16::try_from(lowest).unwrap_or(LEVEL_LOWEST).max(LEVEL_LOWEST)
     }
 
     /// Whether a majority has confirmed this node's leadership within so long. False on a follower.

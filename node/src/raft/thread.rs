@@ -170,6 +170,7 @@ impl Core {
             outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
             configured: Arc::new(config.voters.iter().map(|voter| node_id(voter.id)).collect()),
+            level_max: config.level_max,
         };
         self.tasks.spawn(async {
             End::Failed(service.serve(port).await.err().unwrap_or_else(|| "the raft port closed".into()))
@@ -179,6 +180,7 @@ impl Core {
             voters: config.voters.clone(),
             peers: self.peers.clone(),
             raft: self.raft.clone(),
+            level_max: config.level_max,
             doubted: self.doubted.clone(),
             joined: self.joined.clone(),
         };

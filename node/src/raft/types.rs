@@ -113,11 +113,13 @@ pub struct VoterNode {
     pub raft: String,
     pub api: String,
     directory: [u8; 16],
+    /// The highest `metadata.version` that it supported when the cluster was formed; 0 where it did not say.
+    pub level_max: i32,
 }
 
 impl VoterNode {
-    pub fn new(raft: String, api: String, directory: DirectoryId) -> Self {
-        Self { raft, api, directory: *directory.as_bytes() }
+    pub fn new(raft: String, api: String, directory: DirectoryId, level_max: i32) -> Self {
+        Self { raft, api, directory: *directory.as_bytes(), level_max }
     }
 
     pub fn directory(&self) -> DirectoryId {

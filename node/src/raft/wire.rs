@@ -92,7 +92,8 @@ pub fn membership_in(membership: proto::Membership) -> Result<Membership, Malfor
 }
 
 fn voter_in(voter: proto::Voter) -> Result<(NodeId, VoterNode), Malformed> {
-    Ok((id_in(voter.id)?, VoterNode::new(voter.raft, voter.api, directory_in(&voter.directory)?)))
+    let directory = directory_in(&voter.directory)?;
+    Ok((id_in(voter.id)?, VoterNode::new(voter.raft, voter.api, directory, voter.metadata_version_max)))
 }
 
 pub fn voter_out(id: NodeId, node: &VoterNode) -> proto::Voter {
@@ -101,6 +102,7 @@ pub fn voter_out(id: NodeId, node: &VoterNode) -> proto::Voter {
         directory: directory_out(node.directory()),
         raft: node.raft.clone(),
         api: node.api.clone(),
+        metadata_version_max: node.level_max,
     }
 }
 

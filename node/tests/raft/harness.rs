@@ -149,6 +149,7 @@ impl Cluster {
             snapshot_log_bytes: self.snapshot_log_bytes,
             log_entries_kept: self.log_entries_kept,
             workers: Workers::Threads,
+            level_max: 1,
         }
     }
 

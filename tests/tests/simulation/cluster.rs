@@ -201,6 +201,7 @@ async fn process(disks: MemoryDisks, running: Arc<Running>, settings: Vec<(Strin
         disks: Disks::Memory(disks),
         workers: Workers::Tasks,
         window,
+        level_max: None,
     };
     let config = config::load(None, std::iter::empty(), &settings)?;
     let mut told = running.stop.subscribe();

@@ -55,6 +55,8 @@ pub struct Service {
     pub doubted: Arc<Notify>,
     /// The configured voters.
     pub configured: Arc<BTreeSet<NodeId>>,
+    /// The highest `metadata.version` that this node supports.
+    pub level_max: i16,
 }
 
 impl Service {
@@ -202,6 +204,7 @@ impl Service {
             initialized,
             membership_index: membership.log_id().map(|id| id.index),
             voters: membership.nodes().map(|(id, node)| wire::voter_out(*id, node)).collect(),
+            metadata_version_max: self.level_max.into(),
         })
     }
 
