@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use quorate_metadata::ErrorName;
+use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_proto::broker::watch_event::Event as Wire;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchEvent, WatchRequest};
 use tokio::time::{Instant, sleep};
@@ -67,6 +68,7 @@ impl Watch {
             from_offset: self.filter.from,
             broker: self.filter.broker,
             kinds: self.filter.kinds.clone(),
+            max_level: Some(LEVEL_HIGHEST.into()),
         };
         let AdminClient { nodes, options, .. } = &self.client;
         let stream = run(nodes, options, Effect::None, request, |channel, request| async move {

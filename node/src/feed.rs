@@ -176,7 +176,7 @@ impl Ring {
 mod tests {
     use prost::Message;
     use quorate_metadata::ids::{BrokerId, ControllerEpoch};
-    use quorate_metadata::image::Ledger;
+    use quorate_metadata::image::{LEVEL_LOWEST, Ledger, METADATA_VERSION};
     use quorate_metadata::record::ConfigResource;
     use quorate_metadata::{Batch, Record};
     use quorate_proto::broker::CommittedRecords;
@@ -339,6 +339,16 @@ mod tests {
         assert!(parts.iter().all(|part| part.encoded_len() <= EVENT_BYTES_MAX));
         let resumed = committed(&fed.feed, parts[0].next_offset, |_| true);
         assert_eq!(resumed, parts[1..], "a watcher that broke off between two parts resumes with the next one");
+    }
+
+    #[test]
+    fn an_entry_needs_the_highest_level_of_its_records() {
+        let mut fed = Fed::new(KEPT);
+        let finalize = |level| Record::FeatureLevel { name: METADATA_VERSION.to_owned(), level };
+        fed.push(vec![feature(7)]);
+        fed.push(vec![feature(7), finalize(2), feature(8)]);
+        let entries = fed.feed.read(Offset::new(0), 2).expect("in range");
+        assert_eq!(entries.iter().map(|entry| entry.level).collect::<Vec<_>>(), [LEVEL_LOWEST, 2]);
     }
 
     #[test]

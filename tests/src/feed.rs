@@ -1,7 +1,7 @@
 //! A follower of the feed that insists on what the feed promises: in order, without gap or repeat.
 
 use quorate_metadata::ids::{ControllerEpoch, Offset};
-use quorate_metadata::image::{Ledger, SnapshotHeader};
+use quorate_metadata::image::{LEVEL_HIGHEST, Ledger, SnapshotHeader};
 use quorate_metadata::{Batch, MetadataImage, Record};
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchEvent, WatchRequest};
@@ -12,6 +12,9 @@ use tonic::Streaming;
 
 use crate::PATIENCE;
 use crate::call::{Broker, outcome};
+
+/// The highest `metadata.version` that the tests understand.
+pub const MAX_LEVEL: Option<i32> = Some(LEVEL_HIGHEST as i32);
 
 /// Replays what the feed tells.
 #[derive(Default)]
@@ -28,7 +31,7 @@ impl Follower {
     /// every other time.
     pub async fn follow(&mut self, mut node: Broker, wanted: impl Fn(&MetadataImage) -> bool) {
         let from_offset = self.has_snapshot.then(|| self.next_offset());
-        let request = WatchRequest { from_offset, ..WatchRequest::default() };
+        let request = WatchRequest { from_offset, max_level: MAX_LEVEL, ..WatchRequest::default() };
         let mut feed = outcome(node.watch(request)).await.expect("the feed is served");
         while !self.has_snapshot || !wanted(self.image()) {
             self.take(next(&mut feed).await);
@@ -109,7 +112,7 @@ pub async fn next(feed: &mut Streaming<WatchEvent>) -> Event {
 
 /// The committed records from one offset up to another.
 pub async fn records_between(mut node: Broker, from: i64, until: i64) -> Vec<Wire> {
-    let request = WatchRequest { from_offset: Some(from), ..WatchRequest::default() };
+    let request = WatchRequest { from_offset: Some(from), max_level: MAX_LEVEL, ..WatchRequest::default() };
     let mut feed = outcome(node.watch(request)).await.expect("the feed is served");
     let mut records = Vec::new();
     let mut reached = from;

@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 
 pub use call::{Admin, Broker, mutation, new_topic, outcome, refusal, topic_named};
 pub use cluster::Cluster;
-pub use feed::{Follower, next, records_between};
+pub use feed::{Follower, MAX_LEVEL, next, records_between};
 pub use jepsen_lite::link::Condition as Link;
 pub use jepsen_lite::ports::free_port;
 pub use links::Links;

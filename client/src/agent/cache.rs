@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use quorate_metadata::ids::{ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, SnapshotHeader};
-use quorate_metadata::{Batch, MetadataImage, Record};
+use quorate_metadata::plan::features;
+use quorate_metadata::{Batch, ErrorName, MetadataImage, Record};
 use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::{CommittedRecords, SnapshotPart, WatchRequest, watch_event};
 use quorate_proto::record;
@@ -81,6 +82,9 @@ pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache, told:
         let address = candidates.next().await;
         let interrupted = follower.follow(&config, &address).await;
         match &interrupted {
+            Interrupted::Status(status) if refusal(status) == ErrorName::UnsupportedVersion => {
+                warn!(address, %interrupted, "metadata feed");
+            }
             Interrupted::Replay(_) => warn!(address, %interrupted, "metadata feed"),
             Interrupted::Connect(_) | Interrupted::Status(_) | Interrupted::Silent | Interrupted::Ended => {
                 debug!(address, %interrupted, "metadata feed");
@@ -93,7 +97,7 @@ pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache, told:
             follower.started = false;
         }
         if let Interrupted::Status(status) = &interrupted
-            && quorate_proto::error::from_status(status).name == quorate_metadata::ErrorName::ResyncRequired
+            && refusal(status) == ErrorName::ResyncRequired
         {
             follower.started = false;
         }
@@ -122,7 +126,8 @@ impl Follower {
         let channel = connect(config, address).await?;
         let from_offset = self.started.then(|| self.ledger.working().next_offset.get());
         self.snapshot.clear();
-        let request = WatchRequest { from_offset, broker: None, kinds: Vec::new() };
+        let max_level = features::range(&config.features, features::METADATA_VERSION).max;
+        let request = WatchRequest { from_offset, broker: None, kinds: Vec::new(), max_level: Some(max_level.into()) };
         let mut client = BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let opened = timeout(SILENCE_MAX, client.watch(request)).await.map_err(|_| Interrupted::Silent)?;
         let mut events = opened?.into_inner();
@@ -188,6 +193,10 @@ impl Follower {
         self.cache.publish(&self.ledger);
         Ok(())
     }
+}
+
+fn refusal(status: &Status) -> ErrorName {
+    quorate_proto::error::from_status(status).name
 }
 
 fn replay(error: impl std::fmt::Display) -> Interrupted {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use prost::Message;
+use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{WatchEvent, WatchRequest};
 use serde_json::json;
@@ -133,7 +134,8 @@ async fn watch_whole(nodes: Nodes, broker: Option<i32>) -> Result<Seen, PerfErro
 }
 
 async fn read_snapshot(nodes: &Nodes, broker: Option<i32>, seen: &mut Seen) -> Result<(), Status> {
-    let request = WatchRequest { from_offset: None, broker, kinds: Vec::new() };
+    let max_level = Some(LEVEL_HIGHEST.into());
+    let request = WatchRequest { from_offset: None, broker, kinds: Vec::new(), max_level };
     let mut feed: Streaming<WatchEvent> = wire(nodes.current().1.channel.clone()).watch(request).await?.into_inner();
     while let Some(event) = feed.message().await? {
         seen.count(&event);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use quorate_client::{ClientError, Freshness};
 use quorate_metadata::ids::{BrokerId, ControllerEpoch, Offset, TopicPartition};
-use quorate_metadata::image::{Ledger, SnapshotHeader};
+use quorate_metadata::image::{LEVEL_HIGHEST, Ledger, SnapshotHeader};
 use quorate_metadata::record::Cause;
 use quorate_metadata::{ApiError, Batch, ErrorName, MetadataImage, Record};
 use quorate_proto::broker::watch_event::Event;
@@ -60,7 +60,8 @@ async fn listen(context: &Context, images: &mut Images, process: u32, node: usiz
     let from = images.now.as_ref().map(|image| image.working().next_offset.get());
     let asked = Op::Watch { node: *id, from, heard: None };
     let call = async {
-        let request = WatchRequest { from_offset: from, ..WatchRequest::default() };
+        let request =
+            WatchRequest { from_offset: from, max_level: Some(LEVEL_HIGHEST.into()), ..WatchRequest::default() };
         let mut feed = ask(context.broker(address).watch(request)).await?;
         let deadline = Instant::now() + lasts;
         let (mut heard, mut parts) = (Vec::new(), Vec::new());

@@ -4,6 +4,7 @@
 //! feed keeps gets RESYNC_REQUIRED: it starts again from a snapshot, and never sees a gap.
 
 mod filter;
+mod levels;
 mod outlet;
 mod snapshot;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_metadata::ids::Offset;
 use quorate_metadata::mutant::Mutant;
-use quorate_metadata::{ApiError, ErrorName};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::{Bookmark, WatchRequest};
 use quorate_proto::encoded::WatchEvent;
 use tokio::sync::watch;
@@ -24,6 +25,7 @@ use tonic::Status;
 use super::gateway::Gateway;
 use crate::feed::{FeedEntry, OutOfRange};
 use filter::Filter;
+use levels::LevelGate;
 use outlet::Outlet;
 use snapshot::PATIENCE;
 
@@ -43,10 +45,12 @@ pub fn serve(
 ) -> Result<impl Stream<Item = Result<WatchEvent, Status>> + use<>, Status> {
     let filter = Filter::new(&request).map_err(|error| gateway.status(&error))?;
     let (outlet, events) = outlet::open();
-    let watcher = Watcher { gateway: gateway.clone(), filter, outlet, end: gateway.view.feed.end() };
+    let levels = LevelGate::new(&request);
+    // Refused at once rather than as the stream's first item.
+    levels.check(gateway.view.inspect(MetadataImage::level)).map_err(|refusal| gateway.status(&refusal))?;
+    let watcher = Watcher { gateway: gateway.clone(), filter, levels, outlet, end: gateway.view.feed.end() };
     match request.from_offset.map(Offset::new) {
         Some(from) => {
-            // Refused at once rather than as the stream's first item.
             gateway.view.feed.read(from, 1).map_err(|range| watcher.out_of_range(from, range))?;
             tokio::spawn(watcher.follow(from));
         }
@@ -60,6 +64,7 @@ pub fn serve(
 struct Watcher {
     gateway: Gateway,
     filter: Filter,
+    levels: LevelGate,
     outlet: Outlet,
     /// The end of the feed.
     end: watch::Receiver<Offset>,
@@ -69,10 +74,17 @@ impl Watcher {
     async fn snapshot_then_follow(self) {
         let feed = &self.gateway.view.feed;
         let sent =
-            snapshot::send(&self.outlet, feed.snapshots(), || self.gateway.view.image(), &self.filter, PATIENCE).await;
+            snapshot::send(&self.outlet, feed.snapshots(), || self.snapshot_image(), &self.filter, PATIENCE).await;
         if let Ok(next_offset) = sent {
             self.follow(next_offset).await;
         }
+    }
+
+    /// The level may have been raised while the watcher waited for its turn.
+    fn snapshot_image(&self) -> Result<MetadataImage, Status> {
+        let image = self.gateway.view.image();
+        self.levels.check(image.level()).map_err(|refusal| self.gateway.status(&refusal))?;
+        Ok(image)
     }
 
     async fn follow(mut self, mut cursor: Offset) {
@@ -144,6 +156,10 @@ impl Watcher {
 
     /// Sends what of a batch passes the filter; whether anything does.
     async fn send_entry(&self, entry: &FeedEntry, cursor: Offset) -> Result<bool, Ended> {
+        if let Err(refusal) = self.levels.check(entry.level) {
+            self.outlet.refuse(self.gateway.status(&refusal)).await;
+            return Err(Ended);
+        }
         let selected = self.gateway.view.feed.select(entry, cursor, |record| self.filter.passes(record));
         let is_any = !selected.is_empty();
         for part in selected {

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use prost::Message;
 use quorate_metadata::Record;
 use quorate_metadata::ids::{BrokerId, ControllerEpoch, Offset};
-use quorate_metadata::image::{Audience, Delta, MetadataImage};
+use quorate_metadata::image::{Audience, Delta, LEVEL_LOWEST, MetadataImage};
 use quorate_proto::broker::{CommittedRecord, CommittedRecords};
 use quorate_proto::record;
 
@@ -25,6 +25,8 @@ const HEAD_BYTES_MAX: usize = 64;
 pub struct FeedEntry {
     pub first_offset: Offset,
     pub next_offset: Offset,
+    /// The `metadata.version` that a watcher must understand to keep an image from this batch on.
+    pub level: i16,
     controller_epoch: ControllerEpoch,
     time_ms: i64,
     /// Which brokers each record concerns.
@@ -97,6 +99,7 @@ impl FeedEntry {
         Self {
             first_offset: delta.first_offset,
             next_offset: delta.next_offset,
+            level: delta.records.iter().map(Record::level_for_followers).max().unwrap_or(LEVEL_LOWEST),
             controller_epoch: delta.controller_epoch,
             time_ms: delta.timestamp_ms,
             concerned,

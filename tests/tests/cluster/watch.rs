@@ -5,7 +5,7 @@ use quorate_proto::admin::{Assignment, NewTopic};
 use quorate_proto::broker::WatchRequest;
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{Cluster, Follower, new_topic, next, outcome, refusal, wait};
+use quorate_tests::{Cluster, Follower, MAX_LEVEL, new_topic, next, outcome, refusal, wait};
 
 #[tokio::test]
 async fn a_feed_that_goes_on_at_another_node_leads_to_the_same_digest() {
@@ -88,7 +88,8 @@ async fn a_feed_for_one_broker_has_its_partitions_and_no_others() {
     let mine = cluster.create(hosted_by("mine", 1)).await.id;
     let others = cluster.create(hosted_by("others", 2)).await.id;
     let (until, _) = cluster.converged().await;
-    let request = WatchRequest { from_offset: Some(from), broker: Some(1), ..WatchRequest::default() };
+    let request =
+        WatchRequest { from_offset: Some(from), broker: Some(1), max_level: MAX_LEVEL, ..WatchRequest::default() };
     let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
     let mut hosted = Vec::new();
     let mut reached = from;
@@ -109,7 +110,7 @@ async fn a_feed_for_one_broker_has_its_partitions_and_no_others() {
     assert!(hosted.contains(&mine) && !hosted.contains(&others), "{mine} and not {others}: {hosted:?}");
 
     // Its snapshot as well.
-    let request = WatchRequest { broker: Some(1), ..WatchRequest::default() };
+    let request = WatchRequest { broker: Some(1), max_level: MAX_LEVEL, ..WatchRequest::default() };
     let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
     let Event::Snapshot(part) = next(&mut feed).await else { panic!("the snapshot comes first") };
     assert!(part.last && part.digest.is_empty(), "a part of the image has no digest");
@@ -149,7 +150,7 @@ async fn what_is_no_longer_kept_is_refused_instead_of_left_out() {
     cluster.kill(id);
     cluster.restart(id);
     cluster.ready().await;
-    let from = |offset| WatchRequest { from_offset: Some(offset), ..WatchRequest::default() };
+    let from = |offset| WatchRequest { from_offset: Some(offset), max_level: MAX_LEVEL, ..WatchRequest::default() };
     let far = cluster.converged().await.0 + 1_000_000;
     assert_eq!(refusal(cluster.broker(id).watch(from(0))).await, "RESYNC_REQUIRED");
     assert_eq!(refusal(cluster.broker(id).watch(from(far))).await, "RESYNC_REQUIRED");

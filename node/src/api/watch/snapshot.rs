@@ -16,6 +16,7 @@ use quorate_proto::record;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use tonic::Status;
 
 use super::Ended;
 use super::filter::Filter;
@@ -48,12 +49,18 @@ pub const PATIENCE: Patience =
 pub async fn send(
     outlet: &Outlet,
     turns: Arc<Semaphore>,
-    image: impl FnOnce() -> MetadataImage,
+    image: impl FnOnce() -> Result<MetadataImage, Status>,
     filter: &Filter,
     patience: Patience,
 ) -> Result<Offset, Ended> {
     let _turn = turn(outlet, turns, patience.sign_interval).await?;
-    let image = image();
+    let image = match image() {
+        Ok(image) => image,
+        Err(refusal) => {
+            outlet.refuse(refusal).await;
+            return Err(Ended);
+        }
+    };
     let mut parts = Parts::new(&image, filter);
     while let Some(part) = parts.next().await {
         match timeout(patience.stall_max, outlet.send(snapshot(part))).await {
@@ -181,6 +188,10 @@ mod tests {
         ledger.visible().clone()
     }
 
+    fn empty() -> Result<MetadataImage, Status> {
+        Ok(MetadataImage::default())
+    }
+
     async fn parts(image: &MetadataImage, filter: &Filter) -> Vec<SnapshotPart> {
         let mut parts = Parts::new(image, filter);
         let mut decoded = Vec::new();
@@ -229,8 +240,7 @@ mod tests {
         let taken = turns.clone().acquire_owned().await.expect("it is open");
         let (outlet, events) = outlet::open();
         let mut events = Box::pin(events);
-        let sent =
-            tokio::spawn(async move { send(&outlet, turns, MetadataImage::default, &Filter::default(), SHORT).await });
+        let sent = tokio::spawn(async move { send(&outlet, turns, empty, &Filter::default(), SHORT).await });
         let mut next = async || {
             let event = events.next().await.expect("the watcher is there").expect("no error");
             SnapshotPart::decode(event.snapshot.expect("a part")).expect("it is encoded by us")
@@ -245,7 +255,7 @@ mod tests {
     async fn a_watcher_that_takes_nothing_loses_its_turn() {
         let turns = Arc::new(Semaphore::new(1));
         let (outlet, _events) = outlet::open();
-        let ended = send(&outlet, turns.clone(), image, &Filter::default(), SHORT).await;
+        let ended = send(&outlet, turns.clone(), || Ok(image()), &Filter::default(), SHORT).await;
         assert!(ended.is_err(), "it would keep the others waiting");
         assert_eq!(turns.available_permits(), 1);
     }
@@ -255,6 +265,15 @@ mod tests {
         let turns = Arc::new(Semaphore::new(0));
         let (outlet, events) = outlet::open();
         drop(events);
-        assert!(send(&outlet, turns, image, &Filter::default(), SHORT).await.is_err());
+        assert!(send(&outlet, turns, || Ok(image()), &Filter::default(), SHORT).await.is_err());
+    }
+    #[tokio::test]
+    async fn a_watcher_is_refused_when_its_turn_comes() {
+        let turns = Arc::new(Semaphore::new(1));
+        let (outlet, events) = outlet::open();
+        let refuse = || Err(Status::failed_precondition("the level was raised"));
+        assert!(send(&outlet, turns, refuse, &Filter::default(), SHORT).await.is_err());
+        let refusal = Box::pin(events).next().await.expect("the stream ends with the refusal").expect_err("no part");
+        assert_eq!(refusal.message(), "the level was raised");
     }
 }

@@ -7,7 +7,7 @@ use quorate_proto::admin::{
     MutationOptions, TopicPartition, UnregisterBrokerRequest, config_resource,
 };
 use quorate_proto::broker::WatchRequest;
-use quorate_tests::{Cluster, UNHURRIED, mutation, new_topic, outcome, refusal};
+use quorate_tests::{Cluster, MAX_LEVEL, UNHURRIED, mutation, new_topic, outcome, refusal};
 
 use super::{STRANGER, Untouched, name_of};
 
@@ -78,13 +78,15 @@ async fn config_rows(cluster: &Cluster) {
 #[tokio::test]
 async fn feeds_that_cannot_be_followed() {
     let cluster = Cluster::start_with(3, UNHURRIED).await;
-    let from = |offset| WatchRequest { from_offset: Some(offset), ..WatchRequest::default() };
+    let from = |offset| WatchRequest { from_offset: Some(offset), max_level: MAX_LEVEL, ..WatchRequest::default() };
     let unknown = WatchRequest { kinds: vec!["NoSuchRecord".to_owned()], ..WatchRequest::default() };
     for (request, expected) in [
         (from(-1), "INVALID_REQUEST"),
         (from(i64::MIN), "INVALID_REQUEST"),
         (from(i64::MAX), "RESYNC_REQUIRED"),
         (unknown, "INVALID_REQUEST"),
+        (WatchRequest::default(), "UNSUPPORTED_VERSION"),
+        (WatchRequest { broker: Some(1), ..WatchRequest::default() }, "UNSUPPORTED_VERSION"),
     ] {
         let description = format!("{request:?}");
         assert_eq!(refusal(cluster.broker(2).watch(request)).await, expected, "{description}");
