@@ -3,6 +3,7 @@
 mod assembly;
 mod member;
 mod outside;
+mod registration;
 
 use std::future::Future;
 use std::io;

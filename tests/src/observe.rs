@@ -19,14 +19,20 @@ pub fn beginning_of(leader_epoch: i32, partition: &PartitionDescription) -> &Par
 }
 
 impl Cluster {
-    /// Waits for a controller and for every broker that runs to be let in: this process of it, not the one before.
+    /// Waits for a controller, for every voter that runs to be registered, and for every broker that runs to be let in:
+    /// this process of it, not the one before.
     /// Fails at once when a node has ended.
     pub async fn ready(&mut self) {
         let up = self.running();
         let client = self.client();
         wait("every broker that runs to be unfenced", async || {
             self.assert_alive();
-            if !up.iter().all(|id| self.printed(*id).contains("may lead")) {
+            let is_up = |id: i32| {
+                let printed = self.printed(id);
+                let is_registered = !self.node(id).is_voter || printed.contains("controller registered");
+                is_registered && printed.contains("may lead")
+            };
+            if !up.iter().all(|id| is_up(*id)) {
                 return None;
             }
             let brokers = client.list_brokers(Freshness::Linearizable).await.ok()?.brokers;

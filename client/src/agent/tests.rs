@@ -73,6 +73,13 @@ impl Broker for Fake {
         Err(Status::unimplemented("not part of the test"))
     }
 
+    async fn register_controller(
+        &self,
+        _: Request<RegisterControllerRequest>,
+    ) -> Result<Response<RegisterControllerReply>, Status> {
+        Err(Status::unimplemented("not part of the test"))
+    }
+
     async fn alter_partition(
         &self,
         request: Request<AlterPartitionRequest>,

@@ -18,6 +18,7 @@ use quorate_proto::{endpoint_from_wire, features_from_wire};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::controllers;
 use super::gateway::{Gateway, Passage};
 use super::heartbeat::{self, HeartbeatTerms};
 use super::request::{invalid, item_error, result, topic_id};
@@ -32,13 +33,13 @@ pub struct BrokerService {
     pub heartbeat: HeartbeatTerms,
 }
 
-fn terms() -> MutationTerms {
+pub(super) fn terms() -> MutationTerms {
     let weight = Weight::default();
     MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT, weight }
 }
 
 /// A repetition is recognised or refused by its epochs, or gives another block of ids, of which there are enough.
-fn passage(forwarded: bool) -> Passage {
+pub(super) fn passage(forwarded: bool) -> Passage {
     Passage { forwarded, deadline: tokio::time::Instant::now() + BROKER_CALL_TIMEOUT, repeatable: true }
 }
 
@@ -129,6 +130,14 @@ impl Broker for BrokerService {
         };
         let remote = |channel, request| async move { BrokerClient::new(channel).allocate_producer_ids(request).await };
         self.gateway.route(passage(forwarded), request.into_inner(), local, remote).await
+    }
+
+    async fn register_controller(
+        &self,
+        request: Request<RegisterControllerRequest>,
+    ) -> Result<Response<RegisterControllerReply>, Status> {
+        let forwarded = Gateway::was_forwarded(&request);
+        controllers::register(&self.gateway, forwarded, request.into_inner()).await
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<encoded::WatchEvent, Status>> + Send>>;

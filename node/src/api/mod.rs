@@ -2,6 +2,7 @@
 
 mod admin;
 mod broker;
+mod controllers;
 mod describe;
 mod elections;
 mod features;

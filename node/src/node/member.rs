@@ -4,11 +4,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_metadata::ApiError;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::{info, warn};
 
-use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen, log, report, started};
+use super::{
+    BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen, log, registration, report, started,
+};
 use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
 use crate::config::{NodeConfig, Role};
 use crate::controller::{EventLoop, Watchdog};
@@ -43,6 +46,8 @@ struct Member {
     held: watch::Receiver<Option<String>>,
     _watchdog: Worker,
     _controller_runner: TaskRunner,
+    /// Ends when the registration of this controller is refused for good.
+    registration: JoinSet<ApiError>,
     servers: Servers,
     broker: BrokerRole,
 }
@@ -62,6 +67,7 @@ impl Member {
         // Each start has a window of its own, so that nobody has filled it before.
         let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone() });
         let controller_config = assembly::controller(&machine, &config, &dial);
+        let registered = controller_config.registration.clone();
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
         let (watchdog_ended, held) = watch::channel(None);
         let watchdog = Watchdog {
@@ -86,6 +92,8 @@ impl Member {
         let controller_runner = machine.workers.task_runner("controller", CONTROLLER_THREADS);
         controller_runner.spawn(&mut event_loop_task, event_loop.run(stop_event_loop.subscribe()));
         let watchdog = machine.workers.start("watchdog".to_owned(), watchdog.run(stop_event_loop.subscribe()));
+        let mut registration = JoinSet::new();
+        registration.spawn(registration::run(gateway.clone(), registered));
         let broker = if config.has(Role::Broker) {
             BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
         } else {
@@ -100,6 +108,7 @@ impl Member {
             held,
             _watchdog: watchdog,
             _controller_runner: controller_runner,
+            registration,
             servers,
             broker,
         })
@@ -113,6 +122,7 @@ impl Member {
             reason = reason(&mut self.held, "the watchdog ended") => Err(NodeError::Stopped(reason)),
             error = self.broker.ended() => Err(error),
             error = self.servers.ended() => Err(error),
+            Some(ended) = self.registration.join_next() => Err(unregistered(ended)),
             Some(ended) = self.event_loop.join_next() => {
                 Err(NodeError::Stopped(format!("the controller's event loop ended: {ended:?}")))
             }
@@ -128,7 +138,7 @@ impl Member {
     /// Whoever cannot go on is gone at once, so that others take over.
     async fn give_up(self) {
         self.stop_event_loop.send_replace(true);
-        drop((self.servers, self.event_loop));
+        drop((self.servers, self.registration, self.event_loop));
         self.broker.abort().await;
         self.raft.shutdown().await;
     }
@@ -143,6 +153,13 @@ impl Member {
         self.raft.shutdown().await;
         info!(node = %self.gateway.node(), "stopped");
     }
+}
+
+fn unregistered(ended: Result<ApiError, JoinError>) -> NodeError {
+    NodeError::Stopped(match ended {
+        Ok(refusal) => format!("the controller cannot register: {refusal}"),
+        Err(panic) => format!("a task panicked: {panic}"),
+    })
 }
 
 async fn hand_over(gateway: &Gateway) {

@@ -68,6 +68,13 @@ impl Broker for Fake {
         unused()
     }
 
+    async fn register_controller(
+        &self,
+        _: Request<RegisterControllerRequest>,
+    ) -> Result<Response<RegisterControllerReply>, Status> {
+        unused()
+    }
+
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         unused()
     }
