@@ -3,6 +3,12 @@
 //! Invariant: two things that differ have different bytes. Each starts with a tag of its kind, every list and text with
 //! its length, every option with whether it is there. Numbers are big-endian.
 //! Every field takes part: structures are taken apart by name, so that a new field does not compile until it does.
+//!
+//! What stands here is the form at level 1 of `metadata.version`, and it does not change. A field of a later level comes
+//! behind the others of its structure, as a tag of its own and its value, and only where it is set: without it, the bytes
+//! are those of level 1. Plans set it only where its level is finalized (`levels.rs`), and so does replay where it derives
+//! it. So the finalized level chooses the version of the digest, a node of an earlier release computes the same one until
+//! then, and nothing has to be computed again when a level is finalized.
 
 use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{
