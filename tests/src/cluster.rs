@@ -23,6 +23,9 @@ const LINES_SHOWN: usize = 60;
 /// Raft's library says of every peer that is down, many times a second, that it is down.
 const LOG_LEVEL: &str = "info,openraft=error";
 
+/// See `main.rs` of the node.
+const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
+
 /// Nodes 1 to n, each a process with its own folder. Dropping it kills them all; if the test has failed, their logs
 /// are printed.
 pub struct Cluster {
@@ -146,12 +149,21 @@ impl Cluster {
         self.node_mut(id).settings.push(format!("{key}={value}"));
     }
 
-    /// The nodes that run and are not paused.
     /// Sets a variable of the environment of a node's next processes.
     pub fn set_variable(&mut self, id: i32, name: &str, value: &str) {
         self.node_mut(id).environment.push((name.to_owned(), value.to_owned()));
     }
 
+    /// From its next start on, the node passes for a release that supports `metadata.version` up to this level; with
+    /// `None`, for the one that it is.
+    pub fn set_level_max(&mut self, id: i32, level: Option<i16>) {
+        self.node_mut(id).environment.retain(|(name, _)| name != LEVEL_MAX_VARIABLE);
+        if let Some(level) = level {
+            self.set_variable(id, LEVEL_MAX_VARIABLE, &level.to_string());
+        }
+    }
+
+    /// The nodes that run and are not paused.
     pub fn running(&self) -> Vec<i32> {
         self.nodes.iter().filter(|(_, node)| node.is_up()).map(|(id, _)| *id).collect()
     }
