@@ -113,7 +113,7 @@ impl Session {
         online.map(ToString::to_string).collect()
     }
 
-    /// Keeps a stream to whoever is the active controller, until the epoch is refused.
+    /// Keeps a stream to the active controller, until a heartbeat is refused that only a registration can mend.
     async fn heartbeat_until_stale(&mut self, epoch: BrokerEpoch) {
         loop {
             let address = self.candidates.next().await;
@@ -122,7 +122,7 @@ impl Session {
             match parted {
                 // Ended without a word: the same node is the best guess, and says otherwise if it is not.
                 Parted::Ended => self.candidates.prefer(&address),
-                Parted::Refused(status) if error::from_status(&status).name == ErrorName::StaleBrokerEpoch => return,
+                Parted::Refused(status) if needs_registration(error::from_status(&status).name) => return,
                 Parted::Refused(status) => self.candidates.learn(&status),
                 Parted::Unanswered | Parted::WithoutLease => self.candidates.pass_over(&address),
             }
@@ -144,6 +144,12 @@ impl Session {
             Err(_) => Parted::Unanswered,
         }
     }
+}
+
+/// Whether a refused heartbeat leads back to the registration. That is also where a broker ends, by name, that does not
+/// support a level which was finalized while it was fenced.
+fn needs_registration(refusal: ErrorName) -> bool {
+    matches!(refusal, ErrorName::StaleBrokerEpoch | ErrorName::UnsupportedVersion)
 }
 
 /// Why a heartbeat stream is over.

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{LeaderEpoch, PartitionEpoch, TopicPartition};
@@ -12,6 +13,7 @@ use quorate_proto::broker::*;
 use quorate_proto::{error, record};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
@@ -26,6 +28,9 @@ const EPOCH: i64 = 2;
 /// Of the topic that the node has.
 const PARTITIONS: usize = 1_500;
 
+/// For what must not go on for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// How the node answers a change of an ISR.
 #[derive(Debug, Clone, Copy)]
 enum Act {
@@ -39,6 +44,14 @@ struct Fake {
     acts: Mutex<VecDeque<Act>>,
     heartbeats: mpsc::UnboundedSender<HeartbeatRequest>,
     changes: mpsc::UnboundedSender<AlterPartitionRequest>,
+    /// Refuses every heartbeat, and every registration after the first, as where a level was raised.
+    is_level_raised: bool,
+    has_registered: AtomicBool,
+}
+
+fn above_level() -> Status {
+    let refusal = ApiError::new(ErrorName::UnsupportedVersion, "the level was raised");
+    error::to_status(&refusal, error::Context::default())
 }
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -49,6 +62,9 @@ impl Broker for Fake {
     type WatchStream = Replies<WatchEvent>;
 
     async fn register(&self, _: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        if self.has_registered.swap(true, Ordering::Relaxed) && self.is_level_raised {
+            return Err(above_level());
+        }
         Ok(Response::new(RegisterReply { broker_epoch: EPOCH, result: None }))
     }
 
@@ -56,6 +72,9 @@ impl Broker for Fake {
         &self,
         requests: Request<Streaming<HeartbeatRequest>>,
     ) -> Result<Response<Self::HeartbeatStream>, Status> {
+        if self.is_level_raised {
+            return Err(above_level());
+        }
         let heard = self.heartbeats.clone();
         let replies = requests.into_inner().map(move |request| {
             let request = request?;
@@ -126,11 +145,16 @@ struct Node {
 }
 
 async fn start(acts: &[Act]) -> Node {
+    start_at(acts, false).await
+}
+
+async fn start_at(acts: &[Act], is_level_raised: bool) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let (heartbeats, heard) = mpsc::unbounded_channel();
     let (changes, asked) = mpsc::unbounded_channel();
-    let fake = Fake { acts: Mutex::new(acts.iter().copied().collect()), heartbeats, changes };
+    let acts = Mutex::new(acts.iter().copied().collect());
+    let fake = Fake { acts, heartbeats, changes, is_level_raised, has_registered: AtomicBool::new(false) };
     let server = Server::builder().add_service(BrokerServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let agent = BrokerAgent::start(AgentConfig {
@@ -213,6 +237,13 @@ async fn a_mass_change_is_one_request() {
     }
     assert_eq!(node.changes.recv().await.expect("one request").partitions.len(), PARTITIONS);
     assert!(node.changes.is_empty());
+}
+
+#[tokio::test]
+async fn a_broker_below_a_raised_level_ends_by_name() {
+    let mut node = start_at(&[], true).await;
+    let ended = timeout(PATIENCE, node.agent.failed()).await.expect("it does not beat in vain for ever");
+    assert_eq!(ended.name, ErrorName::UnsupportedVersion);
 }
 
 #[tokio::test]
