@@ -26,6 +26,8 @@ pub struct Metrics {
     topics: Gauge,
     offline_partitions: Gauge,
     preferred_replica_imbalance: Gauge,
+    remembered_reply_bytes: Gauge,
+    remembered_clients: Gauge,
     feed_records: Gauge,
     feed_bytes: Gauge,
     watchers: Gauge,
@@ -50,6 +52,8 @@ impl Metrics {
             topics: Gauge::default(),
             offline_partitions: Gauge::default(),
             preferred_replica_imbalance: Gauge::default(),
+            remembered_reply_bytes: Gauge::default(),
+            remembered_clients: Gauge::default(),
             feed_records: Gauge::default(),
             feed_bytes: Gauge::default(),
             watchers: Gauge::default(),
@@ -91,6 +95,16 @@ impl Metrics {
             "Partitions that another than their preferred replica leads",
             self.preferred_replica_imbalance.clone(),
         );
+        registry.register(
+            "remembered_reply_bytes",
+            "Bytes of replies remembered for retries",
+            self.remembered_reply_bytes.clone(),
+        );
+        registry.register(
+            "remembered_clients",
+            "Clients whose requests are remembered for retries",
+            self.remembered_clients.clone(),
+        );
         registry.register("feed_records", "Records kept for watchers that resume", self.feed_records.clone());
         registry.register("feed_bytes", "Memory of the records kept for watchers", self.feed_bytes.clone());
         registry.register("watchers", "Streams of the feed that are open", self.watchers.clone());
@@ -106,6 +120,8 @@ impl Metrics {
         self.topics.set(as_gauge(image.topics.len()));
         self.offline_partitions.set(as_gauge(image.index.leaderless_count()));
         self.preferred_replica_imbalance.set(as_gauge(image.index.misplaced_count()));
+        self.remembered_reply_bytes.set(as_gauge(image.requests.bytes()));
+        self.remembered_clients.set(as_gauge(image.requests.client_count()));
         self.feed_records.set(as_gauge(feed.records));
         self.feed_bytes.set(as_gauge(feed.bytes));
         self.watchers.set(as_gauge(feed.watchers));

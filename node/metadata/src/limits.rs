@@ -41,6 +41,14 @@ pub const REQUESTS_PER_CLIENT_MAX: usize = 64;
 /// Clients whose requests are remembered; beyond it the one that has been silent longest is forgotten.
 pub const CLIENTS_REMEMBERED_MAX: usize = 4_096;
 
+/// Bytes of all remembered replies: a full window of replies of 128 bytes, or sixteen of the largest. The active controller
+/// holds each reply twice (draft and image), so this is an eighth of the smallest memory that a node is run with (512 MiB).
+pub const REMEMBERED_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// The level of `metadata.version` from which on `REMEMBERED_BYTES_MAX` holds. A node of an older release keeps what this
+/// bound drops, and its digest would differ.
+pub const REMEMBERED_BYTES_BOUNDED_FROM_LEVEL: i16 = 2;
+
 /// Partitions that one request may create: about 300 bytes of planned records each, so that the largest request
 /// stays well under a gigabyte. A hundred times what Kafka allows, and far above any topic in use.
 pub const PARTITIONS_PER_REQUEST_MAX: usize = 1_000_000;

@@ -297,7 +297,7 @@ fn of_replay(image: &MetadataImage) -> Vec<Violation> {
             Violation::IndexDiffers { .. }
                 | Violation::TopicDigestDiffers(_)
                 | Violation::DigestDiffers { .. }
-                | Violation::ClientsOutOfOrder
+                | Violation::RequestsMiscounted
                 | Violation::TooManyClients { .. }
                 | Violation::TooManyRequests { .. }
                 | Violation::HistoryTooLong { .. }

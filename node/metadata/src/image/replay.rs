@@ -22,6 +22,9 @@ use crate::record::{
 #[cfg(test)]
 mod tests;
 
+/// The feature that says which meaning records have.
+const METADATA_VERSION: &str = "metadata.version";
+
 /// Why a record cannot be true of the image it was replayed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {
@@ -151,6 +154,7 @@ impl MetadataImage {
         if let Some(level) = before {
             self.digest.remove(Entity::Feature { name, level });
         }
+        self.fit_replies();
     }
 
     fn set_controller(&mut self, registration: &ControllerRegistration) {
@@ -306,7 +310,16 @@ impl MetadataImage {
             return Err(ReplayError::RequestRepeated { client, request });
         }
         self.requests.apply(&mut self.digest, client, request, self.next_offset, reply);
+        self.fit_replies();
         Ok(())
+    }
+
+    /// Drops what exceeds the bound on the bytes of replies, where every node knows of it.
+    fn fit_replies(&mut self) {
+        let level = self.features.get(METADATA_VERSION).copied();
+        if level.is_some_and(|level| level >= limits::REMEMBERED_BYTES_BOUNDED_FROM_LEVEL) {
+            self.requests.fit(&mut self.digest);
+        }
     }
 
     fn check_digest(&self, expected: u128) -> Result<(), ReplayError> {

@@ -2,6 +2,11 @@
 //!
 //! A bounded window: of each client the last requests that were applied, of all clients those heard from last. It is
 //! part of the image, so it survives a change of controller and a snapshot.
+//!
+//! A request that leaves the window, be it for their number or for the bytes of their replies, is answered with
+//! `Expired`. A client that leaves it with all its requests is not known any more.
+
+mod order;
 
 use std::sync::Arc;
 
@@ -13,12 +18,17 @@ use super::verify::Violation;
 use crate::ids::{ClientId, Offset};
 use crate::limits;
 use crate::record::Record;
+use order::{ClientOrder, Place};
+
+#[cfg(test)]
+mod tests;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Requests {
     clients: OrdMap<ClientId, Client>,
-    /// Clients by the offset of their last request: the first one has been silent longest.
-    by_last_offset: OrdMap<Offset, ClientId>,
+    order: ClientOrder,
+    /// Bytes of all replies.
+    bytes: usize,
 }
 
 /// What is known of a request before it is carried out.
@@ -30,7 +40,7 @@ pub enum RequestOutcome<'a> {
         offset: Offset,
         reply: &'a [u8],
     },
-    /// It may have been carried out, so long ago that the answer is forgotten.
+    /// It may have been carried out, but the answer is forgotten.
     Expired,
 }
 
@@ -38,10 +48,13 @@ pub enum RequestOutcome<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Client {
     applied: Vector<Applied>,
-    /// The highest request that has left the window.
+    /// The highest request whose reply is forgotten.
     forgotten_up_to: Option<u64>,
+    /// Bytes of the replies in `applied`.
+    bytes: usize,
 }
 
+/// The last request of a client stays when its reply is dropped: without a reply, and not above `forgotten_up_to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Applied {
     request: u64,
@@ -52,10 +65,13 @@ struct Applied {
 impl Requests {
     pub fn look_up(&self, client: ClientId, request: u64) -> RequestOutcome<'_> {
         let Some(known) = self.clients.get(&client) else { return RequestOutcome::New };
+        let is_forgotten = known.forgotten_up_to.is_some_and(|up_to| request <= up_to);
         match known.applied.iter().find(|applied| applied.request == request) {
-            Some(applied) => RequestOutcome::Applied { offset: applied.offset, reply: &applied.reply },
-            None if known.forgotten_up_to.is_some_and(|up_to| request <= up_to) => RequestOutcome::Expired,
-            None => RequestOutcome::New,
+            Some(applied) if !(applied.reply.is_empty() && is_forgotten) => {
+                RequestOutcome::Applied { offset: applied.offset, reply: &applied.reply }
+            }
+            None if !is_forgotten => RequestOutcome::New,
+            Some(_) | None => RequestOutcome::Expired,
         }
     }
 
@@ -63,15 +79,32 @@ impl Requests {
         self.clients.len()
     }
 
-    /// Remembers a request that is `New`, at an offset above all others, and forgets what no longer fits.
+    /// Bytes of all replies that are remembered.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Remembers a request that is `New`, at an offset above all others, and forgets what no longer fits in number.
     pub(super) fn apply(&mut self, digest: &mut Digest, client: ClientId, request: u64, offset: Offset, reply: &[u8]) {
-        let known = self.clients.entry(client).or_default();
-        if known.applied.len() >= limits::REQUESTS_PER_CLIENT_MAX {
-            known.forget_oldest(digest, client);
-        }
-        self.push(digest, client, Applied { request, offset, reply: reply.into() });
+        self.change(client, |known| {
+            if known.applied.len() >= limits::REQUESTS_PER_CLIENT_MAX {
+                known.forget_oldest(digest, client);
+            }
+            known.push(digest, client, Applied { request, offset, reply: reply.into() });
+        });
         if self.clients.len() > limits::CLIENTS_REMEMBERED_MAX {
             self.forget_silent_client(digest);
+        }
+    }
+
+    /// Forgets replies until the others fit in bytes: those of the client that has been silent longest, oldest first.
+    ///
+    /// The reply remembered last is never among them: it is the last in this order, and fits alone.
+    pub(super) fn fit(&mut self, digest: &mut Digest) {
+        while self.bytes > limits::REMEMBERED_BYTES_MAX
+            && let Some(client) = self.order.silent_longest_with_reply()
+        {
+            self.change(client, |known| known.forget_oldest_reply(digest, client));
         }
     }
 
@@ -85,8 +118,10 @@ impl Requests {
         reply: &[u8],
         forgotten_up_to: Option<u64>,
     ) {
-        self.clients.entry(client).or_default().set_forgotten(digest, client, forgotten_up_to);
-        self.push(digest, client, Applied { request, offset, reply: reply.into() });
+        self.change(client, |known| {
+            known.set_forgotten(digest, client, forgotten_up_to);
+            known.push(digest, client, Applied { request, offset, reply: reply.into() });
+        });
     }
 
     /// How many records `into_records` gives.
@@ -125,42 +160,61 @@ impl Requests {
         Some(Violation::TooManyRequests { client, requests: known.applied.len(), max: limits::REQUESTS_PER_CLIENT_MAX })
     }
 
-    /// Whether the order by last offset says the same as the clients.
+    /// Whether the order of clients and the bytes are those of the replies.
     pub(super) fn is_consistent(&self) -> bool {
-        let by_last_offset: OrdMap<_, _> =
-            self.clients.iter().filter_map(|(&client, known)| Some((known.last_offset()?, client))).collect();
-        by_last_offset == self.by_last_offset && self.by_last_offset.len() == self.clients.len()
+        let order: ClientOrder =
+            self.clients.iter().filter_map(|(&client, known)| Some((known.place()?, client))).collect();
+        let bytes = |known: &Client| known.applied.iter().map(|applied| applied.reply.len()).sum::<usize>();
+        let are_counted = self.clients.values().all(|known| known.bytes == bytes(known));
+        let total: usize = self.clients.values().map(bytes).sum();
+        order == self.order && order.len() == self.clients.len() && are_counted && total == self.bytes
     }
 
-    fn push(&mut self, digest: &mut Digest, client: ClientId, applied: Applied) {
+    /// Changes what is known of a client, and with it the order and the bytes.
+    fn change(&mut self, client: ClientId, change: impl FnOnce(&mut Client)) {
         let known = self.clients.entry(client).or_default();
-        if let Some(last) = known.last_offset() {
-            self.by_last_offset.remove(&last);
-        }
-        self.by_last_offset.insert(applied.offset, client);
-        digest.add(applied.entity(client));
-        known.applied.push_back(applied);
+        let (place, bytes) = (known.place(), known.bytes);
+        change(known);
+        self.bytes = self.bytes - bytes + known.bytes;
+        self.order.replace(client, place, known.place());
     }
 
     fn forget_silent_client(&mut self, digest: &mut Digest) {
-        let Some(&(last, client)) = self.by_last_offset.get_min() else { return };
-        self.by_last_offset.remove(&last);
+        let Some(client) = self.order.silent_longest() else { return };
         let Some(mut known) = self.clients.remove(&client) else { return };
+        self.bytes -= known.bytes;
+        self.order.replace(client, known.place(), None);
         known.applied.iter().for_each(|applied| digest.remove(applied.entity(client)));
         known.set_forgotten(digest, client, None);
     }
 }
 
 impl Client {
-    fn last_offset(&self) -> Option<Offset> {
-        self.applied.last().map(|applied| applied.offset)
+    fn place(&self) -> Option<Place> {
+        self.applied.last().map(|last| Place { last: last.offset, has_reply: self.bytes > 0 })
+    }
+
+    fn push(&mut self, digest: &mut Digest, client: ClientId, applied: Applied) {
+        digest.add(applied.entity(client));
+        self.bytes += applied.reply.len();
+        self.applied.push_back(applied);
     }
 
     /// By offset, not by number: a late request with a low number must not be the first to go.
     fn forget_oldest(&mut self, digest: &mut Digest, client: ClientId) {
         let Some(oldest) = self.applied.pop_front() else { return };
         digest.remove(oldest.entity(client));
+        self.bytes -= oldest.reply.len();
         self.set_forgotten(digest, client, self.forgotten_up_to.max(Some(oldest.request)));
+    }
+
+    /// The last request stays without its reply, so that it is still known to have been applied.
+    fn forget_oldest_reply(&mut self, digest: &mut Digest, client: ClientId) {
+        let last = (self.applied.len() == 1).then(|| self.applied[0].clone());
+        self.forget_oldest(digest, client);
+        if let Some(last) = last {
+            self.push(digest, client, Applied { reply: Arc::default(), ..last });
+        }
     }
 
     fn set_forgotten(&mut self, digest: &mut Digest, client: ClientId, forgotten_up_to: Option<u64>) {
@@ -176,92 +230,5 @@ impl Client {
 impl Applied {
     fn entity(&self, client: ClientId) -> Entity<'_> {
         Entity::Request { client, request: self.request, offset: self.offset, reply: &self.reply }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::fixture::{batch, client};
-    use crate::image::{MetadataImage, ReplayError};
-
-    const WINDOW: u64 = limits::REQUESTS_PER_CLIENT_MAX as u64;
-
-    fn apply(image: &mut MetadataImage, from: u128, request: u64) {
-        image.replay(&batch(1, &[applied(from, request)])).expect("the request is new");
-    }
-
-    fn applied(from: u128, request: u64) -> Record {
-        let reply = request.to_be_bytes().to_vec();
-        Record::RequestApplied { client: client(from), request, reply, offset: None, forgotten_up_to: None }
-    }
-
-    fn outcome(image: &MetadataImage, from: u128, request: u64) -> RequestOutcome<'_> {
-        image.requests.look_up(client(from), request)
-    }
-
-    #[test]
-    fn a_retry_within_the_window_gets_the_first_answer() {
-        let mut image = MetadataImage::default();
-        (0..=WINDOW).for_each(|request| apply(&mut image, 1, request));
-        let reply = 1_u64.to_be_bytes();
-        assert_eq!(outcome(&image, 1, 1), RequestOutcome::Applied { offset: Offset::new(1), reply: &reply });
-        assert_eq!(outcome(&image, 1, 0), RequestOutcome::Expired);
-        assert_eq!(outcome(&image, 1, WINDOW + 1), RequestOutcome::New);
-        assert_eq!(outcome(&image, 2, 0), RequestOutcome::New);
-        assert_eq!(image.verify(), []);
-    }
-
-    #[test]
-    fn a_late_request_with_a_low_number_is_not_the_first_to_go() {
-        let mut image = MetadataImage::default();
-        (100..100 + WINDOW).for_each(|request| apply(&mut image, 1, request));
-        apply(&mut image, 1, 50);
-        assert!(matches!(outcome(&image, 1, 50), RequestOutcome::Applied { .. }));
-        assert_eq!(outcome(&image, 1, 100), RequestOutcome::Expired);
-        assert!(matches!(outcome(&image, 1, 101), RequestOutcome::Applied { .. }));
-        // It was never seen, but it may as well have been forgotten: that cannot be told any more.
-        assert_eq!(outcome(&image, 1, 51), RequestOutcome::Expired);
-        assert_eq!(image.verify(), []);
-    }
-
-    #[test]
-    fn the_client_that_has_been_silent_longest_is_forgotten() {
-        let mut image = MetadataImage::default();
-        let clients = limits::CLIENTS_REMEMBERED_MAX as u128;
-        let first: Vec<Record> = (0..clients).map(|from| applied(from, 0)).collect();
-        image.replay(&batch(1, &first)).expect("the requests are new");
-        (1..=WINDOW).for_each(|request| apply(&mut image, 0, request));
-        apply(&mut image, clients, 0);
-        assert_eq!(outcome(&image, 1, 0), RequestOutcome::New);
-        assert_eq!(outcome(&image, 0, 0), RequestOutcome::Expired);
-        assert!(matches!(outcome(&image, 2, 0), RequestOutcome::Applied { .. }));
-        assert_eq!(image.requests.client_count(), limits::CLIENTS_REMEMBERED_MAX);
-        assert_eq!(image.verify(), []);
-
-        // Client 0 is next to go, with what it had forgotten.
-        let others: Vec<Record> = (2..=clients).map(|from| applied(from, 1)).collect();
-        image.replay(&batch(1, &others)).expect("the requests are new");
-        apply(&mut image, clients + 1, 0);
-        assert_eq!(outcome(&image, 0, 0), RequestOutcome::New);
-        assert_eq!(image.verify(), []);
-    }
-
-    #[test]
-    fn a_request_cannot_be_applied_twice() {
-        let mut image = MetadataImage::default();
-        apply(&mut image, 1, 7);
-        let refused = image.replay(&batch(1, &[applied(1, 7)]));
-        assert_eq!(refused, Err(ReplayError::RequestRepeated { client: client(1), request: 7 }));
-    }
-
-    #[test]
-    fn the_window_survives_a_snapshot() {
-        let mut image = MetadataImage::default();
-        // Neighbours change places on their way, as requests in flight do.
-        (0..WINDOW + 6).for_each(|request| apply(&mut image, 1, request ^ 1));
-        apply(&mut image, 2, 1);
-        let copy = MetadataImage::from_snapshot(image.header(), image.to_records());
-        assert_eq!(copy, Ok(image));
     }
 }

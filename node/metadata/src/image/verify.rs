@@ -53,8 +53,8 @@ pub enum Violation {
     TooManyClients { clients: usize, max: usize },
     #[error("{requests} requests of client {client} are remembered, more than {max}")]
     TooManyRequests { client: ClientId, requests: usize, max: usize },
-    #[error("the order of clients by their last request is wrong")]
-    ClientsOutOfOrder,
+    #[error("the order of clients by their last request, or the bytes of their replies, are wrong")]
+    RequestsMiscounted,
     #[error("partition {0} is being reassigned, but no reassignment names it")]
     ReassignmentOfNobody(TopicPartition),
     #[error("reassignment {reassignment} names partition {id}, which is not being reassigned")]
@@ -236,7 +236,7 @@ impl MetadataImage {
     fn check_requests(&self, found: &mut Vec<Violation>) {
         found.extend(self.requests.verify());
         if !self.requests.is_consistent() {
-            found.push(Violation::ClientsOutOfOrder);
+            found.push(Violation::RequestsMiscounted);
         }
     }
 
