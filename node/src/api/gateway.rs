@@ -12,7 +12,8 @@ use quorate_metadata::ids::{ControllerEpoch, ControllerId};
 use quorate_metadata::mutant::Mutant;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::error::{self, CONTROLLER_ENDPOINT, Context};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -123,17 +124,15 @@ impl Gateway {
         Remote: Fn(Channel, Request<T>) -> RemoteFuture,
         RemoteFuture: Future<Output = Result<Response<M>, Status>>,
     {
+        let leaders = self.raft.leader_changes();
         let Some(leader) = self.another_leader() else { return Err(self.no_controller()) };
         let channel = self.channel(&leader).await?;
         let mut request = Request::new(body);
         request.set_timeout(passage.remaining());
         request.metadata_mut().insert(FORWARDED, MetadataValue::from(self.node.get()));
-        match timeout_at(passage.deadline, remote(channel, request)).await {
+        match answered(remote(channel, request), leader.epoch, leaders, passage.deadline).await {
             Ok(answer) => answer.map_err(|status| self.as_ours(status)),
-            Err(_) => Err(self.status(&ApiError::new(
-                ErrorName::RequestTimedOut,
-                "the active controller did not answer in time; it may still be applied",
-            ))),
+            Err(why) => Err(self.status(&why)),
         }
     }
 
@@ -231,6 +230,32 @@ impl Gateway {
     }
 }
 
+/// The answer of the controller of this epoch. The wait ends with the time, and as soon as a controller of another epoch
+/// is known: the one that was asked may be paused or cut off, and answers in time only by chance.
+///
+/// That no controller is known ends nothing: most elections that begin so end in a moment, and the answer is on its way.
+async fn answered<T>(
+    answer: impl Future<Output = T>,
+    epoch: ControllerEpoch,
+    mut leaders: watch::Receiver<Option<LeaderInfo>>,
+    deadline: Instant,
+) -> Result<T, ApiError> {
+    let succeeded = leaders.wait_for(|leader| leader.as_ref().is_some_and(|leader| leader.epoch != epoch));
+    tokio::select! {
+        biased;
+        answer = answer => Ok(answer),
+        // Where Raft has ended with its node, no leader is known any more.
+        Ok(_) = succeeded => Err(ApiError::new(
+            ErrorName::OutcomeUnknown,
+            format!("the controller of epoch {epoch} has a successor and did not answer; it may have been applied"),
+        )),
+        () = sleep_until(deadline) => Err(ApiError::new(
+            ErrorName::RequestTimedOut,
+            "the active controller did not answer in time; it may still be applied",
+        )),
+    }
+}
+
 /// That the last attempt did nothing says nothing of those before it.
 fn open_outcome(last: ApiError) -> ApiError {
     if last.is_definite() {
@@ -251,7 +276,65 @@ fn may_retry(status: &Status, passage: &Passage) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::{pending, ready};
+    use std::pin::pin;
+
+    use futures::poll;
+
     use super::*;
+
+    const EPOCH: ControllerEpoch = ControllerEpoch::new(7);
+
+    fn leader(id: i32, epoch: i32) -> Option<LeaderInfo> {
+        let (id, epoch) = (ControllerId::new(id), ControllerEpoch::new(epoch));
+        Some(LeaderInfo { id, epoch, api: String::new() })
+    }
+
+    fn in_an_hour() -> Instant {
+        Instant::now() + Duration::from_secs(3_600)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_an_answer_ends_when_a_successor_is_known() {
+        let leaders = watch::Sender::new(leader(1, 7));
+        let mut waiting = pin!(answered(pending::<()>(), EPOCH, leaders.subscribe(), in_an_hour()));
+        assert!(poll!(&mut waiting).is_pending());
+        leaders.send_replace(None);
+        assert!(poll!(&mut waiting).is_pending(), "there may be no election");
+        leaders.send_replace(leader(1, 7));
+        assert!(poll!(&mut waiting).is_pending(), "it is the same controller");
+        leaders.send_replace(leader(2, 8));
+        let ended = waiting.await.expect_err("there is no answer");
+        assert_eq!(ended.name, ErrorName::OutcomeUnknown, "it may have been applied");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_an_answer_ends_when_the_same_node_leads_again() {
+        let leaders = watch::Sender::new(leader(1, 9));
+        let ended = answered(pending::<()>(), EPOCH, leaders.subscribe(), in_an_hour()).await;
+        assert_eq!(ended.expect_err("there is no answer").name, ErrorName::OutcomeUnknown);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_has_come_counts_before_a_successor() {
+        let leaders = watch::Sender::new(leader(2, 8));
+        assert_eq!(answered(ready(5), EPOCH, leaders.subscribe(), in_an_hour()).await.expect("it is there"), 5);
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_an_answer_ends_with_its_time_where_raft_has_ended() {
+        let leaders = watch::Sender::new(leader(1, 7)).subscribe();
+        let ended = answered(pending::<()>(), EPOCH, leaders, Instant::now()).await;
+        assert_eq!(ended.expect_err("there is no answer").name, ErrorName::RequestTimedOut);
+    }
+
+    #[test]
+    fn only_what_is_recognised_is_sent_again_when_its_outcome_is_unknown() {
+        let status = error::to_status(&ApiError::new(ErrorName::OutcomeUnknown, "no answer"), Context::default());
+        let passage = |repeatable| Passage { forwarded: false, deadline: in_an_hour(), repeatable };
+        assert!(may_retry(&status, &passage(true)));
+        assert!(!may_retry(&status, &passage(false)));
+    }
 
     #[test]
     fn an_attempt_that_did_nothing_does_not_settle_those_before_it() {

@@ -1,8 +1,14 @@
 //! A broker that stands still: its connections are open and nothing comes.
 
+use std::time::Duration;
+
 use quorate_client::Freshness;
+use quorate_proto::admin::{CreateTopicsRequest, MutationOptions};
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{CALM, Cluster, ENDLESS_SESSIONS, beginning_of, new_topic, records_between, wait};
+use quorate_tests::{
+    CALM, Cluster, ENDLESS_SESSIONS, UNHURRIED, beginning_of, mutation, new_topic, outcome, records_between, refusal,
+    wait,
+};
 
 #[tokio::test]
 async fn a_paused_broker_is_fenced_when_its_session_ends_and_comes_back_by_itself() {
@@ -76,6 +82,30 @@ async fn a_paused_controller_takes_no_other_broker_with_it() {
     }
     cluster.resume(paused);
     cluster.broker_to_be(paused, "unfenced").await;
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_forwarded_request_does_not_wait_for_a_paused_controller() {
+    /// The longest that a request may ask for, and longer than a test waits for an answer.
+    const TIMEOUT: Duration = Duration::from_secs(120);
+    let create = |name: &str, options| CreateTopicsRequest { options, topics: vec![new_topic(name, 1, 3)] };
+    let mut cluster = Cluster::start_with(3, UNHURRIED).await;
+    let paused = cluster.active_controller().await;
+    let follower = cluster.others(paused)[0];
+    let (mut once, mut again) = (cluster.admin(follower), cluster.admin(follower));
+    outcome(once.create_topics(create("before", mutation(TIMEOUT)))).await.expect("it is forwarded");
+
+    cluster.pause(paused);
+    let unmarked = MutationOptions { timeout_ms: 120_000, ..MutationOptions::default() };
+    let (refused, repeated) = tokio::join!(
+        refusal(once.create_topics(create("unknown", Some(unmarked)))),
+        outcome(again.create_topics(create("recognised", mutation(TIMEOUT)))),
+    );
+    assert_eq!(refused, "OUTCOME_UNKNOWN", "the paused controller may have it in its log");
+    let reply = repeated.expect("it is sent again to the successor");
+    assert!(reply.topics[0].error.is_none(), "{reply:?}");
+    cluster.resume(paused);
     cluster.converged().await;
 }
 
