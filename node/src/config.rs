@@ -42,7 +42,8 @@ pub struct NodeConfig {
 
     pub broker_heartbeat_interval_ms: u64,
     pub broker_session_timeout_ms: u64,
-    /// How long a broker tries to register before the node gives up.
+    /// How long a node tries to register its broker while the id is registered by a process that lives; then it ends. A
+    /// broker that reaches no controller goes on trying, and one that is refused for good ends at once.
     pub broker_registration_timeout_ms: u64,
     /// How long SIGTERM waits for leaderships to move before the node stops anyway.
     pub controlled_shutdown_timeout_ms: u64,

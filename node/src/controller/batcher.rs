@@ -47,15 +47,15 @@ pub fn plan(operation: &mut Operation, draft: &Ledger, epoch: ControllerEpoch, r
     if let Some(reason) = plan.waiting_on {
         tracing::debug!(operation = operation.name, reason = reason.as_str(), "nothing to propose");
     }
+    if let Err(error) = check_records(operation.name, &plan.records) {
+        return Planned::Answered(Err(error));
+    }
     if plan.is_partial {
         return Planned::Step(plan.records);
     }
     if operation.plan_only || plan.records.is_empty() {
         let position = Position { controller_epoch: epoch, offset: image.next_offset };
         return Planned::Answered(Ok(operation.mutation.reply(&position, &plan.records)));
-    }
-    if let Err(error) = check_records(operation.name, &plan.records) {
-        return Planned::Answered(Err(error));
     }
     with_reply(operation, plan, image.next_offset, epoch)
 }
@@ -165,21 +165,27 @@ pub struct Group {
     pub stamp: Stamp,
     pub records: Vec<Record>,
     pub parked: Vec<Parked>,
-    /// The draft before the first of its records.
-    pub before: Ledger,
+    /// The draft before the first of its records, once there is one.
+    before: Option<Ledger>,
     bytes: usize,
 }
 
 impl Group {
-    pub fn new(stamp: Stamp, before: Ledger) -> Self {
-        Self { stamp, records: Vec::new(), parked: Vec::new(), before, bytes: 0 }
+    pub fn new(stamp: Stamp) -> Self {
+        Self { stamp, records: Vec::new(), parked: Vec::new(), before: None, bytes: 0 }
+    }
+
+    pub fn take_before(&mut self) -> Option<Ledger> {
+        self.before.take()
     }
 
     pub fn has_room_for(&self, records: &[Record]) -> bool {
         self.records.is_empty() || self.bytes + size(records) <= limits::BATCH_BYTES_MAX
     }
 
-    pub fn add(&mut self, records: Vec<Record>, parked: Option<Parked>) {
+    /// Adds records that were replayed on the draft `before`.
+    pub fn add(&mut self, before: Ledger, records: Vec<Record>, parked: Option<Parked>) {
+        self.before.get_or_insert(before);
         self.bytes += size(&records);
         self.records.extend(records);
         self.parked.extend(parked);
@@ -213,6 +219,27 @@ mod tests {
         };
         assert_eq!(refused.name, ErrorName::RecordListTooLarge);
         assert!(matches!(planned(vec![config(limits::RECORD_BYTES_MAX / 2)]), Planned::Records { .. }));
+    }
+
+    #[test]
+    fn a_step_with_a_record_that_fits_no_batch_is_refused_by_name() {
+        let step = |_: &MetadataImage, _: &mut Rng| Ok(Plan::partial(vec![config(limits::RECORD_BYTES_MAX)], ()));
+        let mut operation = Operation::internal("test", step);
+        let planned = plan(&mut operation, &Ledger::default(), ControllerEpoch::new(1), &mut Rng::new(1));
+        let Planned::Answered(Err(refused)) = planned else { panic!("it must not reach the log") };
+        assert_eq!(refused.name, ErrorName::RecordListTooLarge);
+    }
+
+    #[test]
+    fn a_group_begins_where_its_first_records_were_replayed() {
+        let stamp = Stamp { epoch: ControllerEpoch::new(1), timestamp_ms: 7 };
+        let mut group = Group::new(stamp);
+        assert!(group.take_before().is_none());
+        let first = Ledger::default();
+        let (second, records) = replay(&first, stamp, vec![config(1)]).expect("configs replay");
+        group.add(first.clone(), records, None);
+        group.add(second, vec![config(2)], None);
+        assert_eq!(group.take_before(), Some(first));
     }
 
     #[test]

@@ -47,8 +47,6 @@ const RECLAIM_BARRIER: Duration = Duration::from_secs(1);
 pub struct ControllerConfig {
     pub registration: ControllerRegistration,
     pub session_timeout: Duration,
-    /// A loop that does not turn for so long loses its leadership.
-    pub election_timeout: Duration,
     pub dial: DialMap,
     /// The seed of placement and topic ids.
     pub seed: u64,
@@ -302,8 +300,7 @@ impl EventLoop {
         let Some(claim) = &self.claim else {
             return operations.into_iter().for_each(|operation| operation.refuse(not_controller()));
         };
-        let stamp = Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() };
-        let mut group = Group::new(stamp, claim.draft.clone());
+        let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
         for operation in operations {
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
             if !operation.is_abandoned() {

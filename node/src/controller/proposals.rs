@@ -50,8 +50,8 @@ impl EventLoop {
             let records = batches.pop().expect("there is one");
             match batcher::replay(&claim.draft, group.stamp, records) {
                 Ok((draft, records)) => {
-                    claim.draft = draft;
-                    group.add(records, Some(Parked { sender: operation.reply, reply: Ok(reply) }));
+                    let before = std::mem::replace(&mut claim.draft, draft);
+                    group.add(before, records, Some(Parked { sender: operation.reply, reply: Ok(reply) }));
                 }
                 Err(broken) => {
                     let name = operation.name;
@@ -71,9 +71,6 @@ impl EventLoop {
             }
         }
         self.propose_next_batch();
-        if let Some(claim) = &self.claim {
-            group.before = claim.draft.clone();
-        }
     }
 
     /// A step is a batch of its own, and its operation goes on after it.
@@ -84,8 +81,8 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
         match batcher::replay(&claim.draft, group.stamp, records) {
             Ok((draft, records)) => {
-                claim.draft = draft;
-                group.add(records, None);
+                let before = std::mem::replace(&mut claim.draft, draft);
+                group.add(before, records, None);
                 claim.steps.push_back(operation);
             }
             Err(broken) => {
@@ -110,22 +107,18 @@ impl EventLoop {
     }
 
     fn propose_and_renew(&mut self, group: &mut Group) {
-        let Some(claim) = &self.claim else { return };
-        let renewed = Group::new(group.stamp, claim.draft.clone());
+        let renewed = Group::new(group.stamp);
         self.propose(std::mem::replace(group, renewed));
-        if let Some(claim) = &self.claim {
-            group.before = claim.draft.clone();
-        }
     }
 
-    pub(super) fn propose(&mut self, group: Group) {
+    pub(super) fn propose(&mut self, mut group: Group) {
         // Without a claim everything has been refused already.
         let Some(claim) = &mut self.claim else { return };
-        if group.records.is_empty() {
+        let Some(before) = group.take_before() else {
             return park_until_confirmed(&self.raft, claim, group.parked);
-        }
+        };
         self.metrics.records_planned.inc_by(group.records.len() as u64);
-        let base = group.before.working().next_offset;
+        let base = before.working().next_offset;
         match batcher::encode(base, group.stamp, group.records) {
             Ok(payload) => {
                 let batch = PreparedBatch { draft: claim.draft.clone(), payload };
@@ -133,7 +126,7 @@ impl EventLoop {
             }
             Err(too_large) => {
                 error!(too_large, "batch refused before the log");
-                claim.draft = group.before;
+                claim.draft = before;
                 group.parked.into_iter().for_each(|parked| parked.refuse(ErrorName::RecordListTooLarge, &too_large));
             }
         }

@@ -45,7 +45,6 @@ pub fn controller(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Con
             features: machine.features(),
         },
         session_timeout: config.session_timeout(),
-        election_timeout: Duration::from_millis(config.raft_election_max_ms),
         workers: machine.workers,
         dial: dial.clone(),
         seed: world::uuid().as_u64_pair().0,
