@@ -37,12 +37,30 @@ const READ_BYTES_MAX: usize = MIB;
 /// that some after the other are all there sooner than all at once; the others wait with nothing but their request.
 const SNAPSHOTS_MAX: usize = 8;
 
+/// Snapshots that go on beside them because they are read slowly: each keeps an image alive and little else. A watcher
+/// that reads slowly beyond them is cut off.
+const SLOW_SNAPSHOTS_MAX: usize = 8;
+
 #[derive(Clone)]
 pub struct Feed {
     limits: Limits,
     ring: Arc<Mutex<Ring>>,
     end: Arc<watch::Sender<Offset>>,
-    snapshots: Arc<Semaphore>,
+    snapshots: SnapshotTurns,
+}
+
+/// Permits to send a snapshot.
+#[derive(Debug, Clone)]
+pub struct SnapshotTurns {
+    pub turns: Arc<Semaphore>,
+    /// For those that go on after their turn, as they are read too slowly.
+    pub slow: Arc<Semaphore>,
+}
+
+impl SnapshotTurns {
+    pub fn new(turns: usize, slow: usize) -> Self {
+        Self { turns: Arc::new(Semaphore::new(turns)), slow: Arc::new(Semaphore::new(slow)) }
+    }
 }
 
 #[derive(Default)]
@@ -76,7 +94,7 @@ impl Feed {
     }
 
     fn with_limits(limits: Limits) -> Self {
-        let snapshots = Arc::new(Semaphore::new(SNAPSHOTS_MAX));
+        let snapshots = SnapshotTurns::new(SNAPSHOTS_MAX, SLOW_SNAPSHOTS_MAX);
         Self { limits, ring: Arc::default(), end: Arc::new(watch::Sender::new(Offset::default())), snapshots }
     }
 
@@ -128,8 +146,7 @@ impl Feed {
         self.end.subscribe()
     }
 
-    /// Permits to send a snapshot.
-    pub fn snapshots(&self) -> Arc<Semaphore> {
+    pub fn snapshots(&self) -> SnapshotTurns {
         self.snapshots.clone()
     }
 

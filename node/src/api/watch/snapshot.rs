@@ -1,7 +1,8 @@
 //! A snapshot for a watcher: the image as records, made while they are sent.
 //!
 //! A few snapshots are sent at a time, the other watchers wait. The image is taken when the turn has come, so that the
-//! feed still has what follows it.
+//! feed still has what follows it. A turn is for watchers that read: one that is waited for too long gives its turn to the
+//! next and goes on beside the turns, where there is room for few.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,12 +16,13 @@ use quorate_proto::encoded::WatchEvent;
 use quorate_proto::record;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use super::Ended;
 use super::filter::Filter;
 use super::outlet::Outlet;
+use crate::feed::SnapshotTurns;
 
 /// Bytes of records in one event, unless a single record is larger: a quarter of what a gRPC client takes by default.
 const PART_BYTES_MAX: usize = 1024 * 1024;
@@ -36,24 +38,33 @@ const RECORDS_PER_SLICE: usize = 1_000;
 pub struct Patience {
     /// How often a watcher that waits for its turn gets an empty part.
     sign_interval: Duration,
-    /// A watcher that takes no event for so long loses its turn to those that wait, and begins again.
+    /// A watcher that takes no event for so long is cut off, and begins again.
     stall_max: Duration,
+    /// How long a watcher is waited for in its turn, all its parts together.
+    turn_wait: Duration,
+    /// Added to it with every part that is taken.
+    turn_wait_per_part: Duration,
 }
 
 /// Agents leave a node whose feed is silent for a second. Ten seconds for 1 MiB are less than any network that a broker
-/// could live with.
-pub const PATIENCE: Patience =
-    Patience { sign_interval: Duration::from_millis(400), stall_max: Duration::from_secs(10) };
+/// could live with. A watcher that reads 4 MiB a second keeps its turn until the end, however large the snapshot is: were
+/// there less time, many that start at once would be taken for slow ones.
+pub const PATIENCE: Patience = Patience {
+    sign_interval: Duration::from_millis(400),
+    stall_max: Duration::from_secs(10),
+    turn_wait: Duration::from_secs(5),
+    turn_wait_per_part: Duration::from_millis(250),
+};
 
 /// Sends the snapshot that the filter leaves; where the feed goes on after it.
 pub async fn send(
     outlet: &Outlet,
-    turns: Arc<Semaphore>,
+    turns: SnapshotTurns,
     image: impl FnOnce() -> Result<MetadataImage, Status>,
     filter: &Filter,
     patience: Patience,
 ) -> Result<Offset, Ended> {
-    let _turn = turn(outlet, turns, patience.sign_interval).await?;
+    let mut turn = Turn::begin(outlet, turns, patience).await?;
     let image = match image() {
         Ok(image) => image,
         Err(refusal) => {
@@ -63,27 +74,62 @@ pub async fn send(
     };
     let mut parts = Parts::new(&image, filter);
     while let Some(part) = parts.next().await {
-        match timeout(patience.stall_max, outlet.send(snapshot(part))).await {
-            Ok(sent) => sent?,
-            Err(_) => {
-                tracing::info!(broker = filter.broker.map(|id| id.get()), "a watcher takes no snapshot, it is cut off");
-                return Err(Ended);
-            }
+        if turn.send(snapshot(part)).await.is_err() {
+            tracing::info!(broker = filter.broker.map(|id| id.get()), "a watcher takes no snapshot, it is cut off");
+            return Err(Ended);
         }
     }
     Ok(image.next_offset)
 }
 
-async fn turn(outlet: &Outlet, turns: Arc<Semaphore>, sign_interval: Duration) -> Result<OwnedSemaphorePermit, Ended> {
-    let turn = turns.acquire_owned();
-    tokio::pin!(turn);
-    loop {
-        tokio::select! {
-            biased;
-            turn = &mut turn => return turn.map_err(|_| Ended),
-            () = outlet.closed() => return Err(Ended),
-            () = sleep(sign_interval) => outlet.offer(snapshot(Bytes::new())),
+/// The right to send a snapshot.
+struct Turn<'a> {
+    outlet: &'a Outlet,
+    patience: Patience,
+    permit: OwnedSemaphorePermit,
+    slow: Arc<Semaphore>,
+    /// How long the watcher may still be waited for. None once the turn was given to the next.
+    wait_left: Option<Duration>,
+}
+
+impl<'a> Turn<'a> {
+    /// Waits for a turn.
+    async fn begin(outlet: &'a Outlet, turns: SnapshotTurns, patience: Patience) -> Result<Self, Ended> {
+        let SnapshotTurns { turns, slow } = turns;
+        let permit = turns.acquire_owned();
+        tokio::pin!(permit);
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut permit => {
+                    let (permit, wait_left) = (permit.map_err(|_| Ended)?, Some(patience.turn_wait));
+                    return Ok(Self { outlet, patience, permit, slow, wait_left });
+                }
+                () = outlet.closed() => return Err(Ended),
+                () = sleep(patience.sign_interval) => outlet.offer(snapshot(Bytes::new())),
+            }
         }
+    }
+
+    async fn send(&mut self, event: WatchEvent) -> Result<(), Ended> {
+        let sent = timeout(self.patience.stall_max, self.outlet.send(event));
+        tokio::pin!(sent);
+        if let Some(wait_left) = self.wait_left {
+            let began = Instant::now();
+            if let Ok(sent) = timeout(wait_left, &mut sent).await {
+                self.wait_left = Some(wait_left.saturating_sub(began.elapsed()) + self.patience.turn_wait_per_part);
+                return sent.unwrap_or(Err(Ended));
+            }
+            self.give_back()?;
+        }
+        sent.await.unwrap_or(Err(Ended))
+    }
+
+    /// Lets the next watcher have the turn, where this one can go on beside.
+    fn give_back(&mut self) -> Result<(), Ended> {
+        self.permit = self.slow.clone().try_acquire_owned().map_err(|_| Ended)?;
+        self.wait_left = None;
+        Ok(())
     }
 }
 
@@ -170,7 +216,13 @@ mod tests {
     use super::*;
     use crate::api::watch::outlet;
 
-    const SHORT: Patience = Patience { sign_interval: Duration::from_millis(1), stall_max: Duration::from_millis(10) };
+    /// Of a watcher that is cut off before its turn is over.
+    const SHORT: Patience = Patience {
+        sign_interval: Duration::from_millis(1),
+        stall_max: Duration::from_millis(10),
+        turn_wait: Duration::from_millis(20),
+        turn_wait_per_part: Duration::from_millis(1),
+    };
 
     fn config(resource: ConfigResource, key: String, bytes: usize) -> Record {
         Record::Config { resource, key, value: Some("v".repeat(bytes)) }
@@ -236,8 +288,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_waits_for_its_turn_and_is_not_left_in_silence() {
-        let turns = Arc::new(Semaphore::new(1));
-        let taken = turns.clone().acquire_owned().await.expect("it is open");
+        let turns = SnapshotTurns::new(1, 0);
+        let taken = turns.turns.clone().acquire_owned().await.expect("it is open");
         let (outlet, events) = outlet::open();
         let mut events = Box::pin(events);
         let sent = tokio::spawn(async move { send(&outlet, turns, empty, &Filter::default(), SHORT).await });
@@ -253,23 +305,60 @@ mod tests {
 
     #[tokio::test]
     async fn a_watcher_that_takes_nothing_loses_its_turn() {
-        let turns = Arc::new(Semaphore::new(1));
+        let turns = SnapshotTurns::new(1, 1);
         let (outlet, _events) = outlet::open();
         let ended = send(&outlet, turns.clone(), || Ok(image()), &Filter::default(), SHORT).await;
         assert!(ended.is_err(), "it would keep the others waiting");
-        assert_eq!(turns.available_permits(), 1);
+        assert_eq!((turns.turns.available_permits(), turns.slow.available_permits()), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_reads_slowly_goes_on_beside_the_turns() {
+        let turns = SnapshotTurns::new(1, 1);
+        let (slow_outlet, slow_events) = outlet::open();
+        let slow_turns = turns.clone();
+        let slow =
+            tokio::spawn(async move { send(&slow_outlet, slow_turns, || Ok(image()), &Filter::default(), PATIENCE).await });
+        let mut slow_events = Box::pin(slow_events);
+        // Each part is taken before the watcher is cut off, and all of them take longer than a turn.
+        sleep(PATIENCE.stall_max - Duration::from_secs(1)).await;
+        assert_eq!((turns.turns.available_permits(), turns.slow.available_permits()), (1, 0));
+
+        let (outlet, events) = outlet::open();
+        let next_turns = turns.clone();
+        let next = tokio::spawn(async move { send(&outlet, next_turns, || Ok(image()), &Filter::default(), PATIENCE).await });
+        assert_eq!(events.count().await, 3, "the turn is free for the next watcher");
+        assert!(next.await.expect("it does not panic").is_ok());
+        assert!(!slow.is_finished());
+
+        for _ in 0..3 {
+            slow_events.next().await.expect("a part").expect("no error");
+        }
+        assert!(slow.await.expect("it does not panic").is_ok(), "it gets the rest of its snapshot");
+        assert_eq!(turns.slow.available_permits(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watcher_that_reads_slowly_is_cut_off_where_too_many_do() {
+        let turns = SnapshotTurns::new(1, 0);
+        let (outlet, _events) = outlet::open();
+        let began = Instant::now();
+        assert!(send(&outlet, turns.clone(), || Ok(image()), &Filter::default(), PATIENCE).await.is_err());
+        assert!(began.elapsed() < PATIENCE.stall_max, "it has not kept its turn until it was stalled");
+        assert_eq!(turns.turns.available_permits(), 1);
     }
 
     #[tokio::test]
     async fn a_watcher_that_went_away_gives_its_place_back() {
-        let turns = Arc::new(Semaphore::new(0));
+        let turns = SnapshotTurns::new(0, 0);
         let (outlet, events) = outlet::open();
         drop(events);
         assert!(send(&outlet, turns, || Ok(image()), &Filter::default(), SHORT).await.is_err());
     }
+
     #[tokio::test]
     async fn a_watcher_is_refused_when_its_turn_comes() {
-        let turns = Arc::new(Semaphore::new(1));
+        let turns = SnapshotTurns::new(1, 1);
         let (outlet, events) = outlet::open();
         let refuse = || Err(Status::failed_precondition("the level was raised"));
         assert!(send(&outlet, turns, refuse, &Filter::default(), SHORT).await.is_err());
