@@ -29,8 +29,7 @@ struct Limits {
 /// snapshot. An eighth of the smallest memory that a node is run with (512 MiB).
 const KEPT: Limits = Limits { records: 262_144, bytes: 64 * MIB };
 
-/// Bytes of entries that one `read` hands out. A watcher that stops reading holds on to them after the ring has dropped
-/// them.
+/// Bytes of entries that one `read` hands out.
 const READ_BYTES_MAX: usize = MIB;
 
 /// Snapshots on their way to watchers at the same time. Each takes time of the API's threads and buffers a few events, so
@@ -41,12 +40,45 @@ const SNAPSHOTS_MAX: usize = 8;
 /// that reads slowly beyond them is cut off.
 const SLOW_SNAPSHOTS_MAX: usize = 8;
 
+/// Bytes of events on their way to all watchers: of the largest size 32 at a time. An eighth of the smallest memory that a
+/// node is run with (512 MiB). Watchers wait for each other beyond it.
+const TRANSIT_BYTES_MAX: usize = 64 * MIB;
+
 #[derive(Clone)]
 pub struct Feed {
     limits: Limits,
     ring: Arc<Mutex<Ring>>,
     end: Arc<watch::Sender<Offset>>,
     snapshots: SnapshotTurns,
+    transit: Transit,
+}
+
+/// What is on its way to watchers, all of them together.
+#[derive(Debug, Clone)]
+pub struct Transit {
+    pub room: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+impl Default for Transit {
+    fn default() -> Self {
+        Self::with_room(TRANSIT_BYTES_MAX)
+    }
+}
+
+impl Transit {
+    pub fn with_room(bytes_max: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(bytes_max)), bytes_max }
+    }
+
+    /// Bytes of the events on their way. What several watchers get is counted for each.
+    pub fn bytes(&self) -> usize {
+        self.bytes_max - self.room.available_permits()
+    }
+
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.room.available_permits() >= bytes
+    }
 }
 
 /// Permits to send a snapshot.
@@ -86,6 +118,8 @@ pub struct FeedLoad {
     pub records: usize,
     pub bytes: usize,
     pub watchers: usize,
+    /// On their way to watchers.
+    pub transit_bytes: usize,
 }
 
 impl Feed {
@@ -95,7 +129,8 @@ impl Feed {
 
     fn with_limits(limits: Limits) -> Self {
         let snapshots = SnapshotTurns::new(SNAPSHOTS_MAX, SLOW_SNAPSHOTS_MAX);
-        Self { limits, ring: Arc::default(), end: Arc::new(watch::Sender::new(Offset::default())), snapshots }
+        let end = Arc::new(watch::Sender::new(Offset::default()));
+        Self { limits, ring: Arc::default(), end, snapshots, transit: Transit::default() }
     }
 
     /// Adds what became visible; watchers are notified by `wake`. The images bound the whole run of deltas.
@@ -150,9 +185,15 @@ impl Feed {
         self.snapshots.clone()
     }
 
+    /// What is on its way to the watchers of this feed.
+    pub fn transit(&self) -> Transit {
+        self.transit.clone()
+    }
+
     pub fn load(&self) -> FeedLoad {
+        let (watchers, transit_bytes) = (self.end.receiver_count(), self.transit.bytes());
         let ring = self.ring();
-        FeedLoad { records: ring.records, bytes: ring.bytes, watchers: self.end.receiver_count() }
+        FeedLoad { records: ring.records, bytes: ring.bytes, watchers, transit_bytes }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -277,7 +318,7 @@ mod tests {
         feed.restart(Offset::new(70));
         assert!(feed.read(Offset::new(3), 1).is_err());
         assert_eq!(feed.read(Offset::new(70), 1).map(|entries| entries.len()), Ok(0));
-        assert_eq!(feed.load(), FeedLoad { records: 0, bytes: 0, watchers: 0 });
+        assert_eq!(feed.load(), FeedLoad { records: 0, bytes: 0, watchers: 0, transit_bytes: 0 });
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub struct Metrics {
     feed_records: Gauge,
     feed_bytes: Gauge,
     watchers: Gauge,
+    watcher_bytes: Gauge,
 }
 
 impl Metrics {
@@ -57,6 +58,7 @@ impl Metrics {
             feed_records: Gauge::default(),
             feed_bytes: Gauge::default(),
             watchers: Gauge::default(),
+            watcher_bytes: Gauge::default(),
         };
         metrics.register();
         metrics
@@ -108,6 +110,7 @@ impl Metrics {
         registry.register("feed_records", "Records kept for watchers that resume", self.feed_records.clone());
         registry.register("feed_bytes", "Memory of the records kept for watchers", self.feed_bytes.clone());
         registry.register("watchers", "Streams of the feed that are open", self.watchers.clone());
+        registry.register("watcher_bytes", "Bytes of events on their way to watchers", self.watcher_bytes.clone());
     }
 
     /// The metrics as text, with the gauges read off the image and the feed at this moment.
@@ -125,6 +128,7 @@ impl Metrics {
         self.feed_records.set(as_gauge(feed.records));
         self.feed_bytes.set(as_gauge(feed.bytes));
         self.watchers.set(as_gauge(feed.watchers));
+        self.watcher_bytes.set(as_gauge(feed.transit_bytes));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes any text");
         text

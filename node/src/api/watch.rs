@@ -1,7 +1,8 @@
 //! The metadata feed: a snapshot where asked for, then every committed batch, filtered, resumable.
 //!
 //! A watcher holds a cursor into the node's feed and at most a few events on their way. One that falls behind what the
-//! feed keeps gets RESYNC_REQUIRED: it starts again from a snapshot, and never sees a gap.
+//! feed keeps gets RESYNC_REQUIRED: it starts again from a snapshot, and never sees a gap. One that takes no events is cut
+//! off, and resumes from where it was.
 
 mod filter;
 mod levels;
@@ -26,7 +27,7 @@ use super::gateway::Gateway;
 use crate::feed::{FeedEntry, OutOfRange};
 use filter::Filter;
 use levels::LevelGate;
-use outlet::Outlet;
+use outlet::{Guard, Outlet};
 use snapshot::PATIENCE;
 
 /// Batches read from the feed at a time; the feed bounds their bytes.
@@ -44,21 +45,34 @@ pub fn serve(
     request: WatchRequest,
 ) -> Result<impl Stream<Item = Result<WatchEvent, Status>> + use<>, Status> {
     let filter = Filter::new(&request).map_err(|error| gateway.status(&error))?;
-    let (outlet, events) = outlet::open();
     let levels = LevelGate::new(&request);
     // Refused at once rather than as the stream's first item.
     levels.check(gateway.view.inspect(MetadataImage::level)).map_err(|refusal| gateway.status(&refusal))?;
+    let (outlet, events) = outlet::open(gateway.view.feed.transit());
+    let guard = outlet.guard();
     let watcher = Watcher { gateway: gateway.clone(), filter, levels, outlet, end: gateway.view.feed.end() };
     match request.from_offset.map(Offset::new) {
         Some(from) => {
             gateway.view.feed.read(from, 1).map_err(|range| watcher.out_of_range(from, range))?;
-            tokio::spawn(watcher.follow(from));
+            tokio::spawn(until_stalled(guard, watcher.follow(from)));
         }
         None => {
-            tokio::spawn(watcher.snapshot_then_follow());
+            tokio::spawn(until_stalled(guard, watcher.snapshot_then_follow()));
         }
     }
     Ok(events)
+}
+
+/// Serves a watcher, unless it takes nothing: then what waits for it is dropped.
+async fn until_stalled(guard: Guard, served: impl Future<Output = ()>) {
+    tokio::select! {
+        biased;
+        () = served => {}
+        () = guard.stalled() => {
+            tracing::info!("a watcher takes no events, it is cut off");
+            guard.cut_off();
+        }
+    }
 }
 
 struct Watcher {
@@ -138,6 +152,7 @@ impl Watcher {
     /// Sends what the feed has from the cursor on; whether there was anything.
     async fn send_available(&self, cursor: &mut Offset, told: &mut Offset) -> Result<bool, Ended> {
         fail::fail_point!("feed");
+        self.outlet.ready().await?;
         let entries = match self.gateway.view.feed.read(*cursor, ENTRIES_PER_READ) {
             Ok(entries) => entries,
             Err(range) => {
@@ -145,13 +160,18 @@ impl Watcher {
                 return Err(Ended);
             }
         };
-        for entry in &entries {
-            if self.send_entry(entry, *cursor).await? {
+        let is_any = !entries.is_empty();
+        for entry in entries {
+            if self.send_entry(&entry, *cursor).await? {
                 *told = entry.next_offset;
             }
             *cursor = entry.next_offset;
+            // Who waits for room holds one entry, which the ring may have dropped, and not all that were read.
+            if self.outlet.is_full() {
+                break;
+            }
         }
-        Ok(!entries.is_empty())
+        Ok(is_any)
     }
 
     /// Sends what of a batch passes the filter; whether anything does.

@@ -64,7 +64,7 @@ pub async fn send(
     filter: &Filter,
     patience: Patience,
 ) -> Result<Offset, Ended> {
-    let mut turn = Turn::begin(outlet, turns, patience).await?;
+    let mut turn = Turn::begin(outlet, filter, turns, patience).await?;
     let image = match image() {
         Ok(image) => image,
         Err(refusal) => {
@@ -74,10 +74,7 @@ pub async fn send(
     };
     let mut parts = Parts::new(&image, filter);
     while let Some(part) = parts.next().await {
-        if turn.send(snapshot(part)).await.is_err() {
-            tracing::info!(broker = filter.broker.map(|id| id.get()), "a watcher takes no snapshot, it is cut off");
-            return Err(Ended);
-        }
+        turn.send(snapshot(part)).await?;
     }
     Ok(image.next_offset)
 }
@@ -85,6 +82,7 @@ pub async fn send(
 /// The right to send a snapshot.
 struct Turn<'a> {
     outlet: &'a Outlet,
+    filter: &'a Filter,
     patience: Patience,
     permit: OwnedSemaphorePermit,
     slow: Arc<Semaphore>,
@@ -94,7 +92,12 @@ struct Turn<'a> {
 
 impl<'a> Turn<'a> {
     /// Waits for a turn.
-    async fn begin(outlet: &'a Outlet, turns: SnapshotTurns, patience: Patience) -> Result<Self, Ended> {
+    async fn begin(
+        outlet: &'a Outlet,
+        filter: &'a Filter,
+        turns: SnapshotTurns,
+        patience: Patience,
+    ) -> Result<Self, Ended> {
         let SnapshotTurns { turns, slow } = turns;
         let permit = turns.acquire_owned();
         tokio::pin!(permit);
@@ -103,7 +106,7 @@ impl<'a> Turn<'a> {
                 biased;
                 permit = &mut permit => {
                     let (permit, wait_left) = (permit.map_err(|_| Ended)?, Some(patience.turn_wait));
-                    return Ok(Self { outlet, patience, permit, slow, wait_left });
+                    return Ok(Self { outlet, filter, patience, permit, slow, wait_left });
                 }
                 () = outlet.closed() => return Err(Ended),
                 () = sleep(patience.sign_interval) => outlet.offer(snapshot(Bytes::new())),
@@ -118,18 +121,24 @@ impl<'a> Turn<'a> {
             let began = Instant::now();
             if let Ok(sent) = timeout(wait_left, &mut sent).await {
                 self.wait_left = Some(wait_left.saturating_sub(began.elapsed()) + self.patience.turn_wait_per_part);
-                return sent.unwrap_or(Err(Ended));
+                return sent.unwrap_or_else(|_| self.cut_off());
             }
             self.give_back()?;
         }
-        sent.await.unwrap_or(Err(Ended))
+        sent.await.unwrap_or_else(|_| self.cut_off())
     }
 
     /// Lets the next watcher have the turn, where this one can go on beside.
     fn give_back(&mut self) -> Result<(), Ended> {
-        self.permit = self.slow.clone().try_acquire_owned().map_err(|_| Ended)?;
-        self.wait_left = None;
+        let Ok(permit) = self.slow.clone().try_acquire_owned() else { return self.cut_off() };
+        (self.permit, self.wait_left) = (permit, None);
         Ok(())
+    }
+
+    fn cut_off(&self) -> Result<(), Ended> {
+        let broker = self.filter.broker.map(|id| id.get());
+        tracing::info!(broker, "a watcher reads its snapshot too slowly, it is cut off");
+        Err(Ended)
     }
 }
 
@@ -215,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::api::watch::outlet;
+    use crate::feed::Transit;
 
     /// Of a watcher that is cut off before its turn is over.
     const SHORT: Patience = Patience {
@@ -290,7 +300,7 @@ mod tests {
     async fn a_watcher_waits_for_its_turn_and_is_not_left_in_silence() {
         let turns = SnapshotTurns::new(1, 0);
         let taken = turns.turns.clone().acquire_owned().await.expect("it is open");
-        let (outlet, events) = outlet::open();
+        let (outlet, events) = outlet::open(Transit::default());
         let mut events = Box::pin(events);
         let sent = tokio::spawn(async move { send(&outlet, turns, empty, &Filter::default(), SHORT).await });
         let mut next = async || {
@@ -306,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_that_takes_nothing_loses_its_turn() {
         let turns = SnapshotTurns::new(1, 1);
-        let (outlet, _events) = outlet::open();
+        let (outlet, _events) = outlet::open(Transit::default());
         let ended = send(&outlet, turns.clone(), || Ok(image()), &Filter::default(), SHORT).await;
         assert!(ended.is_err(), "it would keep the others waiting");
         assert_eq!((turns.turns.available_permits(), turns.slow.available_permits()), (1, 1));
@@ -315,19 +325,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watcher_that_reads_slowly_goes_on_beside_the_turns() {
         let turns = SnapshotTurns::new(1, 1);
-        let (slow_outlet, slow_events) = outlet::open();
+        let (slow_outlet, slow_events) = outlet::open(Transit::default());
         let slow_turns = turns.clone();
         let slow =
-            tokio::spawn(async move { send(&slow_outlet, slow_turns, || Ok(image()), &Filter::default(), PATIENCE).await });
+            tokio::spawn(
+                async move { send(&slow_outlet, slow_turns, || Ok(image()), &Filter::default(), PATIENCE).await },
+            );
         let mut slow_events = Box::pin(slow_events);
         // Each part is taken before the watcher is cut off, and all of them take longer than a turn.
         sleep(PATIENCE.stall_max - Duration::from_secs(1)).await;
         assert_eq!((turns.turns.available_permits(), turns.slow.available_permits()), (1, 0));
 
-        let (outlet, events) = outlet::open();
+        let (outlet, mut events) = outlet::open(Transit::default());
         let next_turns = turns.clone();
-        let next = tokio::spawn(async move { send(&outlet, next_turns, || Ok(image()), &Filter::default(), PATIENCE).await });
-        assert_eq!(events.count().await, 3, "the turn is free for the next watcher");
+        let next =
+            tokio::spawn(async move { send(&outlet, next_turns, || Ok(image()), &Filter::default(), PATIENCE).await });
+        for _ in 0..3 {
+            events.next().await.expect("the turn is free for the next watcher").expect("no error");
+        }
         assert!(next.await.expect("it does not panic").is_ok());
         assert!(!slow.is_finished());
 
@@ -341,7 +356,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_watcher_that_reads_slowly_is_cut_off_where_too_many_do() {
         let turns = SnapshotTurns::new(1, 0);
-        let (outlet, _events) = outlet::open();
+        let (outlet, _events) = outlet::open(Transit::default());
         let began = Instant::now();
         assert!(send(&outlet, turns.clone(), || Ok(image()), &Filter::default(), PATIENCE).await.is_err());
         assert!(began.elapsed() < PATIENCE.stall_max, "it has not kept its turn until it was stalled");
@@ -351,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_that_went_away_gives_its_place_back() {
         let turns = SnapshotTurns::new(0, 0);
-        let (outlet, events) = outlet::open();
+        let (outlet, events) = outlet::open(Transit::default());
         drop(events);
         assert!(send(&outlet, turns, || Ok(image()), &Filter::default(), SHORT).await.is_err());
     }
@@ -359,7 +374,7 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_is_refused_when_its_turn_comes() {
         let turns = SnapshotTurns::new(1, 1);
-        let (outlet, events) = outlet::open();
+        let (outlet, events) = outlet::open(Transit::default());
         let refuse = || Err(Status::failed_precondition("the level was raised"));
         assert!(send(&outlet, turns, refuse, &Filter::default(), SHORT).await.is_err());
         let refusal = Box::pin(events).next().await.expect("the stream ends with the refusal").expect_err("no part");
