@@ -89,6 +89,9 @@ impl<'a> Conductor<'a> {
             self.end(event).await?;
         }
         carried_out?;
+        for id in self.db.ids() {
+            object_to_kills(self.report, id, self.db.kills_for_memory(id)?);
+        }
         Ok(Conducted { fired: self.fired.into_values().collect(), skipped: self.skipped })
     }
 
@@ -241,6 +244,13 @@ impl<'a> Conductor<'a> {
     }
 }
 
+/// A node bounds what it holds: one that is killed for its memory does not.
+fn object_to_kills(report: &mut Report, node: i32, kills: u64) {
+    if kills > 0 {
+        report.object("killed-for-memory", format!("node {node} had no memory left, {kills} times"), &[]);
+    }
+}
+
 /// When each event begins and ends, in order; what ends does so before anything begins.
 pub fn turns(schedule: &Schedule) -> Vec<(u64, usize, bool)> {
     let begins = schedule.events.iter().enumerate().map(|(number, event)| (event.at_ms, true, number));
@@ -263,5 +273,20 @@ fn targets(injury: &Injury) -> Vec<String> {
         Injury::Clock(nodes, offset_ms) => nodes.iter().map(|node| format!("{node} {offset_ms:+} ms")).collect(),
         Injury::Asked(tempo) => vec![format!("clients {tempo:?}")],
         Injury::Links(links) => links.keys().map(|(from, to)| format!("{from}>{to}")).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::Verdict;
+
+    #[test]
+    fn a_node_that_was_killed_for_its_memory_makes_a_run_invalid() {
+        let mut report = Report::new("liveness");
+        object_to_kills(&mut report, 1, 0);
+        assert_eq!(report.verdict, Verdict::Valid);
+        object_to_kills(&mut report, 2, 1);
+        assert!(report.verdict == Verdict::Invalid && report.has("killed-for-memory"));
     }
 }

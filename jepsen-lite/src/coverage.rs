@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use quorate_metadata::ErrorName;
+
 use crate::checker::Report;
 use crate::conductor::Fired;
 use crate::history::Operation;
@@ -40,6 +42,7 @@ pub fn check(workloads: &[WorkloadName], history: &[Operation], fired: &[Fired])
             report.doubt("no-lie", "nothing was acknowledged that a lying disk could have lost".to_owned());
         }
     }
+    check_overload(history, fired, &mut report);
     report.count("attempts during faults", attempts);
     if attempts < ATTEMPTS_PER_SECOND_MIN * usize::try_from(us / 1_000_000).unwrap_or(usize::MAX) {
         report.doubt("too-few-attempts", format!("{attempts} attempts in {} s of faults", us / 1_000_000));
@@ -48,6 +51,23 @@ pub fn check(workloads: &[WorkloadName], history: &[Operation], fired: &[Fired])
         report.counts.insert(format!("longest unavailability of {service}, ms, {nemesis:?}"), us / 1_000);
     }
     report
+}
+
+/// More than a cluster can do is refused with THROTTLED, also where it is asked for what changes nothing.
+fn check_overload(history: &[Operation], fired: &[Fired], report: &mut Report) {
+    let overloads: Vec<&Fired> = fired.iter().filter(|fault| fault.nemesis == Nemesis::Overload).collect();
+    let is_within = |operation: &&Operation| overloads.iter().any(|fault| overlaps(operation, fault));
+    let burdens = history.iter().filter(|operation| operation.workload == WorkloadName::Overload);
+    let (mut all, mut throttled) = (0, 0);
+    for operation in burdens.filter(is_within) {
+        all += 1;
+        throttled += usize::from(operation.error.as_deref() == Some(ErrorName::Throttled.as_str()));
+    }
+    report.count("large requests in overload", all);
+    report.count("throttled in overload", throttled);
+    if !overloads.is_empty() && throttled == 0 {
+        report.doubt("not-throttled", format!("none of {all} large requests was refused with THROTTLED"));
+    }
 }
 
 fn overlaps(operation: &Operation, fault: &Fired) -> bool {
@@ -132,6 +152,21 @@ mod tests {
         assert_eq!(blamed(160, 400, &faults), [Nemesis::Kill, Nemesis::Pause]);
         assert_eq!(blamed(90, 400, &faults), [Nemesis::Kill], "it came first");
         assert!(blamed(300, 400, &faults).is_empty());
+    }
+
+    #[test]
+    fn an_overload_without_a_refusal_shows_nothing() {
+        let doubts = |error: Option<&str>, ended_us| {
+            let (workload, outcome) = (WorkloadName::Overload, Outcome::Info);
+            let (error, op) = (error.map(str::to_owned), Op::Burden { node: 1 });
+            let told = Operation { workload, process: 0, invoked_us: 80, ended_us, outcome, error, op };
+            check(&[], &[told], &[fired(Nemesis::Overload, 100, 200)]).has("not-throttled")
+        };
+        assert!(doubts(None, 130));
+        assert!(doubts(Some("REQUEST_TIMED_OUT"), 130));
+        assert!(doubts(Some("THROTTLED"), 90), "it was before");
+        assert!(!doubts(Some("THROTTLED"), 130));
+        assert!(!check(&[], &[], &[fired(Nemesis::Kill, 100, 200)]).has("not-throttled"));
     }
 
     #[test]

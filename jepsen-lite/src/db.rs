@@ -40,6 +40,8 @@ pub struct Layout {
     pub layer: Layer,
     /// Whether clocks will be set: what that takes has a price.
     pub sets_clocks: bool,
+    /// Whether memory will be limited: then each node runs in a control group.
+    pub limits_memory: bool,
 }
 
 /// What is wrong with the node, apart from its links.
@@ -61,7 +63,7 @@ struct Node {
     disk: Option<Disk>,
     /// None where clocks cannot be set, or will not be.
     clock: Option<Clock>,
-    /// What its process is limited to.
+    /// What it is limited to.
     memory: Option<u64>,
 }
 
@@ -118,7 +120,10 @@ impl Db {
             let node = Node { member, folder, child: None, state, since: -1, disk, clock, memory: None };
             nodes.insert(node.member.id, node);
         }
-        let limiter = Limiter::find();
+        let limiter = match layout.limits_memory {
+            true => Limiter::find(),
+            false => Err("no memory was to be limited when the nodes were started".to_owned()),
+        };
         let db = Self { layout, nodes, network, limiter, no_shim: shim.err(), no_clock: library.err() };
         // Voters on loopback do that themselves.
         if db.network.is_open() {
@@ -145,7 +150,7 @@ impl Db {
         match fault {
             fault if fault.needs_shim() => self.no_shim.clone(),
             fault if fault.needs_clock() => self.no_clock.clone(),
-            Fault::Squeeze { .. } => self.limiter.as_ref().err().cloned(),
+            fault if fault.needs_limits() => self.limiter.as_ref().err().cloned(),
             fault => fault.condition().and_then(|condition| self.network.cannot(condition)),
         }
     }
@@ -184,7 +189,7 @@ impl Db {
         let binary = self.layout.binaries.join("quorate-node");
         let settings = self.layout.settings.clone();
         let mut command = self.network.command(id, &binary);
-        let node = self.node(id);
+        let node = self.nodes.get_mut(&id).expect("targets are nodes of this cluster");
         if node.state != State::Down {
             return Ok(());
         }
@@ -199,9 +204,9 @@ impl Db {
         }
         command.envs(node.environment());
         command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
-        node.child = Some(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
-        (node.state, node.since, node.memory) = (State::Up, offset, None);
-        Ok(())
+        let child = node.child.insert(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
+        (node.state, node.since) = (State::Up, offset);
+        self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.enter(id, child.id()))
     }
 
     /// Where the metadata log ended, as far as anybody was told, when the process of this node was started: an older
@@ -237,16 +242,21 @@ impl Db {
         Ok(())
     }
 
-    /// How much memory the process of this node may have from now on. Not of a node that is down.
+    /// How much memory this node may have from now on.
     pub fn limit_memory(&mut self, id: i32, mebibytes: Option<u64>) -> anyhow::Result<()> {
-        let Some(node) = self.nodes.get_mut(&id) else { return Ok(()) };
-        if let (Ok(limiter), Some(child)) = (&self.limiter, &node.child)
+        let node = self.nodes.get_mut(&id).expect("targets are nodes of this cluster");
+        if let Ok(limiter) = &self.limiter
             && node.memory != mebibytes
         {
-            limiter.limit(id, child.id(), mebibytes)?;
+            limiter.limit(id, mebibytes)?;
             node.memory = mebibytes;
         }
         Ok(())
+    }
+
+    /// How many processes of this node were killed because they had no memory left.
+    pub fn kills_for_memory(&self, id: i32) -> anyhow::Result<u64> {
+        self.limiter.as_ref().map_or(Ok(0), |limiter| limiter.kills(id))
     }
 
     /// What a node that is down says of its metadata `log` or its `vote`.

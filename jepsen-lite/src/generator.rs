@@ -65,6 +65,16 @@ impl Asker {
         }
     }
 
+    /// Waits for a burst; `false` when there shall be none.
+    pub async fn burst(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            // A sender that is gone ends the run as well.
+            _ = self.stop.wait_for(|stop| *stop) => false,
+            burst = self.tempo.wait_for(|tempo| *tempo == Tempo::Burst) => burst.is_ok(),
+        }
+    }
+
     /// What the last operation did is unknown, so whoever asked it is not heard of again.
     pub fn retire(&mut self) {
         self.process += PROCESSES_MAX;
@@ -113,6 +123,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -140,6 +152,19 @@ mod tests {
         assert!(mean > pace * 8 / 10 && mean < pace * 12 / 10, "{mean:?}");
         stop.send_replace(true);
         assert!(!asker.turn().await);
+    }
+
+    #[tokio::test]
+    async fn a_burst_is_waited_for_and_so_is_the_end() {
+        let (stop, tempo) = (watch::Sender::new(false), watch::Sender::default());
+        let mut asker = Asker::new(Random::new(1), 2, Duration::ZERO, stop.subscribe(), tempo.subscribe());
+        assert!(asker.burst().now_or_never().is_none());
+        tempo.send_replace(Tempo::Burst);
+        assert_eq!(asker.burst().now_or_never(), Some(true));
+        tempo.send_replace(Tempo::HalfStill);
+        assert!(asker.burst().now_or_never().is_none());
+        stop.send_replace(true);
+        assert_eq!(asker.burst().now_or_never(), Some(false));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,94 +1,156 @@
-//! How much memory a node may have: by a control group where there are such and we may, else by what it may map.
+//! How much memory a node may have: a control group for each, of whichever version the machine has.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// Control groups of the first version, for memory.
-const GROUPS: &str = "/sys/fs/cgroup/memory";
+/// Where control groups are mounted.
+const MOUNTED: &str = "/sys/fs/cgroup";
 
-/// How memory is limited here.
+/// The two versions of control groups name things differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    First,
+    Second,
+}
+
+impl Version {
+    /// Where groups for memory are made.
+    fn root(self) -> PathBuf {
+        match self {
+            Self::First => Path::new(MOUNTED).join("memory"),
+            Self::Second => PathBuf::from(MOUNTED),
+        }
+    }
+
+    fn limit_file(self) -> &'static str {
+        match self {
+            Self::First => "memory.limit_in_bytes",
+            Self::Second => "memory.max",
+        }
+    }
+
+    fn unlimited(self) -> &'static str {
+        match self {
+            Self::First => "-1",
+            Self::Second => "max",
+        }
+    }
+
+    /// Has a line `oom_kill` with the number of processes that were killed for memory.
+    fn events_file(self) -> &'static str {
+        match self {
+            Self::First => "memory.oom_control",
+            Self::Second => "memory.events",
+        }
+    }
+}
+
+/// A group for each node in one that is ours. What is cached of files counts, and is given back.
 #[derive(Debug)]
-pub enum Limiter {
-    /// A group for each node in this one, which is ours. What is cached of files counts, and is given back.
-    Groups(PathBuf),
-    /// `prlimit`: what a process maps beyond what it has mapped when the limit comes.
-    Mappings,
+pub struct Limiter {
+    version: Version,
+    ours: PathBuf,
 }
 
 impl Limiter {
     /// The error is a reason to leave out what needs it.
     pub fn find() -> Result<Self, String> {
-        let ours = Path::new(GROUPS).join(format!("jepsen-lite-{}", std::process::id()));
-        match fs::create_dir(&ours) {
-            Ok(()) if ours.join("memory.limit_in_bytes").exists() => return Ok(Self::Groups(ours)),
-            // Of a run before in this process.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(Self::Groups(ours)),
-            Ok(()) => drop(fs::remove_dir(&ours)),
-            Err(_) => {}
+        let name = format!("jepsen-lite-{}", std::process::id());
+        let mut reasons = Vec::new();
+        for version in [Version::Second, Version::First] {
+            match make(version, &name) {
+                Ok(ours) => return Ok(Self { version, ours }),
+                Err(error) => reasons.push(format!("{}: {error}", version.root().display())),
+            }
         }
-        match Command::new("prlimit").arg("--version").output() {
-            Ok(output) if output.status.success() => Ok(Self::Mappings),
-            _ => Err("no control group for memory can be made here, and there is no prlimit".to_owned()),
-        }
+        Err(format!("no control group for memory can be made here ({})", reasons.join("; ")))
     }
 
-    /// From now on, of a process that runs; without a number, there is no limit any more.
-    pub fn limit(&self, node: i32, pid: u32, mebibytes: Option<u64>) -> anyhow::Result<()> {
-        match self {
-            Self::Groups(ours) => {
-                let group = ours.join(format!("node-{node}"));
-                fs::create_dir_all(&group)?;
-                let write = |file: &str, text: String| {
-                    fs::write(group.join(file), text)
-                        .with_context(|| format!("cannot write {}", group.join(file).display()))
-                };
-                let limit = mebibytes.map_or("-1".to_owned(), |mebibytes| (mebibytes * MEBIBYTE).to_string());
-                write("memory.limit_in_bytes", limit)?;
-                write("cgroup.procs", pid.to_string())
-            }
-            Self::Mappings => {
-                let limit = match mebibytes {
-                    Some(mebibytes) => (mapped_bytes(pid)? + mebibytes * MEBIBYTE).to_string(),
-                    None => "unlimited".to_owned(),
-                };
-                let mut prlimit = Command::new("prlimit");
-                let output = prlimit.arg("--pid").arg(pid.to_string()).arg(format!("--as={limit}:")).output()?;
-                ensure!(output.status.success(), "prlimit: {}", String::from_utf8_lossy(&output.stderr).trim());
-                Ok(())
-            }
-        }
+    /// Puts a process that has just been started into the group of its node.
+    pub fn enter(&self, node: i32, pid: u32) -> anyhow::Result<()> {
+        self.write(node, "cgroup.procs", &pid.to_string())
     }
+
+    /// From now on; without a number, there is no limit any more.
+    pub fn limit(&self, node: i32, mebibytes: Option<u64>) -> anyhow::Result<()> {
+        let unlimited = self.version.unlimited();
+        let limit = mebibytes.map_or(unlimited.to_owned(), |mebibytes| (mebibytes * MEBIBYTE).to_string());
+        self.write(node, self.version.limit_file(), &limit)
+    }
+
+    /// How many processes of this node were killed because there was no memory left.
+    pub fn kills(&self, node: i32) -> anyhow::Result<u64> {
+        let file = self.group(node)?.join(self.version.events_file());
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        kills_in(&text).with_context(|| format!("{} has no line oom_kill", file.display()))
+    }
+
+    fn group(&self, node: i32) -> anyhow::Result<PathBuf> {
+        let group = self.ours.join(format!("node-{node}"));
+        fs::create_dir_all(&group).with_context(|| format!("cannot make {}", group.display()))?;
+        Ok(group)
+    }
+
+    fn write(&self, node: i32, file: &str, text: &str) -> anyhow::Result<()> {
+        let file = self.group(node)?.join(file);
+        fs::write(&file, text).with_context(|| format!("cannot write {text} to {}", file.display()))
+    }
+}
+
+/// Makes our group, in which groups for nodes can be made.
+fn make(version: Version, name: &str) -> io::Result<PathBuf> {
+    let root = version.root();
+    if version == Version::Second {
+        delegate_memory(&root)?;
+    }
+    let ours = root.join(name);
+    match fs::create_dir(&ours) {
+        // Of a run before in this process.
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    if version == Version::Second {
+        delegate_memory(&ours)?;
+    }
+    // Where no memory controller is mounted, this is a plain folder.
+    if ours.join(version.limit_file()).exists() {
+        return Ok(ours);
+    }
+    fs::remove_dir(&ours)?;
+    Err(io::Error::other("there is no memory controller"))
+}
+
+/// Lets the groups in this one limit their memory.
+fn delegate_memory(group: &Path) -> io::Result<()> {
+    // In a folder that is no control group, writing would make a file.
+    let mut control = fs::File::options().write(true).open(group.join("cgroup.subtree_control"))?;
+    control.write_all(b"+memory")
+}
+
+fn kills_in(events: &str) -> Option<u64> {
+    let of_kills = |line: &str| line.strip_prefix("oom_kill ").map(str::to_owned);
+    events.lines().find_map(of_kills)?.trim().parse().ok()
 }
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        if let Self::Groups(ours) = self {
-            // The processes are gone, so nothing holds a group. What is left behind costs nothing.
-            for group in fs::read_dir(&*ours).into_iter().flatten().flatten() {
-                let _ = fs::remove_dir(group.path());
-            }
-            let _ = fs::remove_dir(ours);
+        // The processes are gone, so nothing holds a group. What is left behind costs nothing.
+        for group in fs::read_dir(&self.ours).into_iter().flatten().flatten() {
+            let _ = fs::remove_dir(group.path());
         }
+        let _ = fs::remove_dir(&self.ours);
     }
-}
-
-fn mapped_bytes(pid: u32) -> anyhow::Result<u64> {
-    const PAGE_BYTES: u64 = 4096;
-    let pages = fs::read_to_string(format!("/proc/{pid}/statm"))?;
-    let first = pages.split(' ').next().context("statm has numbers")?;
-    Ok(first.parse::<u64>()? * PAGE_BYTES)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader, Write};
-    use std::process::{Child, Stdio};
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
 
     use super::*;
 
@@ -102,14 +164,15 @@ mod tests {
         python.arg("-c").arg(HUNGRY).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     }
 
-    fn eats(limiter: &Limiter, limits: &[(Option<u64>, u64)]) -> Vec<Option<String>> {
+    fn eats(limiter: &Limiter, node: i32, limits: &[(Option<u64>, u64)]) -> Vec<Option<String>> {
         let mut child = hungry();
         let mut asked = child.stdin.take().unwrap();
         let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(told.next().unwrap().unwrap(), "up");
+        limiter.enter(node, child.id()).unwrap();
         let mut answers = Vec::new();
         for (limit, mebibytes) in limits {
-            limiter.limit(1, child.id(), *limit).unwrap();
+            limiter.limit(node, *limit).unwrap();
             // Whoever was killed for it hears nothing.
             let _ = writeln!(asked, "{mebibytes}");
             answers.push(told.next().map(Result::unwrap));
@@ -120,20 +183,23 @@ mod tests {
     }
 
     #[test]
-    fn more_than_the_limit_is_refused_by_mappings() {
-        let answers = eats(&Limiter::Mappings, &[(Some(64), 16), (Some(64), 200), (None, 200)]);
-        assert_eq!(answers, ["had", "refused", "had"].map(|answer| Some(answer.to_owned())));
+    fn more_than_the_limit_ends_a_process_and_is_counted() {
+        match Limiter::find() {
+            Ok(limiter) => {
+                let had = Some("had".to_owned());
+                assert_eq!(eats(&limiter, 1, &[(Some(64), 16), (None, 100)]), [had.clone(), had.clone()]);
+                assert_eq!(limiter.kills(1).unwrap(), 0);
+                assert_eq!(eats(&limiter, 2, &[(Some(64), 16), (Some(64), 200)]), [had, None]);
+                assert_eq!((limiter.kills(1).unwrap(), limiter.kills(2).unwrap()), (0, 1));
+            }
+            Err(why) => eprintln!("skipped: {why}"),
+        }
     }
 
     #[test]
-    fn more_than_the_limit_ends_a_process_in_a_control_group() {
-        match Limiter::find() {
-            Ok(limiter @ Limiter::Groups(_)) => {
-                let had = Some("had".to_owned());
-                assert_eq!(eats(&limiter, &[(Some(64), 16), (None, 100)]), [had.clone(), had.clone()]);
-                assert_eq!(eats(&limiter, &[(Some(64), 16), (Some(64), 200)]), [had, None]);
-            }
-            other => eprintln!("skipped: {other:?}"),
-        }
+    fn kills_are_read_in_both_versions() {
+        assert_eq!(kills_in("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"), Some(3));
+        assert_eq!(kills_in("low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"), Some(1));
+        assert_eq!(kills_in("oom_kill_disable 0\nunder_oom 0\n"), None, "a kernel that does not count them");
     }
 }

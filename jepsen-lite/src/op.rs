@@ -157,6 +157,11 @@ pub enum Op {
         position: Option<i64>,
     },
 
+    /// A large request that changes nothing, to one node.
+    Burden {
+        node: i32,
+    },
+
     /// Partitions move to other replicas, or back.
     Move {
         partition: i32,

@@ -21,7 +21,7 @@ use crate::dumps;
 use crate::environment::Environment;
 use crate::health;
 use crate::history::{self, Operation};
-use crate::nemesis::State;
+use crate::nemesis::{Nemesis, State};
 use crate::network::Layer;
 use crate::recorder::Recorder;
 use crate::report;
@@ -71,6 +71,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the cluster is asked more than it can do, now and then.
+    fn is_overloaded(&self) -> bool {
+        self.schedule.events.iter().any(|event| event.nemesis == Nemesis::Overload)
+    }
+
     fn layout(&self) -> Layout {
         Layout {
             binaries: self.binaries.clone(),
@@ -79,6 +84,7 @@ impl Plan {
             settings: self.setup.settings.clone(),
             layer: self.setup.layer,
             sets_clocks: self.schedule.events.iter().any(|event| event.fault.needs_clock()),
+            limits_memory: self.schedule.events.iter().any(|event| event.fault.needs_limits()),
         }
     }
 }
@@ -181,8 +187,9 @@ async fn carry_out(
     let tempo_now = tempo.subscribe();
     let context = Context { recorder: recorder.clone(), nodes, seed, stop: stopped, tempo: tempo_now, network };
     let mut tasks = JoinSet::new();
-    for workload in &plan.setup.workloads {
-        workload::start(*workload, &context, &mut tasks).await?;
+    let overload = plan.is_overloaded().then_some(WorkloadName::Overload);
+    for workload in plan.setup.workloads.iter().copied().chain(overload) {
+        workload::start(workload, &context, &mut tasks).await?;
     }
     if let Some(cold) = answered(plan, recorder, |needed| needed / WARM_UP_PART).await {
         anyhow::bail!("{cold:?}: too few answers in {PATIENCE:?} of health");
@@ -234,7 +241,6 @@ pub fn binaries() -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nemesis::Nemesis;
     use crate::synthetic;
 
     const SHAPE: synthetic::Shape =

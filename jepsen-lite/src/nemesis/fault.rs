@@ -120,6 +120,10 @@ impl Fault {
         matches!(self, Self::SetClock { .. })
     }
 
+    pub fn needs_limits(&self) -> bool {
+        matches!(self, Self::Squeeze { .. })
+    }
+
     pub fn needs_shim(&self) -> bool {
         matches!(self, Self::CutPower { .. } | Self::BreakDisk { .. })
     }

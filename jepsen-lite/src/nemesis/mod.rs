@@ -68,7 +68,7 @@ pub enum Nemesis {
     PacketLoss,
     /// All that a node sends or is sent shares 1 Mbit/s: --layer netns
     Rate,
-    /// Ten times the load, and at one node 256 MiB of memory for it
+    /// Ten times the load and large requests without a pause, with 512 MiB of memory for each node
     Overload,
     /// Every second client stands still
     PauseClients,

@@ -188,9 +188,12 @@ fn swizzle_clog(random: &mut Random) -> Vec<Draft> {
     (0..count).zip(&heals).map(|(place, heal)| cut(place, heal)).collect()
 }
 
+/// The smallest memory that a node is run with.
+const MEBIBYTES_MIN: u64 = 512;
+
 fn overload(random: &mut Random) -> Vec<Draft> {
     let for_ms = random.between(3_000, 6_000);
-    let squeeze = Fault::Squeeze { target: one(random), mebibytes: 256 };
+    let squeeze = Fault::Squeeze { target: Target::All, mebibytes: MEBIBYTES_MIN };
     vec![Draft::new(0, for_ms, squeeze), Draft::new(0, for_ms, Fault::Ask { tempo: Tempo::Burst })]
 }
 
@@ -225,4 +228,20 @@ fn file_damage(random: &mut Random) -> Vec<Draft> {
 fn packet_loss(random: &mut Random) -> Vec<Draft> {
     let condition = Condition::Lossy { percent: random.between(5, 30) };
     Draft::now(random.between(2_000, 6_000), Fault::Degrade { target: some(random), condition })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overload_limits_the_memory_of_all_nodes_while_they_are_asked_more() {
+        for seed in 0..20 {
+            let drafts = Nemesis::Overload.visit(&mut Random::new(seed));
+            let [squeeze, ask] = &drafts[..] else { panic!("{drafts:?}") };
+            assert_eq!(squeeze.fault, Fault::Squeeze { target: Target::All, mebibytes: 512 });
+            assert_eq!(ask.fault, Fault::Ask { tempo: Tempo::Burst });
+            assert_eq!((squeeze.after_ms, squeeze.for_ms), (ask.after_ms, ask.for_ms), "they are one");
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod leaders;
 mod log;
 mod moves;
 mod once;
+mod overload;
 mod recreate;
 mod register;
 mod samples;
@@ -58,6 +59,9 @@ pub enum WorkloadName {
     Reassign,
     /// Topics go and others come under their names, each with its records
     Recreate,
+    /// Large requests without a pause: part of the nemesis of this name, so that it is not chosen like the others
+    #[value(skip)]
+    Overload,
 }
 
 impl WorkloadName {
@@ -80,6 +84,8 @@ impl WorkloadName {
     /// Answers in a run, below which it has not been tested.
     pub fn answers_min(self) -> usize {
         match self {
+            // It is there to be refused.
+            Self::Overload => 0,
             // Moves take their time.
             Self::Reassign => 12,
             // An answer is a whole stream, or comes from one node of all.
@@ -150,7 +156,8 @@ impl Context {
     }
 
     fn asker(&self, workload: WorkloadName, number: u32, pace: Duration) -> Asker {
-        let place = WorkloadName::ALL.iter().position(|name| *name == workload).expect("all are listed");
+        let listed = WorkloadName::ALL.iter().position(|name| *name == workload);
+        let place = listed.unwrap_or(WorkloadName::ALL.len());
         let process = u32::try_from(place).expect("there are few") * PROCESSES_MAX * 1_000 + number;
         let random = Random::new(self.seed ^ u64::from(process) << 20);
         Asker::new(random, process, pace, self.stop.clone(), self.tempo.clone())
@@ -181,6 +188,7 @@ pub async fn start(workload: WorkloadName, context: &Context, tasks: &mut JoinSe
         WorkloadName::IsrSafety => isr::start(context, tasks).await?,
         WorkloadName::Reassign => moves::start(context, tasks).await?,
         WorkloadName::Recreate => recreate::start(context, tasks),
+        WorkloadName::Overload => overload::start(context, tasks),
     }
     Ok(())
 }
@@ -194,7 +202,9 @@ pub async fn finish(workload: WorkloadName, context: &Context) -> anyhow::Result
         WorkloadName::OnceAdmin => once::finish(context).await,
         WorkloadName::WatchDelta => feed::finish(context).await,
         WorkloadName::ZombieFence => zombie::finish(context).await,
-        WorkloadName::MetaRegister | WorkloadName::OneLeader | WorkloadName::IsrSafety => Ok(()),
+        WorkloadName::MetaRegister | WorkloadName::OneLeader | WorkloadName::IsrSafety | WorkloadName::Overload => {
+            Ok(())
+        }
         WorkloadName::Reassign => moves::finish(context).await,
         WorkloadName::Recreate => recreate::finish(context).await,
     }
