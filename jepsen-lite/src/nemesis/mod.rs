@@ -86,7 +86,7 @@ pub enum State {
 
 impl Nemesis {
     /// What is done unless one says what: all that a cluster of any settings must survive.
-    pub const USUAL: [Self; 21] = [
+    pub const USUAL: [Self; 22] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -107,6 +107,7 @@ impl Nemesis {
         Self::TornWrite,
         Self::Clock,
         Self::SwizzleClog,
+        Self::Overload,
         Self::PauseClients,
     ];
 
