@@ -18,7 +18,7 @@ use super::fetchers::{Dialing, Fetchers};
 use super::producer_ids::ProducerIds;
 use super::readers::Reader;
 use super::replica::Source;
-use super::replicas::{ReplicaHandle, Replicas};
+use super::replicas::{Place, ReplicaHandle, Replicas};
 use super::shard::{self, Command, RoleChange, ShardHandle, Surroundings};
 use crate::machine::{Worker, Workers};
 
@@ -205,13 +205,13 @@ impl DataPlane {
         let shards = || self.inner.shards.iter();
         let named = assignment.state.directory_of(self.inner.broker);
         let named = shards().find(|shard| shard.directory() == named);
-        match (self.inner.replicas.shard_of(assignment.id), named) {
-            (Some(present), Some(named)) if present.directory() != named.directory() => {
+        match (self.inner.replicas.place_of(assignment.id), named) {
+            (Some(present), Some(named)) if present.shard.directory() != named.directory() => {
                 // What names another directory has taken the replica out of ISR and ELR by the same change.
-                info!(partition = %assignment.id, from = %present.directory(), to = %named.directory(), "moves");
-                delete(&present, assignment.id).await.then(|| named.clone())
+                info!(partition = %assignment.id, from = %present.shard.directory(), to = %named.directory(), "moves");
+                delete(present, assignment.id).await.then(|| named.clone())
             }
-            (Some(present), _) => Some(present),
+            (Some(present), _) => Some(present.shard),
             (None, Some(named)) => Some(named.clone()),
             (None, None) => shards().min_by_key(|shard| self.inner.replicas.count_in(shard)).cloned(),
         }
@@ -231,9 +231,9 @@ impl DataPlane {
 }
 
 /// Waits until the replica cannot come back. False: the broker is stopping.
-async fn delete(shard: &ShardHandle, id: TopicPartition) -> bool {
+async fn delete(Place { shard, claim }: Place, id: TopicPartition) -> bool {
     let (done, deleted) = oneshot::channel();
-    shard.change_role(RoleChange::Delete { id, done: Some(done) }).await.is_ok() && deleted.await.is_ok()
+    shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.is_ok() && deleted.await.is_ok()
 }
 
 #[tonic::async_trait]
@@ -263,12 +263,10 @@ impl PartitionHost for DataPlane {
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         debug!(partition = %id, ?reason, "replica to be deleted");
-        // One without a place may be about to get it by a change that is waiting, somewhere.
-        let place = self.inner.replicas.shard_of(id);
-        for shard in place.as_ref().map_or(&*self.inner.shards, std::slice::from_ref) {
-            if let Err(error) = shard.change_role(RoleChange::Delete { id, done: None }).await {
-                debug!(partition = %id, %error, "replica not deleted");
-            }
+        // A replica that waits to be created has its place already.
+        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
+        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
+            debug!(partition = %id, %error, "replica not deleted");
         }
     }
 

@@ -17,6 +17,18 @@ pub struct ReplicaHandle {
     pub reader: LogReader,
 }
 
+/// Where a replica has its place, or is about to get it.
+#[derive(Clone)]
+pub struct Place {
+    pub shard: ShardHandle,
+    pub claim: Claim,
+}
+
+/// The last request for a place. A deletion names the claim that it ends: a place that was claimed again meanwhile is kept,
+/// because changes of role for it are waiting behind the deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim(u64);
+
 /// Cheap to clone; all clones see the same. Written when a replica comes or goes, never held for long.
 #[derive(Clone, Default)]
 pub struct Replicas {
@@ -28,6 +40,9 @@ struct Table {
     open: BTreeMap<TopicPartition, ReplicaHandle>,
     /// On the disk or about to be created, and not open yet: nothing is served of them.
     unopened: BTreeMap<TopicPartition, ShardHandle>,
+    /// Of each replica that has a place, open or not.
+    claims: BTreeMap<TopicPartition, Claim>,
+    claimed: u64,
     /// How many replicas each directory has, open or not.
     counts: BTreeMap<DirectoryId, usize>,
 }
@@ -38,10 +53,11 @@ impl Replicas {
         self.read().open.get(&id).cloned()
     }
 
-    /// The owner of the directory that has the replica, whether or not it is open.
-    pub fn shard_of(&self, id: TopicPartition) -> Option<ShardHandle> {
+    /// The place of the replica, whether or not it is open.
+    pub fn place_of(&self, id: TopicPartition) -> Option<Place> {
         let table = self.read();
-        table.open.get(&id).map(|replica| &replica.shard).or_else(|| table.unopened.get(&id)).cloned()
+        let shard = table.shard_of(id)?.clone();
+        Some(Place { shard, claim: *table.claims.get(&id)? })
     }
 
     /// Those that are open.
@@ -60,39 +76,43 @@ impl Replicas {
         self.read().counts.get(&shard.directory()).copied().unwrap_or(0)
     }
 
-    /// The replica is in the directory of `shard`, or about to be created there: whoever wants it changed or deleted has to
-    /// stand in line there, also before it is open. One that has its place keeps it.
+    /// Claims a place in the directory of `shard` for replicas that are there, or about to be created there: what changes or
+    /// deletes them has to stand in line there, also before they are open. A replica that has its place keeps it, and a
+    /// deletion that was sent before takes it away no more.
     pub fn place(&self, ids: impl IntoIterator<Item = TopicPartition>, shard: &ShardHandle) {
         let mut table = self.write();
         for id in ids {
-            if table.open.contains_key(&id) || table.unopened.contains_key(&id) {
-                continue;
+            if table.shard_of(id).is_none() {
+                table.unopened.insert(id, shard.clone());
+                *table.counts.entry(shard.directory()).or_default() += 1;
             }
-            table.unopened.insert(id, shard.clone());
-            *table.counts.entry(shard.directory()).or_default() += 1;
+            table.claim(id);
         }
     }
 
+    /// Opened where it has its place.
     pub fn insert(&self, id: TopicPartition, handle: ReplicaHandle) {
         let mut table = self.write();
         let directory = handle.shard.directory();
+        debug_assert!(table.shard_of(id).is_none_or(|shard| shard.directory() == directory), "{id} has another place");
         let was_counted = table.unopened.remove(&id).is_some() | table.open.insert(id, handle).is_some();
         if !was_counted {
             *table.counts.entry(directory).or_default() += 1;
+            table.claim(id);
         }
     }
 
-    /// It is gone from the directory of `shard`.
-    pub fn remove(&self, id: TopicPartition, shard: &ShardHandle) {
-        let directory = shard.directory();
+    /// The replica is gone from the directory that it had its place in, and so is the place if `claim` was the last one.
+    pub fn remove(&self, id: TopicPartition, claim: Claim) {
         let mut table = self.write();
-        let Table { open, unopened, counts } = &mut *table;
-        let is_there = |other: &ShardHandle| other.directory() == directory;
-        let was_open = open.get(&id).is_some_and(|replica| is_there(&replica.shard)) && open.remove(&id).is_some();
-        let was_unopened = unopened.get(&id).is_some_and(is_there) && unopened.remove(&id).is_some();
-        if (was_open || was_unopened)
-            && let Some(count) = counts.get_mut(&directory)
-        {
+        let open = table.open.remove(&id).map(|replica| replica.shard);
+        let Some(shard) = open.or_else(|| table.unopened.remove(&id)) else { return };
+        if table.claims.get(&id) != Some(&claim) {
+            table.unopened.insert(id, shard);
+            return;
+        }
+        table.claims.remove(&id);
+        if let Some(count) = table.counts.get_mut(&shard.directory()) {
             *count -= 1;
         }
     }
@@ -103,6 +123,17 @@ impl Replicas {
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().expect(UNPOISONED)
+    }
+}
+
+impl Table {
+    fn shard_of(&self, id: TopicPartition) -> Option<&ShardHandle> {
+        self.open.get(&id).map(|replica| &replica.shard).or_else(|| self.unopened.get(&id))
+    }
+
+    fn claim(&mut self, id: TopicPartition) {
+        self.claimed += 1;
+        self.claims.insert(id, Claim(self.claimed));
     }
 }
 

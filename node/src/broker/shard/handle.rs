@@ -10,6 +10,7 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::replica::{Description, NewRecords, Position, Replica, Sink, Source, Supplied};
+use super::super::replicas::Claim;
 
 /// Commands waiting; the senders wait beyond it.
 const COMMANDS_MAX: usize = 1_024;
@@ -34,9 +35,10 @@ pub enum RoleChange {
         id: TopicPartition,
         leader_epoch: LeaderEpoch,
     },
-    /// `done`, if anyone waits, is answered when nothing of the replica can come back after a loss of power.
+    /// Ends the claim of the replica to its place. `done`, if anyone waits, is answered when nothing of the replica can come back after a loss of power.
     Delete {
         id: TopicPartition,
+        claim: Claim,
         done: Option<oneshot::Sender<()>>,
     },
 }

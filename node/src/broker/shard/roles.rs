@@ -1,6 +1,6 @@
 //! Changes of role, and with them the opening and deleting of replicas.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use quorate_log::LogError;
 use quorate_metadata::ErrorName;
@@ -9,21 +9,22 @@ use tokio::sync::oneshot;
 use tracing::{debug, info};
 
 use super::super::replica::Replica;
-use super::super::replicas::ReplicaHandle;
+use super::super::replicas::{Claim, ReplicaHandle};
 use super::super::situation::Situation;
 use super::{RoleChange, Round, Shard};
 
-/// Replicas whose deletion is written, and perhaps not on stable storage yet: one sync serves them all. Until then others
-/// find them here, so that none of them comes to another directory and is in both after a loss of power.
+/// Replicas whose deletion is written, and perhaps not on stable storage yet: one sync serves them all. Until then they keep
+/// their places, so that none of them comes to another directory and is in both after a loss of power. One that was claimed
+/// again keeps its place for longer: what changes its role is on its way to this directory.
 #[derive(Default)]
 pub struct Deletions {
-    unsynced: BTreeSet<TopicPartition>,
+    unsynced: BTreeMap<TopicPartition, Claim>,
     awaited: Vec<oneshot::Sender<()>>,
 }
 
 impl Deletions {
-    fn add(&mut self, id: TopicPartition, done: Option<oneshot::Sender<()>>) {
-        self.unsynced.insert(id);
+    fn add(&mut self, id: TopicPartition, claim: Claim, done: Option<oneshot::Sender<()>>) {
+        self.unsynced.insert(id, claim);
         self.awaited.extend(done);
     }
 
@@ -56,15 +57,15 @@ impl Shard {
                 self.replica(round, id)?.suspend(leader_epoch);
                 self.around.fetchers.forget(id);
             }
-            RoleChange::Delete { id, done } => self.delete(round, id, done)?,
+            RoleChange::Delete { id, claim, done } => self.delete(round, id, claim, done)?,
         }
         Ok(())
     }
 
     /// The directory is offline. What is left on the disk of a deleted replica is a stray when that comes back.
     fn refuse_change(&mut self, change: RoleChange) {
-        let RoleChange::Delete { id, done } = change else { return };
-        self.around.replicas.remove(id, &self.handle);
+        let RoleChange::Delete { id, claim, done } = change else { return };
+        self.around.replicas.remove(id, claim);
         answer(done);
     }
 
@@ -85,6 +86,7 @@ impl Shard {
         &mut self,
         round: &mut Round,
         id: TopicPartition,
+        claim: Claim,
         done: Option<oneshot::Sender<()>>,
     ) -> Result<(), LogError> {
         self.around.fetchers.forget(id);
@@ -92,13 +94,13 @@ impl Shard {
         if let Some(replica) = self.owned.remove(&id) {
             drop(replica.abandon(ErrorName::UnknownTopicOrPartition));
         } else if !is_unopened {
-            self.deletions.add(id, done);
+            self.deletions.add(id, claim, done);
             return Ok(());
         }
         round.opened += 1;
         self.commit_staged(round, id)?;
         self.directory.stage_removal(&mut round.writes, id)?;
-        self.deletions.add(id, done);
+        self.deletions.add(id, claim, done);
         Ok(())
     }
 
@@ -119,9 +121,9 @@ impl Shard {
 
     pub(super) fn release_deleted(&mut self) {
         let Deletions { unsynced, awaited } = std::mem::take(&mut self.deletions);
-        for id in unsynced {
+        for (id, claim) in unsynced {
             debug!(partition = %id, "replica deleted");
-            self.around.replicas.remove(id, &self.handle);
+            self.around.replicas.remove(id, claim);
         }
         answer(awaited);
     }

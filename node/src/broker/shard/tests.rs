@@ -149,7 +149,18 @@ impl Driven {
     }
 
     fn is_found(&self, id: TopicPartition) -> bool {
-        self.shard.around.replicas.shard_of(id).is_some()
+        self.shard.around.replicas.place_of(id).is_some()
+    }
+
+    /// As the data plane asks for a role.
+    async fn assign(&self, id: TopicPartition, change: RoleChange) {
+        self.shard.around.replicas.place([id], &self.handle);
+        self.change(change).await;
+    }
+
+    async fn delete(&self, id: TopicPartition, done: Option<oneshot::Sender<()>>) {
+        let claim = self.shard.around.replicas.place_of(id).expect("it has a place").claim;
+        self.change(RoleChange::Delete { id, claim, done }).await;
     }
 }
 
@@ -200,7 +211,7 @@ async fn a_replica_has_its_place_before_it_is_open() {
     replicas.place([id(0)], &driven.handle);
     assert_eq!((driven.is_found(id(0)), replicas.count_in(&driven.handle)), (true, 1));
     driven.change(RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::default() }).await;
-    driven.change(RoleChange::Delete { id: id(0), done: None }).await;
+    driven.delete(id(0), None).await;
     driven.round();
     driven.tick();
     assert!(driven.shard.owned.is_empty() && !driven.is_found(id(0)));
@@ -243,7 +254,7 @@ async fn a_tick_costs_nothing_for_leaders_to_which_nothing_happens() {
 async fn deleted_replicas_are_found_until_one_sync_covers_them_all() {
     let mut driven = Driven::leading().await;
     for partition in 0..10 {
-        driven.change(RoleChange::Delete { id: id(partition), done: None }).await;
+        driven.delete(id(partition), None).await;
     }
     driven.round();
     assert_eq!(driven.shard.owned.len(), COUNT as usize - 10);
@@ -260,8 +271,58 @@ async fn deleted_replicas_are_found_until_one_sync_covers_them_all() {
     assert!(driven.is_found(id(1)), "it has come back");
     assert_eq!(driven.shard.around.replicas.count_in(&driven.handle), COUNT as usize - 9);
     let (done, mut deleted) = oneshot::channel();
-    driven.change(RoleChange::Delete { id: id(1), done: Some(done) }).await;
+    driven.delete(id(1), Some(done)).await;
     driven.round();
     assert_eq!(deleted.try_recv(), Ok(()), "who waits for it does not wait for a tick");
     assert!(!driven.is_found(id(1)));
+}
+
+/// Between the deletion and what is behind it in the queue lie as many rounds and syncs as the queue takes.
+#[tokio::test]
+async fn a_replica_claimed_again_behind_its_deletion_keeps_its_place() {
+    let mut driven = Driven::leading().await;
+    let replicas = driven.shard.around.replicas.clone();
+    driven.delete(id(0), None).await;
+    driven.round();
+    replicas.place([id(0)], &driven.handle);
+    driven.tick();
+    assert!(driven.is_found(id(0)), "another directory must not take it");
+    assert!(replicas.get(id(0)).is_none(), "the deleted one is served no more");
+    driven.change(RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::default() }).await;
+    driven.round();
+    driven.tick();
+    assert!(driven.shard.owned.contains_key(&id(0)) && replicas.get(id(0)).is_some());
+    assert_eq!(replicas.count_in(&driven.handle), COUNT as usize);
+}
+
+#[tokio::test]
+async fn of_two_deletions_the_last_one_frees_the_place() {
+    let mut driven = Driven::leading().await;
+    let replicas = driven.shard.around.replicas.clone();
+    driven.delete(id(0), None).await;
+    driven.round();
+    let source = Source { leader: broker(2), leader_epoch: LeaderEpoch::new(1) };
+    driven.assign(id(0), RoleChange::Follow { id: id(0), source }).await;
+    driven.delete(id(0), None).await;
+    driven.tick();
+    assert!(driven.is_found(id(0)), "the change of role between the two is not done yet");
+    driven.round();
+    driven.tick();
+    assert!(!driven.is_found(id(0)) && !driven.shard.owned.contains_key(&id(0)));
+    assert_eq!(replicas.count_in(&driven.handle), COUNT as usize - 1);
+}
+
+#[tokio::test]
+async fn a_failed_directory_keeps_the_place_of_a_replica_claimed_again() {
+    let mut driven = Driven::leading().await;
+    driven.delete(id(0), None).await;
+    driven.delete(id(1), None).await;
+    driven.round();
+    driven.shard.around.replicas.place([id(0)], &driven.handle);
+    let reason = "the disk is gone".to_owned();
+    driven.shard.fail(&LogError::Io { path: driven.handle.path().to_owned(), reason });
+    assert!(driven.is_found(id(0)) && !driven.is_found(id(1)));
+    driven.delete(id(0), None).await;
+    driven.round();
+    assert!(!driven.is_found(id(0)));
 }
