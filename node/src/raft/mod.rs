@@ -33,6 +33,7 @@ mod state_machine;
 mod status;
 mod store;
 mod thread;
+mod trimming;
 mod types;
 mod wire;
 

@@ -9,7 +9,7 @@ use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
@@ -59,6 +59,7 @@ struct Running {
     office: Mutex<Option<mpsc::Receiver<Leadership>>>,
     leader: watch::Receiver<Option<LeaderInfo>>,
     progress: Progress,
+    written: Arc<Notify>,
 }
 
 impl RaftNode {
@@ -315,6 +316,7 @@ impl RaftNode {
                 raft.trigger().snapshot().await.map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
                 sleep(SNAPSHOT_RETRY_INTERVAL).await;
             }
+            self.shared.started.written.notify_one();
             Ok(())
         };
         timeout(SNAPSHOT_TIMEOUT, written)
@@ -360,8 +362,8 @@ fn check(config: &RaftConfig) -> Result<(), RaftError> {
 
 impl From<Started> for Running {
     fn from(started: Started) -> Self {
-        let Started { raft, runtime, peers, proposals, office, leader, progress } = started;
-        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader, progress }
+        let Started { raft, runtime, peers, proposals, office, leader, progress, written } = started;
+        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader, progress, written }
     }
 }
 

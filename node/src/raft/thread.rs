@@ -11,7 +11,6 @@ use quorate_client::network::Port;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use super::bootstrap::Greeter;
 use super::check_quorum;
@@ -23,6 +22,7 @@ use super::node::Proposal;
 use super::replay::{Progress, Replay};
 use super::state_machine::StateMachine;
 use super::store::{LogStore, Store};
+use super::trimming::Trimming;
 use super::types::{CommittedLeader, Payload, node_id};
 use super::{Raft, RaftConfig, RaftError, Replica};
 
@@ -64,6 +64,8 @@ pub struct Started {
     pub office: mpsc::Receiver<Leadership>,
     pub leader: watch::Receiver<Option<LeaderInfo>>,
     pub progress: Progress,
+    /// To be notified of a snapshot that was written on request, so that the log is trimmed behind it.
+    pub written: Arc<Notify>,
 }
 
 /// The body of the thread.
@@ -123,6 +125,7 @@ struct Core {
     snapshots: super::store::Snapshots,
     progress: Progress,
     grown: Arc<Notify>,
+    written: Arc<Notify>,
     doubted: Arc<Notify>,
     joined: watch::Sender<bool>,
     tasks: JoinSet<End>,
@@ -154,9 +157,9 @@ impl Core {
         let raft = Raft::new(node_id(config.node), raft_config, network, log.clone(), state_machine)
             .await
             .map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
-        let (doubted, joined) = (Arc::new(Notify::new()), watch::Sender::new(false));
+        let (written, doubted, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()), watch::Sender::new(false));
         let tasks = JoinSet::new();
-        Ok(Self { raft, local, log, flushed, peers, snapshots, progress, grown, doubted, joined, tasks })
+        Ok(Self { raft, local, log, flushed, peers, snapshots, progress, grown, written, doubted, joined, tasks })
     }
 
     fn spawn_all(&mut self, config: &RaftConfig, port: Port) {
@@ -192,7 +195,14 @@ impl Core {
         let timeout = Duration::from_millis(config.election_max_ms);
         self.tasks.spawn(silently(check_quorum::run(self.raft.clone(), timeout)));
         self.tasks.spawn(silently(self.peers.clone().follow_dial_map()));
-        self.tasks.spawn(silently(snapshot_when_grown(self.raft.clone(), self.grown.clone(), self.log.clone())));
+        let trimming = Trimming {
+            raft: self.raft.clone(),
+            log: self.log.clone(),
+            entries_kept: config.log_entries_kept,
+            grown: self.grown.clone(),
+            written: self.written.clone(),
+        };
+        self.tasks.spawn(silently(trimming.run()));
         self.tasks.spawn(failed(self.raft.clone(), self.log.failure(), self.progress.failure.clone()));
     }
 
@@ -236,7 +246,8 @@ impl Core {
         self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), applied, office_sender)));
         self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), self.peers.clone(), leader_sender)));
         let (raft, peers, runtime) = (self.raft.clone(), self.peers.clone(), Handle::current());
-        Started { raft, runtime, peers, proposals, office, leader, progress: self.progress.clone() }
+        let (progress, written) = (self.progress.clone(), self.written.clone());
+        Started { raft, runtime, peers, proposals, office, leader, progress, written }
     }
 
     async fn stop(&mut self) {
@@ -291,37 +302,6 @@ async fn failed(
     }
 }
 
-/// Runs until Raft ends.
-async fn snapshot_when_grown(raft: Raft, grown: Arc<Notify>, log: LogStore) {
-    loop {
-        grown.notified().await;
-        if let Err(fatal) = snapshot_and_trim(&raft, &log).await {
-            tracing::warn!(%fatal, "no snapshot: raft has stopped");
-            return;
-        }
-    }
-}
-
-/// Between two requests for a snapshot.
-const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Openraft keeps a number of entries behind a snapshot, whatever their size. Their bytes are bounded too: once the memory
-/// is full of newer ones, what is only on the disk is dropped.
-async fn snapshot_and_trim(raft: &Raft, log: &LogStore) -> Result<(), String> {
-    let metrics = raft.data_metrics();
-    let target = metrics.borrow_watched().last_applied;
-    while metrics.borrow_watched().snapshot < target {
-        // Openraft ignores the request while an earlier snapshot is being written.
-        raft.trigger().snapshot().await.map_err(|fatal| fatal.to_string())?;
-        sleep(SNAPSHOT_RETRY_INTERVAL).await;
-    }
-    match log.last_cold() {
-        // Openraft goes no further than to the end of the snapshot, nor past what it is sending.
-        Some(upto) => raft.trigger().purge_log(upto).await.map_err(|fatal| fatal.to_string()),
-        None => Ok(()),
-    }
-}
-
 /// Hands proposals to Raft in the order in which they were made.
 async fn propose(raft: Raft, mut queue: mpsc::UnboundedReceiver<Proposal>) {
     while let Some(proposal) = queue.recv().await {
@@ -347,7 +327,8 @@ fn openraft_config(config: &RaftConfig) -> Result<Config, RaftError> {
         state_machine_channel_size: Some(RUNS_MAX),
         // Bytes of log decide here, not entries: see the state machine.
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: kept,
+        // Nor does openraft trim the log: see `trimming`.
+        max_in_snapshot_log_to_keep: u64::MAX,
         purge_batch_size: 1,
         // A follower is sent a snapshot when the log it needs is gone, not for being slow.
         replication_lag_threshold: kept.saturating_mul(4).saturating_add(1_000_000),

@@ -6,7 +6,7 @@ use quorate_metadata::ids::Offset;
 use quorate_node::raft::{self, MemoryStore, ProposeError};
 use tokio::time::timeout;
 
-use super::harness::{Cluster, PATIENCE, propose, start_on, wait};
+use super::harness::{Cluster, PATIENCE, listen, propose, start_on, wait};
 
 #[tokio::test]
 async fn one_voter_alone_is_a_cluster() {
@@ -84,6 +84,38 @@ async fn entries_kept_behind_a_snapshot_are_bounded_in_bytes() {
     let first = || raft::dump_log(&cluster.data(1)).unwrap().next().unwrap().unwrap().index;
     wait(|| first() > 0, "the log is trimmed").await;
     assert!(first() < 10, "the entries in memory are kept, from {}", first());
+}
+
+/// A follower that takes connections and answers nothing keeps the entries that it is being sent in use.
+#[tokio::test]
+async fn a_trim_by_bytes_that_is_postponed_outlives_the_next_snapshots() {
+    let mut cluster = Cluster::calm(3);
+    (cluster.snapshot_log_bytes, cluster.log_entries_kept) = (40 << 20, 15);
+    cluster.start_all().await;
+    cluster.write("first").await;
+    cluster.wait_equal(1).await;
+    let (leader, _) = cluster.leader().await;
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.stop(follower).await;
+    let silent = listen(&cluster.address(follower)).await;
+    // More than the memory keeps: the first ones can go, though they are among the last fifteen.
+    for number in 0..20 {
+        cluster.write(&format!("{number}{}", "x".repeat(3 << 20))).await;
+    }
+    let raft = cluster.running[&leader].raft.clone();
+    wait(|| raft.status().snapshot > 0, "a snapshot by size").await;
+    for number in 0..10 {
+        cluster.write(&format!("line {number}")).await;
+        raft.trigger_snapshot().await.unwrap();
+    }
+    cluster.write("last").await;
+    assert_eq!(cluster.leader().await.0, leader);
+
+    drop(silent);
+    cluster.restart(follower).await;
+    cluster.wait_equal(32).await;
+    let first = || raft::dump_log(&cluster.data(leader)).unwrap().next().unwrap().unwrap().index;
+    wait(|| first() > 5, "the log is trimmed once the follower has what it lacked").await;
 }
 
 #[tokio::test]

@@ -70,10 +70,13 @@ impl LogStore {
         Ok((Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended))
     }
 
-    /// The last entry that is only on the disk, where the entries in memory are so many bytes that a follower which lacks
-    /// more of them is better served by a snapshot.
-    pub fn last_cold(&self) -> Option<u64> {
-        self.state().tail.before()
+    /// The last entry that can go when there is a snapshot up to `snapshot`. `kept` entries stay behind it, but none that is
+    /// only on the disk when the entries in memory are so many bytes that a follower which lacks more of them is better
+    /// served by a snapshot. None: nothing can go.
+    pub fn removable(&self, snapshot: u64, kept: u64) -> Option<u64> {
+        let state = self.state();
+        let by_bytes = state.tail.before().map(|cold| cold.min(snapshot));
+        snapshot.checked_sub(kept).max(by_bytes).filter(|upto| *upto >= state.first)
     }
 
     /// Becomes Some when the disk has failed a write.
