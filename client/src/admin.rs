@@ -181,17 +181,38 @@ impl AdminClient {
         self.call(Effect::None, request, |mut wire, request| async move { wire.list_partitions(request).await }).await
     }
 
+    /// The configs of these resources, fetched page by page. The offset is that of the first page.
     pub async fn describe_configs(
         &self,
         resources: Vec<wire::ConfigResource>,
         freshness: Freshness,
     ) -> Result<wire::DescribeConfigsReply, ClientError> {
-        let request = wire::DescribeConfigsRequest { options: read(freshness), resources };
+        let request = wire::DescribeConfigsRequest { resources, ..Default::default() };
+        all_pages(request, |request| self.describe_configs_page(request, freshness)).await
+    }
+
+    /// One page of the resources asked for; its options are filled in from `freshness`.
+    pub async fn describe_configs_page(
+        &self,
+        page: wire::DescribeConfigsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::DescribeConfigsReply, ClientError> {
+        let request = wire::DescribeConfigsRequest { options: read(freshness), ..page };
         self.call(Effect::None, request, |mut wire, request| async move { wire.describe_configs(request).await }).await
     }
 
+    /// All brokers, fetched page by page. The offset is that of the first page.
     pub async fn list_brokers(&self, freshness: Freshness) -> Result<wire::ListBrokersReply, ClientError> {
-        let request = wire::ListBrokersRequest { options: read(freshness) };
+        all_pages(wire::ListBrokersRequest::default(), |request| self.list_brokers_page(request, freshness)).await
+    }
+
+    /// One page of the brokers, as large as the request wants; its options are filled in from `freshness`.
+    pub async fn list_brokers_page(
+        &self,
+        page: wire::ListBrokersRequest,
+        freshness: Freshness,
+    ) -> Result<wire::ListBrokersReply, ClientError> {
+        let request = wire::ListBrokersRequest { options: read(freshness), ..page };
         self.call(Effect::None, request, |mut wire, request| async move { wire.list_brokers(request).await }).await
     }
 
@@ -250,8 +271,20 @@ impl AdminClient {
         self.call(mode.effect(), request, |mut wire, request| async move { wire.move_replica(request).await }).await
     }
 
+    /// All reassignments under way, fetched page by page. The offset is that of the first page.
     pub async fn list_reassignments(&self, freshness: Freshness) -> Result<wire::ListReassignmentsReply, ClientError> {
-        let request = wire::ListReassignmentsRequest { options: read(freshness) };
+        all_pages(wire::ListReassignmentsRequest::default(), |request| self.list_reassignments_page(request, freshness))
+            .await
+    }
+
+    /// One page of the partitions that are moved; an operation may go on in the next page. Its options are filled in from
+    /// `freshness`.
+    pub async fn list_reassignments_page(
+        &self,
+        page: wire::ListReassignmentsRequest,
+        freshness: Freshness,
+    ) -> Result<wire::ListReassignmentsReply, ClientError> {
+        let request = wire::ListReassignmentsRequest { options: read(freshness), ..page };
         self.call(Effect::None, request, |mut wire, request| async move { wire.list_reassignments(request).await })
             .await
     }

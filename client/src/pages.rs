@@ -61,7 +61,10 @@ macro_rules! page_requests {
     };
 }
 
-page_requests! { ListTopicsRequest DescribeTopicsRequest ListPartitionsRequest }
+page_requests! {
+    ListTopicsRequest DescribeTopicsRequest ListPartitionsRequest DescribeConfigsRequest ListBrokersRequest
+    ListReassignmentsRequest
+}
 
 impl Page for wire::ListTopicsReply {
     fn take_token(&mut self) -> String {
@@ -96,6 +99,41 @@ impl Page for wire::DescribeTopicsReply {
                     begun.error = begun.error.take().or(topic.error);
                 }
                 _ => self.topics.push(topic),
+            }
+        }
+    }
+}
+
+impl Page for wire::DescribeConfigsReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.resources.extend(next.resources);
+    }
+}
+
+impl Page for wire::ListBrokersReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.brokers.extend(next.brokers);
+    }
+}
+
+impl Page for wire::ListReassignmentsReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        for operation in next.reassignments {
+            match self.reassignments.last_mut() {
+                Some(begun) if operation.continued => begun.partitions.extend(operation.partitions),
+                _ => self.reassignments.push(operation),
             }
         }
     }
@@ -139,6 +177,34 @@ mod tests {
         let topics: Vec<_> = all.topics.iter().map(|topic| (topic.name.as_str(), topic.partitions.len())).collect();
         assert_eq!((all.offset, topics), (7, vec![("a", 1), ("b", 6), ("c", 1)]));
         assert_eq!(*tokens.borrow(), ["", "one", "two"]);
+    }
+
+    #[tokio::test]
+    async fn an_operation_in_two_pages_is_one() {
+        let operation = |id, continued, partitions: i32| wire::ReassignmentDescription {
+            id,
+            continued,
+            partitions: (0..partitions)
+                .map(|partition| wire::ReassigningPartition { partition, ..Default::default() })
+                .collect(),
+            ..Default::default()
+        };
+        let page = |reassignments, token: &str| wire::ListReassignmentsReply {
+            reassignments,
+            next_page_token: token.to_owned(),
+            ..Default::default()
+        };
+        let pages = [
+            page(vec![operation(1, false, 1), operation(4, false, 2)], "one"),
+            page(vec![operation(4, true, 3), operation(5, false, 1)], ""),
+        ];
+        let pages = RefCell::new(pages.into_iter());
+        let call = |_: wire::ListReassignmentsRequest| {
+            std::future::ready(Ok(pages.borrow_mut().next().expect("two pages are asked for")))
+        };
+        let all = all_pages(wire::ListReassignmentsRequest::default(), call).await.expect("no page fails");
+        let found: Vec<_> = all.reassignments.iter().map(|found| (found.id, found.partitions.len())).collect();
+        assert_eq!(found, [(1, 1), (4, 5), (5, 1)]);
     }
 
     #[tokio::test]

@@ -56,10 +56,23 @@ def describe(admin, stub, name):
     return described
 
 
+def brokers(admin, stub):
+    """All brokers, which a large cluster has in several pages."""
+    asked = admin.ListBrokersRequest(page_size=1000)
+    page = stub.ListBrokers(asked, timeout=10)
+    found = list(page.brokers)
+    while page.next_page_token:
+        asked.page_token = page.next_page_token
+        page = stub.ListBrokers(asked, timeout=10)
+        found.extend(page.brokers)
+    return found
+
+
 def main(address, name):
     admin, services = generate()
     stub = services.AdminStub(grpc.insecure_channel(address))
-    topic = admin.NewTopic(name=name, partitions=3, replication_factor=3)
+    replicas = min(3, len(brokers(admin, stub)))
+    topic = admin.NewTopic(name=name, partitions=3, replication_factor=replicas)
     created = stub.CreateTopics(admin.CreateTopicsRequest(topics=[topic]), timeout=10)
     refused = created.topics[0].error
     if refused.name:

@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status};
 use super::elections::{elect, election_kind};
 use super::gateway::Gateway;
 use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
-use super::{describe, features, listing, reassignment};
+use super::{describe, features, inventory, listing, reassignment};
 
 pub struct AdminService {
     pub gateway: Gateway,
@@ -294,26 +294,12 @@ impl Admin for AdminService {
         request: Request<DescribeConfigsRequest>,
     ) -> Result<Response<DescribeConfigsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let resources = request
-            .into_inner()
-            .resources
-            .into_iter()
-            .map(|asked| {
-                let entries = config_resource(Some(&asked)).and_then(|resource| describe::configs(&image, &resource));
-                ConfigDescription {
-                    resource: Some(asked),
-                    error: item_error(&entries),
-                    entries: entries.unwrap_or_default(),
-                }
-            })
-            .collect();
-        Ok(Response::new(DescribeConfigsReply { offset: image.next_offset.get(), resources }))
+        inventory::configs(&image, request.into_inner()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn list_brokers(&self, request: Request<ListBrokersRequest>) -> Result<Response<ListBrokersReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        let brokers = image.brokers.values().map(|broker| describe::broker(&image, broker)).collect();
-        Ok(Response::new(ListBrokersReply { offset: image.next_offset.get(), brokers }))
+        inventory::brokers(&image, request.get_ref()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn describe_quorum(
@@ -389,7 +375,7 @@ impl Admin for AdminService {
         request: Request<ListReassignmentsRequest>,
     ) -> Result<Response<ListReassignmentsReply>, Status> {
         let image = self.image(request.get_ref().options.as_ref()).await?;
-        Ok(Response::new(reassignment::list(&image)))
+        inventory::reassignments(&image, request.get_ref()).await.map(Response::new).map_err(self.refused())
     }
 
     async fn describe_features(

@@ -85,7 +85,7 @@ async fn described(
 ) -> Result<(admin::TopicDescription, Option<Token>), ApiError> {
     let continued = begun.partition > 0;
     let found = topic_ref(&asked).and_then(|topic| find_topic(image, &topic)).and_then(|topic| {
-        if continued && topic.id.to_string() != begun.name { Err(unknown_topic(&topic.name)) } else { Ok(topic) }
+        if continued && Some(topic.id) != begun.topic { Err(unknown_topic(&topic.name)) } else { Ok(topic) }
     });
     let topic = match found {
         Ok(topic) => topic,
@@ -104,7 +104,7 @@ async fn described(
         let Some(state) = topic.partition(id.partition) else { break };
         let item = partition(&topic.name, id, state, min_isr);
         if !page.take(&item)? {
-            let rest = Token { item: 0, partition: at, name: topic.id.to_string() };
+            let rest = Token { partition: at, topic: Some(topic.id), ..Token::default() };
             return Ok((description, Some(rest)));
         }
         description.partitions.push(item);
@@ -132,9 +132,12 @@ pub async fn partitions(
     const CALL: &str = "partitions";
     let mut first = Token::decode(CALL, &filter.page_token)?;
     if let Some(name) = &filter.topic {
-        image.topic_named(name).ok_or_else(|| unknown_topic(name))?;
         if first != Token::default() && first.name != *name {
             return Err(Token::foreign(&filter.page_token));
+        }
+        let topic = image.topic_named(name).ok_or_else(|| unknown_topic(name))?;
+        if !first.is_before(topic) {
+            return Err(unknown_topic(name));
         }
         first.name = name.clone();
     }
@@ -142,15 +145,23 @@ pub async fn partitions(
     let mut reply = admin::ListPartitionsReply { offset: image.next_offset.get(), ..Default::default() };
     let wanted = |name: &String| filter.topic.as_ref().is_none_or(|topic| topic == name);
     let topics = image.topic_names.range(first.name.clone()..).take_while(|(name, _)| wanted(name));
-    for topic in topics.filter_map(|(_, id)| image.topic(*id)) {
+    for topic in topics.filter_map(|(_, id)| image.topic(*id)).filter(|topic| first.is_before(topic)) {
         let begun = if topic.name == first.name { first.partition } else { 0 };
         if let Some(partition) = add_partitions(image, filter, topic, begun, &mut page, &mut reply.partitions).await? {
-            let next = Token { item: 0, partition, name: topic.name.clone() };
+            let next = Token { item: 0, partition, topic: Some(topic.id), name: topic.name.clone() };
             reply.next_page_token = next.encode(CALL);
             break;
         }
     }
     Ok(reply)
+}
+
+impl Token {
+    /// Whether the page may have partitions of the topic: not if the pages before have some of a topic that was of the same
+    /// name and was deleted.
+    fn is_before(&self, topic: &Topic) -> bool {
+        self.partition == 0 || self.name != topic.name || self.topic == Some(topic.id)
+    }
 }
 
 /// Adds the partitions of a topic that pass, from one of them on; the first for which the page has no room.
@@ -319,6 +330,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_page_does_not_go_on_with_another_topic_of_the_same_name() {
+        let mut filter = admin::ListPartitionsRequest { page_size: 2, ..Default::default() };
+        let token = partitions(&image(&[("a", 3), ("c", 1)]), &filter).await.expect("a page").next_page_token;
+        filter.page_token.clone_from(&token);
+        // The id of "a" is another one.
+        let recreated = image(&[("a", 3), ("b", 1), ("c", 1)]);
+        let page = partitions(&recreated, &filter).await.expect("a page");
+        assert_eq!(numbers(&page.partitions), [("b", 0), ("c", 0)]);
+        let of_topic = admin::ListPartitionsRequest { topic: Some("a".to_owned()), ..filter.clone() };
+        let refused = partitions(&recreated, &of_topic).await.expect_err("the topic of the first page is gone");
+        assert_eq!(refused.name, ErrorName::UnknownTopicOrPartition);
+        // No page has shown anything of it yet.
+        filter.page_token = Token { name: "a".to_owned(), ..Token::default() }.encode("partitions");
+        assert_eq!(numbers(&partitions(&recreated, &filter).await.expect("a page").partitions), [("a", 0), ("a", 1)]);
+    }
+
+    #[tokio::test]
     async fn a_token_of_another_request_is_refused_by_name() {
         let image = image(&[("a", 3), ("b", 2)]);
         let of_topic = |topic: &str, page_token: &str| admin::ListPartitionsRequest {
@@ -328,7 +356,7 @@ mod tests {
             ..Default::default()
         };
         let token = partitions(&image, &of_topic("a", "")).await.expect("a page").next_page_token;
-        for foreign in [of_topic("b", &token), of_topic("a", "topics:0:1:a"), of_topic("a", "?")] {
+        for foreign in [of_topic("b", &token), of_topic("a", "topics:0:1::a"), of_topic("a", "?")] {
             let refused = partitions(&image, &foreign).await.expect_err("it was not given out for this");
             assert_eq!(refused.name, ErrorName::InvalidRequest, "{foreign:?}");
         }

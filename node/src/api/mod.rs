@@ -8,6 +8,7 @@ mod elections;
 mod features;
 mod gateway;
 mod heartbeat;
+mod inventory;
 mod listing;
 mod log;
 mod pages;

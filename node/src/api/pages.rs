@@ -1,9 +1,11 @@
 //! Answers over everything there is, in pages.
 //!
 //! A page is bounded in items and in bytes, and made in slices, so that other requests of the same thread have their turn.
-//! A token names the item that the next page begins with: `call:item:partition:name`.
+//! A token names the item that the next page begins with: `call:item:partition:topic id:name`. What it names may be gone by
+//! then: a call goes on with what comes after it, never with another thing of the same name.
 
 use prost::Message;
+use quorate_metadata::ids::TopicId;
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::task::yield_now;
 
@@ -101,12 +103,14 @@ impl Page {
 pub struct Token {
     pub item: usize,
     pub partition: usize,
+    pub topic: Option<TopicId>,
     pub name: String,
 }
 
 impl Token {
     pub fn encode(&self, call: &str) -> String {
-        format!("{call}:{}:{}:{}", self.item, self.partition, self.name)
+        let topic = self.topic.map(|topic| topic.to_string()).unwrap_or_default();
+        format!("{call}:{}:{}:{topic}:{}", self.item, self.partition, self.name)
     }
 
     /// Refuses what this call has not given out.
@@ -123,10 +127,12 @@ impl Token {
     }
 
     fn parse(call: &str, text: &str) -> Option<Self> {
-        let mut fields = text.splitn(4, ':');
-        let (found, item, partition, name) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let fields: Vec<&str> = text.splitn(5, ':').collect();
+        let [found, item, partition, topic, name] = fields[..] else { return None };
+        let topic = if topic.is_empty() { None } else { Some(topic.parse().ok()?) };
         let number = |text: &str| text.parse::<u32>().ok().and_then(|number| usize::try_from(number).ok());
-        (found == call).then_some(Self { item: number(item)?, partition: number(partition)?, name: name.to_owned() })
+        let (item, partition) = (number(item)?, number(partition)?);
+        (found == call).then(|| Self { item, partition, topic, name: name.to_owned() })
     }
 }
 
@@ -167,12 +173,22 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_as_it_was_given_to_the_same_call_only() {
-        let token = Token { item: 3, partition: 9, name: "orders:1".to_owned() };
+        let topic = Some(TopicId::from_bytes([7; 16]));
+        let token = Token { item: 3, partition: 9, topic, name: "orders:1".to_owned() };
         assert_eq!(Token::decode("topics", &token.encode("topics")), Ok(token.clone()));
+        let without = Token { topic: None, ..token.clone() };
+        assert_eq!(Token::decode("topics", &without.encode("topics")), Ok(without));
         assert_eq!(Token::decode("topics", ""), Ok(Token::default()));
-        for foreign in
-            [&token.encode("partitions"), "topics", "topics:1", "topics:-1:0:a", "topics:0:4294967296:a", "7"]
-        {
+        for foreign in [
+            &token.encode("partitions"),
+            "topics",
+            "topics:1",
+            "topics:0:0:a",
+            "topics:-1:0::a",
+            "topics:0:4294967296::a",
+            "topics:0:0:id:a",
+            "7",
+        ] {
             let refused = Token::decode("topics", foreign).expect_err("it was not given out");
             assert_eq!(refused.name, ErrorName::InvalidRequest, "{foreign}");
         }

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use prost::Message;
-use quorate_metadata::ids::{BrokerId, PartitionId, ReassignmentId, TopicPartition};
-use quorate_metadata::image::Reassignment;
+use quorate_metadata::ApiError;
+use quorate_metadata::ids::{BrokerId, PartitionId, ReassignmentId};
 use quorate_metadata::plan::reassignment::{
     self, Cancelled, ChangeReassignment, MoveReplica, PartitionRef, Progress, StartReassignment,
 };
-use quorate_metadata::{ApiError, MetadataImage};
 use quorate_proto::admin::*;
 use tonic::{Request, Response, Status};
 
@@ -146,46 +145,6 @@ fn relocation(body: &MoveReplicaRequest) -> Result<MoveReplica, ApiError> {
     let directory = &body.directory;
     let directory = directory.parse().map_err(|error| invalid(format!("directory {directory:?}: {error}")))?;
     Ok(MoveReplica { partition: partition_ref(partition), broker: BrokerId::new(body.broker), directory })
-}
-
-pub fn list(image: &MetadataImage) -> ListReassignmentsReply {
-    let describe = |operation: &Reassignment| ReassignmentDescription {
-        id: operation.id.get(),
-        paused: operation.paused,
-        throttle_bytes_per_second: operation.throttle_bytes_per_second,
-        started_ms: operation.started_ms,
-        partitions: operation
-            .partitions
-            .iter()
-            .filter_map(|(&id, original)| reassigning(image, id, original))
-            .collect(),
-    };
-    ListReassignmentsReply {
-        offset: image.next_offset.get(),
-        reassignments: image.reassignments.values().map(|operation| describe(operation)).collect(),
-    }
-}
-
-fn reassigning(image: &MetadataImage, id: TopicPartition, original: &[BrokerId]) -> Option<ReassigningPartition> {
-    let topic = image.topic(id.topic)?;
-    let state = topic.partition(id.partition)?;
-    let target = state.replicas.iter().filter(|replica| !state.removing().contains(replica));
-    Some(ReassigningPartition {
-        topic: topic.name.clone(),
-        topic_id: topic.id.to_string(),
-        partition: id.partition.get(),
-        leader: state.leader.map(BrokerId::get),
-        replicas: ids(&state.replicas),
-        isr: ids(&state.isr),
-        adding: ids(state.adding()),
-        removing: ids(state.removing()),
-        target: target.map(|replica| replica.get()).collect(),
-        original: ids(original),
-    })
-}
-
-fn ids(brokers: &[BrokerId]) -> Vec<i32> {
-    brokers.iter().map(|broker| broker.get()).collect()
 }
 
 fn target(asked: &PartitionTarget) -> Result<(PartitionRef, Vec<BrokerId>), ApiError> {

@@ -316,8 +316,7 @@ impl MetadataImage {
 
     /// Drops what exceeds the bound on the bytes of replies, where every node knows of it.
     fn fit_replies(&mut self) {
-        let level = self.features.get(METADATA_VERSION).copied();
-        if level.is_some_and(|level| level >= limits::REMEMBERED_BYTES_BOUNDED_FROM_LEVEL) {
+        if self.level() >= limits::REMEMBERED_BYTES_BOUNDED_FROM_LEVEL {
             self.requests.fit(&mut self.digest);
         }
     }

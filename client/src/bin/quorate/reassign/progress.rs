@@ -245,6 +245,7 @@ mod tests {
             throttle_bytes_per_second: Some(1_048_576),
             started_ms: 1_700_000_000_123,
             partitions: vec![moved()],
+            continued: false,
         };
         let followers = vec![follower(4, 2_048, 1_024), follower(3, 0, 0)];
         let told = Told::from([((moved().topic_id, 0), followers)]);
