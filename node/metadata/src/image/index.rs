@@ -49,6 +49,18 @@ impl PartitionIndex {
         self.elr.of(broker)
     }
 
+    /// The partitions of a topic that have an ELR, once for each of its members. Costs the brokers that are in an ELR of any
+    /// topic, which are those that are gone.
+    pub fn in_elr_of(&self, topic: TopicId) -> impl Iterator<Item = TopicPartition> {
+        let of_topic = self.elr.0.values().filter_map(move |partitions| partitions.topics.get(&topic));
+        of_topic.flat_map(move |numbers| numbers.iter().map(move |number| id_of(topic, number)))
+    }
+
+    /// The topics that have partitions with an ELR, once for each broker that is in one.
+    pub fn topics_with_elr(&self) -> impl Iterator<Item = TopicId> {
+        self.elr.0.values().flat_map(|partitions| partitions.topics.keys().copied())
+    }
+
     /// The partitions that have a replica on `broker`.
     pub fn hosted_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
         self.hosted.of(broker)
@@ -361,13 +373,39 @@ fn number_of(id: TopicPartition) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::image::fixture::{batch, broker, change, image, partition_id};
+    use std::collections::BTreeSet;
+
+    use crate::ids::{BrokerId, PartitionId, TopicPartition};
+    use crate::image::fixture::{batch, broker, change, create_partition, image, partition_id, topic};
     use crate::record::{PartitionChange, Record};
+
+    #[test]
+    fn an_elr_is_found_by_its_topic() {
+        let mut image = image();
+        let other = topic(2);
+        let elsewhere = TopicPartition::new(other, PartitionId::new(0));
+        let records = [
+            Record::CreateTopic { topic: other, name: "payments".to_owned() },
+            create_partition(other, 0, &[4, 3]),
+            Record::PartitionChange(PartitionChange { isr: list(&[4]), elr: list(&[3]), ..change(elsewhere) }),
+            Record::PartitionChange(PartitionChange { isr: list(&[1]), elr: list(&[2, 3]), ..change(partition_id(1)) }),
+        ];
+        image.replay(&batch(2, &records)).expect("the records of this test replay");
+        let found: Vec<_> = image.index.in_elr_of(topic(1)).collect();
+        assert_eq!(found, [partition_id(1), partition_id(1)], "once for each member");
+        assert_eq!(image.index.in_elr_of(other).collect::<Vec<_>>(), [elsewhere]);
+        assert_eq!(image.index.in_elr_of(topic(3)).count(), 0);
+        let topics: BTreeSet<_> = image.index.topics_with_elr().collect();
+        assert_eq!(topics, [topic(1), other].into());
+    }
+
+    fn list(ids: &[i32]) -> Option<Vec<BrokerId>> {
+        Some(ids.iter().map(|&id| broker(id)).collect())
+    }
 
     #[test]
     fn in_isr_has_those_in_sync_and_no_other() {
         let mut image = image();
-        let list = |ids: &[i32]| Some(ids.iter().map(|&id| broker(id)).collect());
         let records = [
             Record::PartitionChange(PartitionChange { isr: list(&[3, 1]), ..change(partition_id(0)) }),
             Record::PartitionChange(PartitionChange { isr: list(&[2, 4]), ..change(partition_id(1)) }),

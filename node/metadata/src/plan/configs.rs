@@ -245,30 +245,44 @@ pub(super) fn check_new_topic(
 }
 
 /// The partitions whose ELR was earned under a `min.insync.replicas` that `records` change, at most one more than a step
-/// takes. The configs of each topic are looked up once.
+/// takes. Costs the ELRs of the topics that are named, and for a default the topics that have an ELR.
 fn elrs_outdated_by(image: &MetadataImage, records: &[Record]) -> BTreeSet<TopicPartition> {
-    let changes_min_isr = |record: &Record| matches!(record, Record::Config { key, .. } if key == MIN_INSYNC_REPLICAS);
-    let mut outdated = BTreeSet::new();
-    if !records.iter().any(changes_min_isr) {
-        return outdated;
+    let topics = topics_of_min_isr(image, records);
+    if topics.is_empty() {
+        return BTreeSet::new();
     }
     let after = with_configs(image, records);
-    let mut changed_topics: BTreeMap<TopicId, bool> = BTreeMap::new();
-    let mut is_changed = |id: TopicId| {
-        *changed_topics.entry(id).or_insert_with(|| {
-            let topic = image.topic(id).expect("the index names topics of the image");
+    let is_changed = |id: &TopicId| {
+        image.topic(*id).is_some_and(|topic| {
             config::min_insync_replicas(image, &topic.name) != config::min_insync_replicas(&after, &topic.name)
         })
     };
-    for id in image.brokers.keys().flat_map(|&broker| image.index.in_elr(broker)) {
-        if outdated.len() > limits::CHANGES_PER_STEP_MAX {
+    let outdated = topics.into_iter().filter(is_changed).flat_map(|topic| image.index.in_elr_of(topic));
+    let mut found = BTreeSet::new();
+    for id in outdated {
+        if found.len() > limits::CHANGES_PER_STEP_MAX {
             break;
         }
-        if is_changed(id.topic) {
-            outdated.insert(id);
+        found.insert(id);
+    }
+    found
+}
+
+/// The topics that have a `min.insync.replicas` which `records` may change.
+fn topics_of_min_isr(image: &MetadataImage, records: &[Record]) -> BTreeSet<TopicId> {
+    let mut topics = BTreeSet::new();
+    for record in records {
+        match record {
+            Record::Config { resource, key, .. } if key == MIN_INSYNC_REPLICAS => match resource {
+                ConfigResource::Topic(name) => topics.extend(image.topic_named(name).map(|topic| topic.id)),
+                ConfigResource::BrokerDefault => topics.extend(image.index.topics_with_elr()),
+                // The same whichever broker leads.
+                ConfigResource::Broker(_) => {}
+            },
+            _ => {}
         }
     }
-    outdated
+    topics
 }
 
 /// The image with these configs, to look values up in.
