@@ -78,26 +78,33 @@ impl LocalCluster {
     }
 
     fn pid(&self, node: i32) -> Result<Pid, PerfError> {
-        let file = self.dir.join("nodes").join(node.to_string()).join("pid");
-        let text = std::fs::read_to_string(&file).map_err(|source| failed("cannot read", &file, source))?;
-        let pid: i32 =
-            text.trim().parse().map_err(|_| PerfError::cluster(format!("{} does not hold a pid", file.display())))?;
-        if pid > 1 && is_node(pid) {
-            Ok(Pid::from_raw(pid))
+        let pid = self.last_pid(node)?;
+        if pid.as_raw() > 1 && is_node(pid.as_raw()) {
+            Ok(pid)
         } else {
             Err(PerfError::cluster(format!("process {pid} of node {node} is not a {PROGRAM} that runs")))
         }
     }
 
-    /// Waits until the process has ended, then starts the node again.
+    /// Of the node's last process, whether or not it runs.
+    fn last_pid(&self, node: i32) -> Result<Pid, PerfError> {
+        let file = self.dir.join("nodes").join(node.to_string()).join("pid");
+        let text = std::fs::read_to_string(&file).map_err(|source| failed("cannot read", &file, source))?;
+        let pid =
+            text.trim().parse().map_err(|_| PerfError::cluster(format!("{} does not hold a pid", file.display())))?;
+        Ok(Pid::from_raw(pid))
+    }
+
+    /// Starts the node again after its process has ended.
     pub(super) async fn restart(&self, node: i32, before: Pid) -> Result<(), PerfError> {
         self.ended(node, before).await?;
         self.start(node).await
     }
 
+    /// Waits until the process has ended, and holds no port or file any more.
     pub(super) async fn ended(&self, node: i32, before: Pid) -> Result<(), PerfError> {
         let deadline = Instant::now() + END_TIMEOUT;
-        while is_node(before.as_raw()) {
+        while !has_ended(before.as_raw(), PROGRAM) {
             if Instant::now() > deadline {
                 return Err(PerfError::cluster(format!("node {node} did not end within {END_TIMEOUT:?}")));
             }
@@ -106,8 +113,10 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// Starts a node that does not run. Returns when the script does: it waits for the node for some seconds.
+    /// Starts a node whose last process has ended, or is ending. Returns when the script does: it waits for the node for
+    /// some seconds.
     pub(super) async fn start(&self, node: i32) -> Result<(), PerfError> {
+        self.ended(node, self.last_pid(node)?).await?;
         let mut command = Command::new(&self.script);
         command.arg("start").arg(node.to_string()).arg("--dir").arg(&self.dir).stdin(Stdio::null());
         command.stdout(Stdio::null());
@@ -153,6 +162,23 @@ fn is_node(pid: i32) -> bool {
     // A process that ended while we looked has no command line; a zombie's is empty.
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&line).contains(PROGRAM)
+}
+
+/// Whether the process of this pid, a `program`, has let go of all that it had open. One that was killed has no command line
+/// from when its memory goes, and its ports until later; it keeps its name until it is reaped.
+fn has_ended(pid: i32, program: &str) -> bool {
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    is_of_ended(&stat, threads, program)
+}
+
+/// As `has_ended`, by `/proc/PID/stat` and the number of threads. The first thread of a process waits as a zombie for the
+/// others, which still hold everything.
+fn is_of_ended(stat: &str, threads: usize, program: &str) -> bool {
+    let Some((name, state)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { return true };
+    let is_zombie = state.trim_start().starts_with(['Z', 'X']);
+    // The kernel keeps 15 bytes of a name. Another name is another process: pids are used again.
+    !program.starts_with(name) || (is_zombie && threads <= 1)
 }
 
 /// `NAME=value` among the settings.
@@ -233,6 +259,28 @@ mod tests {
         assert_eq!(bootstrap("BOOTSTRAP=\n"), None);
         assert_eq!(setting(settings, "BASE"), Some("7000"));
         assert_eq!(setting(settings, "BIN"), None);
+    }
+
+    #[test]
+    fn a_process_has_ended_when_no_thread_of_it_is_left() {
+        let ended = |stat: &str, threads| is_of_ended(stat, threads, PROGRAM);
+        assert!(!ended("7 (quorate-node) S 1 7", 9));
+        assert!(!ended("7 (quorate-node) R 1 7", 1), "its memory is gone, its ports are not");
+        assert!(!ended("7 (quorate-node) Z 1 7", 3), "its first thread alone has ended");
+        assert!(ended("7 (quorate-node) Z 1 7", 1), "nothing is left but to be reaped");
+        assert!(ended("7 (a (b) c) S 1 7", 4), "another process has the pid now");
+        assert!(ended("", 0));
+    }
+
+    #[test]
+    fn a_child_that_was_killed_and_reaped_has_ended() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+        assert!(!has_ended(pid, name.trim()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(has_ended(pid, name.trim()));
     }
 
     #[test]

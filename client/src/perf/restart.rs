@@ -109,7 +109,7 @@ async fn round(
     Ok(Round { ready, created, whole, elections, nodes: observation.end().await })
 }
 
-/// kill -9 of those that run, all at once.
+/// kill -9 of those that run, all at once. Returns when they have ended; one that was ending before ends before it is started.
 async fn kill(cluster: &LocalCluster, nodes: &[i32]) -> Result<(), PerfError> {
     let running: Vec<i32> = nodes.iter().copied().filter(|node| cluster.running(*node).is_some()).collect();
     let killed: Vec<(i32, Pid)> = running
