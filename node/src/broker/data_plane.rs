@@ -12,7 +12,7 @@ use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::fetchers::{Dialing, Fetchers};
 use super::producer_ids::ProducerIds;
@@ -208,7 +208,7 @@ impl DataPlane {
         match (self.inner.replicas.place_of(assignment.id), named) {
             (Some(present), Some(named)) if present.shard.directory() != named.directory() => {
                 // What names another directory has taken the replica out of ISR and ELR by the same change.
-                info!(partition = %assignment.id, from = %present.shard.directory(), to = %named.directory(), "moves");
+                debug!(partition = %assignment.id, from = %present.shard.directory(), to = %named.directory(), "moves");
                 delete(present, assignment.id).await.then(|| named.clone())
             }
             (Some(present), _) => Some(present.shard),

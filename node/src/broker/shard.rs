@@ -32,7 +32,7 @@ use handle::Inbox;
 pub use handle::{Command, RoleChange, ShardHandle};
 use metadata::Untold;
 use roles::Deletions;
-use upkeep::{Checks, Housekeeping};
+use upkeep::{Checks, Housekeeping, MassChanges};
 
 /// One commit takes what is waiting, up to so much.
 const ROUND_COMMANDS_MAX: usize = 256;
@@ -105,6 +105,7 @@ struct Shard {
     untold: Untold,
     checks: Checks,
     housekeeping: Housekeeping,
+    mass_changes: MassChanges,
 }
 
 /// What came in together and is written together.
@@ -137,6 +138,7 @@ impl Shard {
             untold: Untold::default(),
             checks: Checks::default(),
             housekeeping: Housekeeping::default(),
+            mass_changes: MassChanges::default(),
         }
     }
 
@@ -257,6 +259,8 @@ impl Shard {
 
     /// The proof of a clean stop is worth what is on stable storage then.
     fn sync_at_the_end(&mut self) -> bool {
+        let changes = self.mass_changes.take(i64::MAX);
+        self.tell_of(changes);
         let synced = self.directory.sync();
         if let Err(error) = &synced {
             error!(directory = %self.handle.directory(), %error, "cannot sync, so that the stop is not clean");

@@ -11,7 +11,7 @@ use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::liveness::SessionTable;
-use super::operation::{Mutation, Operation, Position, RequestId, Weight};
+use super::operation::{Mutation, Operation, Position, Progress, RequestId, Weight};
 use super::pulse::Pulse;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
@@ -151,6 +151,7 @@ impl ControllerHandle {
             atomic: terms.atomic,
             weight: terms.weight,
             fences: None,
+            progress: Progress::default(),
             mutation: Box::new(Typed { plan, answer, response: None }),
             reply,
         })?;

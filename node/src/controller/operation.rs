@@ -38,6 +38,20 @@ pub trait Mutation: Send {
     fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8>;
 }
 
+/// The steps of an operation, for the one line that it leaves in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    pub steps: usize,
+    pub records: usize,
+}
+
+impl Progress {
+    pub fn add(&mut self, records: usize) {
+        self.steps += 1;
+        self.records += records;
+    }
+}
+
 pub type Reply = Result<Vec<u8>, ApiError>;
 
 pub struct Operation {
@@ -53,6 +67,8 @@ pub struct Operation {
     pub weight: Weight,
     /// The incarnation that it fences, if that is what it does.
     pub fences: Option<(BrokerId, BrokerEpoch)>,
+    /// What it has planned so far, if it is planned in steps.
+    pub progress: Progress,
     pub mutation: Box<dyn Mutation>,
     pub reply: oneshot::Sender<Reply>,
 }
@@ -75,6 +91,7 @@ impl Operation {
             atomic: false,
             weight: Weight::default(),
             fences: None,
+            progress: Progress::default(),
             mutation: Box::new(Internal(plan)),
             reply,
         }

@@ -5,13 +5,13 @@ use quorate_metadata::mutant::Mutant;
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ErrorName, Record};
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
 use super::event_loop::{Claim, EventLoop};
 use super::inflight::Parked;
 use super::large_plan::{self, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
-use super::operation::{INTERNAL, Operation, Weight};
+use super::operation::{INTERNAL, Operation, Progress, Weight};
 use crate::machine::Workers;
 use crate::raft::RaftNode;
 
@@ -43,8 +43,10 @@ impl EventLoop {
     }
 
     /// Replays the records on the draft; what does not replay, or breaks an invariant, never reaches the log.
-    fn stage(&mut self, operation: Operation, mut batches: Vec<Vec<Record>>, reply: Vec<u8>, group: &mut Group) {
+    fn stage(&mut self, mut operation: Operation, mut batches: Vec<Vec<Record>>, reply: Vec<u8>, group: &mut Group) {
         self.note(&batches);
+        operation.progress.add(batches.iter().map(Vec::len).sum());
+        log_mass_change(&operation);
         let claim = self.claim.as_mut().expect("only a claimed controller stages");
         if batches.len() == 1 && group.has_room_for(&batches[0]) {
             let records = batches.pop().expect("there is one");
@@ -74,7 +76,8 @@ impl EventLoop {
     }
 
     /// A step is a batch of its own, and its operation goes on after it.
-    fn stage_step(&mut self, operation: Operation, records: Vec<Record>, group: &mut Group) {
+    fn stage_step(&mut self, mut operation: Operation, records: Vec<Record>, group: &mut Group) {
+        operation.progress.add(records.len());
         if !group.has_room_for(&records) {
             self.propose_and_renew(group);
         }
@@ -200,6 +203,16 @@ impl EventLoop {
         if claim.large.interrupt() && claim.draft.has_open_transaction() {
             self.abort_open_transaction("interrupted by a fencing");
         }
+    }
+}
+
+/// One line for all steps of what changes much, with its counts.
+fn log_mass_change(operation: &Operation) {
+    let Progress { steps, records } = operation.progress;
+    match operation.fences {
+        Some((broker, epoch)) => info!(%broker, broker_epoch = %epoch, steps, records, "fencing planned"),
+        None if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
+        None => {}
     }
 }
 

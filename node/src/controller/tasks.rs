@@ -1,6 +1,7 @@
 //! The one table of periodic tasks. A task is a name, a period and a function; a run is bounded, and the table says when
 //! the next one is: in the next turn of the event loop if this one got on and is not at its end, otherwise after its period.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_metadata::MetadataImage;
@@ -65,12 +66,28 @@ pub(super) struct TaskTable {
     unfinished: Vec<bool>,
     preferred: Option<Cursor>,
     unclean: Option<Cursor>,
+    elected: Elected,
+}
+
+/// Leaders that each sweep has elected since it began: one line of the log tells of them at its end, not one a run.
+#[derive(Debug, Default)]
+struct Elected(BTreeMap<&'static str, usize>);
+
+impl Elected {
+    fn add(&mut self, task: &'static str, leaders: usize) {
+        *self.0.entry(task).or_default() += leaders;
+    }
+
+    /// None: the task goes on, or has elected none.
+    fn take_at_end(&mut self, task: &'static str, next: Next) -> Option<usize> {
+        if next == Next::GoesOn { None } else { self.0.remove(task).filter(|leaders| *leaders > 0) }
+    }
 }
 
 impl TaskTable {
     pub fn starting(now: Instant) -> Self {
         let due = TASKS.iter().map(|task| now + task.period).collect();
-        Self { due, unfinished: vec![false; TASKS.len()], preferred: None, unclean: None }
+        Self { due, unfinished: vec![false; TASKS.len()], preferred: None, unclean: None, elected: Elected::default() }
     }
 
     /// Whether a task goes on in the next turn.
@@ -107,6 +124,9 @@ impl EventLoop {
         debug!(task = task.name, "due");
         let next = (task.run)(self);
         let Some(claim) = &mut self.claim else { return };
+        if let Some(elected) = claim.tasks.elected.take_at_end(task.name, next) {
+            info!(task = task.name, elected, "leaders elected");
+        }
         claim.tasks.unfinished[at] = next == Next::GoesOn;
         claim.tasks.due[at] = now + task.period;
     }
@@ -209,11 +229,10 @@ impl EventLoop {
 
     /// One run of a sweep over partitions.
     fn sweep(&mut self, name: &'static str, plan: impl FnOnce(&MetadataImage) -> Plan<Swept>) -> Swept {
-        let Some(claim) = &self.claim else { return Swept::default() };
+        let Some(claim) = &mut self.claim else { return Swept::default() };
         let Plan { records, response: swept, waiting_on, .. } = plan(claim.draft.working());
-        if swept.elected > 0 {
-            info!(task = name, elected = swept.elected, "leaders elected");
-        } else if let Some(reason) = waiting_on {
+        claim.tasks.elected.add(name, swept.elected);
+        if let Some(reason) = waiting_on.filter(|_| swept.elected == 0) {
             debug!(task = name, reason = reason.as_str(), "nothing to elect");
         }
         self.run_internal(name, move |_| Plan::new(records, ()));
@@ -228,5 +247,23 @@ impl EventLoop {
             Ok(plan(image))
         };
         self.run_all(vec![Operation::internal(name, once)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_tells_of_its_leaders_once_at_its_end() {
+        let mut elected = Elected::default();
+        for _ in 0..50 {
+            elected.add("preferred-leaders", 1_000);
+            assert_eq!(elected.take_at_end("preferred-leaders", Next::GoesOn), None);
+        }
+        elected.add("unclean-elections", 0);
+        assert_eq!(elected.take_at_end("unclean-elections", Next::Later), None);
+        assert_eq!(elected.take_at_end("preferred-leaders", Next::Later), Some(50_000));
+        assert_eq!(elected.take_at_end("preferred-leaders", Next::Later), None);
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use quorate_log::{LogError, LogOffset, StoredBatch, Writes};
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
-use tracing::{error, info};
+use tracing::{debug, error, warn};
 
 use super::leading::Position;
 use super::{Effects, Replica, Role};
@@ -71,6 +71,16 @@ impl Following {
     }
 }
 
+/// Whether a follower has given records up to agree with its leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    None,
+    /// The end of its log.
+    Truncated,
+    /// All of its log.
+    Restarted,
+}
+
 impl Replica {
     pub fn set_pace(&mut self, change: impl FnOnce(&mut Pace)) {
         if let Role::Follower(following) = &mut self.role {
@@ -79,17 +89,17 @@ impl Replica {
     }
 
     /// Takes what the leader has sent. What comes from another leadership is of no interest any more.
-    pub fn supply(&mut self, writes: &mut Writes, supplied: &Supplied) -> Result<(), LogError> {
-        let Role::Follower(following) = &mut self.role else { return Ok(()) };
+    pub fn supply(&mut self, writes: &mut Writes, supplied: &Supplied) -> Result<Cut, LogError> {
+        let Role::Follower(following) = &mut self.role else { return Ok(Cut::None) };
         if following.source != supplied.source {
-            return Ok(());
+            return Ok(Cut::None);
         }
         following.told = None;
         if supplied.error == Some(ErrorName::OffsetOutOfRange) {
-            info!(partition = %self.id(), log_end = %self.log.log_end(), leader_log_start = %supplied.log_start, "begins anew where its leader's log begins");
+            debug!(partition = %self.id(), log_end = %self.log.log_end(), leader_log_start = %supplied.log_start, "begins anew where its leader's log begins");
             self.log.start_at(writes, supplied.log_start);
             self.high_watermark = supplied.log_start;
-            return Ok(());
+            return Ok(Cut::Restarted);
         }
         if let Some(end) = supplied.diverging {
             return self.truncate(writes, end);
@@ -105,7 +115,7 @@ impl Replica {
             self.log.advance_log_start(writes, supplied.log_start);
         }
         self.high_watermark = self.high_watermark.max(supplied.high_watermark.min(self.log.log_end()));
-        Ok(())
+        Ok(Cut::None)
     }
 
     fn append_supplied(&mut self, writes: &mut Writes, leader_epoch: LeaderEpoch, frame: &Bytes) -> Result<(), String> {
@@ -117,15 +127,20 @@ impl Replica {
     }
 
     /// The leader's log has `epoch` and ends it at `end`: what this log has beyond the common part goes (KIP-279).
-    fn truncate(&mut self, writes: &mut Writes, (epoch, end): (LeaderEpoch, LogOffset)) -> Result<(), LogError> {
+    fn truncate(&mut self, writes: &mut Writes, (epoch, end): (LeaderEpoch, LogOffset)) -> Result<Cut, LogError> {
         let own_end = match self.log.end_of_epoch(epoch) {
             Some((_, own_end)) => own_end,
             None => self.log.log_start(),
         };
         let to = end.min(own_end);
-        info!(partition = %self.id(), from = %self.log.log_end(), %to, %epoch, high_watermark = %self.high_watermark, "truncates to where its leader's log agrees");
+        let (id, from, high_watermark) = (self.id(), self.log.log_end(), self.high_watermark);
+        if to < high_watermark {
+            warn!(partition = %id, %from, %to, %epoch, %high_watermark, "committed records are truncated: the leader lacks them");
+        } else {
+            debug!(partition = %id, %from, %to, %epoch, %high_watermark, "truncated to where its leader's log agrees");
+        }
         self.log.truncate_to(writes, to)?;
         self.high_watermark = self.high_watermark.min(self.log.log_end());
-        Ok(())
+        Ok(Cut::Truncated)
     }
 }

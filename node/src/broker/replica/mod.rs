@@ -28,7 +28,7 @@ use super::situation::Situation;
 use acknowledgements::Acknowledgements;
 pub use describe::{Description, Progress};
 use following::Following;
-pub use following::{Source, Supplied};
+pub use following::{Cut, Source, Supplied};
 use leading::Leading;
 pub use leading::{Acks, Answer, Batches, NewRecords, Position, Produced, Refused, Sink};
 use tail::Tail;

@@ -235,7 +235,9 @@ impl World {
             },
         };
         running.standing = None;
-        self.round(follower, |replica, writes| replica.supply(writes, &supplied).expect("the disk works"));
+        self.round(follower, |replica, writes| {
+            replica.supply(writes, &supplied).expect("the disk works");
+        });
     }
 
     /// The controller decides on a change of the ISR, and the leader hears of it, or only that it may have been made.

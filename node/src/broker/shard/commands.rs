@@ -4,7 +4,7 @@ use quorate_log::LogError;
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicPartition};
 
-use super::super::replica::{Answer, NewRecords, Position, Refused, Sink, Supplied, not_leader};
+use super::super::replica::{Answer, Cut, NewRecords, Position, Refused, Sink, Supplied, not_leader};
 use super::{Command, Round, Shard};
 
 impl Shard {
@@ -73,7 +73,12 @@ impl Shard {
             round.touched.insert(supplied.id);
             let bytes = supplied.batches.iter().map(bytes::Bytes::len).sum();
             if let Some(replica) = self.owned.get_mut(&supplied.id) {
-                replica.supply(&mut round.writes, supplied)?;
+                let cut = replica.supply(&mut round.writes, supplied)?;
+                match cut {
+                    Cut::None => {}
+                    Cut::Truncated => self.mass_changes.count(|counts| counts.truncated += 1),
+                    Cut::Restarted => self.mass_changes.count(|counts| counts.restarted += 1),
+                }
             }
             self.slow_down(supplied.id, bytes);
         }

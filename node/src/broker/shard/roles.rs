@@ -6,7 +6,7 @@ use quorate_log::LogError;
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 use tokio::sync::oneshot;
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::super::replica::Replica;
 use super::super::replicas::{Claim, ReplicaHandle};
@@ -111,8 +111,12 @@ impl Shard {
         }
         match self.directory.sync() {
             Ok(()) => {
-                let replicas = self.deletions.unsynced.len();
-                info!(directory = %self.handle.directory(), replicas, "replicas deleted");
+                let deleted = self.deletions.unsynced.len();
+                let moved = self.deletions.awaited.len();
+                self.mass_changes.count(|counts| {
+                    counts.deleted += deleted;
+                    counts.moved += moved;
+                });
                 self.release_deleted();
             }
             Err(error) => self.fail(&error),

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use quorate_client::world;
 use quorate_metadata::ids::TopicPartition;
+use tracing::info;
 
 use super::super::situation::Situation;
 use super::{Round, Shard};
@@ -54,6 +55,48 @@ impl Checks {
     }
 }
 
+/// A change of many replicas is told of when nothing more has come for a tick, and of one that goes on every so often.
+const MASS_CHANGE_TOLD_MS: i64 = 10_000;
+
+/// What has happened to replicas since the log was told of it: one line for all, however many rounds they take.
+#[derive(Debug, Default)]
+pub struct MassChanges {
+    counts: Counts,
+    has_grown: bool,
+    since_ms: Option<i64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub deleted: usize,
+    /// Of the deleted ones, those that go to another directory of this broker.
+    pub moved: usize,
+    /// Cut back to where their leader's log agrees.
+    pub truncated: usize,
+    /// Begun again where their leader's log begins.
+    pub restarted: usize,
+}
+
+impl MassChanges {
+    pub fn count(&mut self, add: impl FnOnce(&mut Counts)) {
+        add(&mut self.counts);
+        self.has_grown = true;
+    }
+
+    /// To be asked once a tick. Some: it is time to tell of them.
+    pub fn take(&mut self, now_ms: i64) -> Option<Counts> {
+        if self.counts == Counts::default() {
+            return None;
+        }
+        let has_grown = std::mem::take(&mut self.has_grown);
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        if has_grown && now_ms - since_ms < MASS_CHANGE_TOLD_MS {
+            return None;
+        }
+        Some(std::mem::take(self).counts)
+    }
+}
+
 /// Where the pass over all replicas is.
 #[derive(Default)]
 pub struct Housekeeping {
@@ -91,6 +134,14 @@ impl Shard {
             }
         }
         self.housekeep(round);
+        let changes = self.mass_changes.take(self.now_ms());
+        self.tell_of(changes);
+    }
+
+    pub(super) fn tell_of(&self, changes: Option<Counts>) {
+        if let Some(Counts { deleted, moved, truncated, restarted }) = changes {
+            info!(directory = %self.handle.directory(), deleted, moved, truncated, restarted, "replicas changed");
+        }
     }
 
     fn housekeep(&mut self, round: &mut Round) {
@@ -128,6 +179,31 @@ mod tests {
         assert_eq!(checks.take_due(500, 10), [id(7)]);
         assert!(checks.take_due(9_999, 10).is_empty(), "each stands there once");
         assert_eq!(checks.take_due(10_000, 3), [id(0), id(1), id(2)]);
+    }
+
+    #[test]
+    fn a_mass_change_is_told_of_when_it_has_come_to_rest() {
+        let mut changes = MassChanges::default();
+        assert_eq!(changes.take(0), None);
+        for tick in 1..=20 {
+            changes.count(|counts| counts.deleted += 500);
+            assert_eq!(changes.take(tick * 250), None, "it goes on");
+        }
+        changes.count(|counts| counts.truncated += 1);
+        assert_eq!(changes.take(5_250), None);
+        let all = Counts { deleted: 10_000, truncated: 1, ..Counts::default() };
+        assert_eq!(changes.take(5_500), Some(all));
+        assert_eq!(changes.take(5_750), None, "once");
+    }
+
+    #[test]
+    fn a_mass_change_that_does_not_end_is_told_of_all_the_same() {
+        let mut changes = MassChanges::default();
+        let told = (0..=80).filter(|tick| {
+            changes.count(|counts| counts.restarted += 1);
+            changes.take(tick * 250).is_some()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), [40]);
     }
 
     #[test]
