@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tracing::error;
 
+use crate::controller::ControllerHandle;
 use crate::raft::{MemoryStore, RaftNode};
 use crate::replica::MetadataView;
 
@@ -44,12 +45,13 @@ impl Machine {
     }
 }
 
-/// For those who watch a node from inside, and change nothing.
+/// For simulations, which watch a node from inside, and change nothing but to hold its event loop.
 pub type Window = Arc<OnceLock<Inside>>;
 
 pub struct Inside {
     pub raft: RaftNode,
     pub view: MetadataView,
+    pub controller: ControllerHandle,
 }
 
 #[derive(Clone, Default)]

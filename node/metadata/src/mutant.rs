@@ -43,6 +43,8 @@ pub enum Mutant {
     UncheckedBytes,
     /// A partition without a leader stays so.
     NoElection,
+    /// The event loop of a controller waits for ever, and its watchdog looks away.
+    HeldLoop,
 }
 
 impl Mutant {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::image::Ledger;
+use quorate_metadata::mutant::Mutant;
 use quorate_metadata::plan::elections::Cursor;
 use quorate_metadata::record::ControllerRegistration;
 use quorate_metadata::rng::Rng;
@@ -40,6 +41,9 @@ const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
 
 /// How often the loop looks at sessions and due tasks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
+
+/// Turns that a controller makes under `Mutant::HeldLoop`: some seconds of a few clients.
+const TURNS_UNTIL_HELD: u64 = 2_000;
 
 /// How long one attempt to settle what is in flight may take before the leadership is looked at again.
 const RECLAIM_BARRIER: Duration = Duration::from_secs(1);
@@ -162,7 +166,7 @@ impl EventLoop {
         let mut ticks = interval(TICK);
         loop {
             self.pulse.turn();
-            if is_held() {
+            if self.is_held() {
                 std::future::pending::<()>().await;
             }
             tokio::select! {
@@ -322,8 +326,11 @@ impl EventLoop {
     }
 }
 
-/// For tests: the event loop waits for ever.
-fn is_held() -> bool {
-    fail::fail_point!("controller.loop", |_| true);
-    false
+impl EventLoop {
+    /// For tests: the event loop waits for ever.
+    fn is_held(&self) -> bool {
+        fail::fail_point!("controller.loop", |_| true);
+        let is_mutant = Mutant::HeldLoop.is_on() && self.claim.is_some() && self.pulse.turns() > TURNS_UNTIL_HELD;
+        is_mutant || self.pulse.is_on_hold()
+    }
 }

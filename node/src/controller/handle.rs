@@ -120,6 +120,11 @@ impl ControllerHandle {
         *self.claim.borrow()
     }
 
+    /// For tests: the event loop waits for ever from its next turn on.
+    pub fn hold_event_loop(&self) {
+        self.pulse.hold();
+    }
+
     /// Changes whenever this node claims or resigns from now on.
     pub fn claims(&self) -> watch::Receiver<Option<ControllerEpoch>> {
         let mut claims = self.claim.clone();

@@ -2,7 +2,7 @@
 //!
 //! The event loop counts its turns and names what it plans; the watchdog reads both from another thread.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
@@ -14,6 +14,8 @@ pub struct Pulse {
     planning: Mutex<Option<Planning>>,
     /// The operation that was last given up.
     held: watch::Sender<Option<u64>>,
+    /// Set by simulations.
+    on_hold: AtomicBool,
 }
 
 /// What the event loop plans now.
@@ -30,6 +32,7 @@ impl Pulse {
             numbers: AtomicU64::new(0),
             planning: Mutex::new(None),
             held: watch::Sender::new(None),
+            on_hold: AtomicBool::new(false),
         }
     }
 
@@ -44,6 +47,15 @@ impl Pulse {
 
     pub fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
+    }
+
+    /// The event loop waits for ever from its next turn on, as if a plan did not return.
+    pub fn hold(&self) {
+        self.on_hold.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_on_hold(&self) -> bool {
+        self.on_hold.load(Ordering::Relaxed)
     }
 
     /// Names what is planned from now on.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_metadata::ids::ControllerEpoch;
+use quorate_metadata::mutant::Mutant;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
@@ -64,6 +65,9 @@ impl Watchdog {
     }
 
     async fn watch(&self) {
+        if Mutant::HeldLoop.is_on() {
+            std::future::pending::<()>().await;
+        }
         let pause = self.step_down_after / LOOKS_PER_TIMEOUT;
         let mut stall = Stall { turns: self.pulse.turns(), stalled: Duration::ZERO };
         let mut standing_aside = false;

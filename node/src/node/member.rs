@@ -64,11 +64,11 @@ impl Member {
         let replica = Box::new(MetadataReplica::new(view.clone(), machine.features()));
         let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
 
-        // Each start has a window of its own, so that nobody has filled it before.
-        let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone() });
         let controller_config = assembly::controller(&machine, &config, &dial);
         let registered = controller_config.registration.clone();
         let (event_loop, controller) = EventLoop::new(controller_config, raft.clone(), view.clone(), metrics.clone());
+        // Each start has a window of its own, which nothing has filled before.
+        let _ = machine.window.set(Inside { raft: raft.clone(), view: view.clone(), controller: controller.clone() });
         let (watchdog_ended, held) = watch::channel(None);
         let watchdog = Watchdog {
             pulse: event_loop.pulse(),

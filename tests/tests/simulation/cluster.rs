@@ -148,6 +148,13 @@ impl Cluster {
         self.nodes[&id].running.stop.send_replace(true);
     }
 
+    /// The node's event loop waits for ever, as if a plan did not return. Its watchdog ends it.
+    pub fn hold_event_loop(&self, id: i32) {
+        if let Some(inside) = self.nodes[&id].window().get() {
+            inside.controller.hold_event_loop();
+        }
+    }
+
     pub fn break_disk(&self, id: i32) {
         let disks = &self.nodes[&id].disks;
         disks.raft.break_disk();

@@ -17,6 +17,9 @@ const STATE_PATIENCE_MS: u64 = 20_000;
 /// A node that was told to stop has ended within this: its broker waits ten seconds for its leaderships to move.
 const STOP_PATIENCE_MS: u64 = 20_000;
 
+/// A node whose event loop is held has ended within this: its watchdog waits for a session timeout.
+const HELD_PATIENCE_MS: u64 = 20_000;
+
 /// What the simulated network and disks can do.
 pub const NEMESES: [Nemesis; 13] = [
     Nemesis::Kill,
@@ -47,11 +50,22 @@ pub struct Faults {
     waiting_since_ms: Option<u64>,
     /// Nodes that were told to stop, and when.
     stopping: Vec<(i32, u64)>,
+    /// When the event loop of the active controller is to be held, if it is.
+    hold_at_ms: Option<u64>,
+    held: Option<Held>,
     pub fired: u64,
 }
 
+/// A process whose event loop is held.
+#[derive(Clone, Copy)]
+struct Held {
+    node: i32,
+    incarnation: u32,
+    since_ms: u64,
+}
+
 impl Faults {
-    pub fn new(schedule: Schedule) -> Self {
+    pub fn new(schedule: Schedule, hold_at_ms: Option<u64>) -> Self {
         let turns = turns(&schedule);
         Self {
             random: Random::new(schedule.seed),
@@ -63,6 +77,8 @@ impl Faults {
             late_ms: 0,
             waiting_since_ms: None,
             stopping: Vec::new(),
+            hold_at_ms,
+            held: None,
             fired: 0,
         }
     }
@@ -75,7 +91,9 @@ impl Faults {
         cluster: &mut Cluster,
         sim: &mut Sim<'static>,
     ) -> Result<bool, String> {
+        self.held_has_ended(at_ms, cluster, sim)?;
         self.stopped(at_ms, cluster, sim)?;
+        self.hold(at_ms, seen, cluster);
         while let Some((due_ms, number, begins)) = self.turns.get(self.next).copied() {
             if due_ms + self.late_ms > at_ms || !self.is_ready(at_ms, number, begins, seen, cluster) {
                 return Ok(true);
@@ -87,7 +105,7 @@ impl Faults {
                 self.begin(number, at_ms, seen, cluster, sim);
             }
         }
-        if at_ms < self.schedule.faults_ms + self.late_ms || !self.stopping.is_empty() {
+        if at_ms < self.schedule.faults_ms + self.late_ms || !self.stopping.is_empty() || self.held.is_some() {
             return Ok(true);
         }
         for number in self.injuries.lasting() {
@@ -126,7 +144,9 @@ impl Faults {
         self.fired += 1;
         match &injury {
             Injury::Stopped(nodes) => {
-                for node in nodes.iter().filter(|node| cluster.nodes[node].is_up) {
+                // One that is held ends by its watchdog.
+                let is_held = |node: &i32| self.held.as_ref().is_some_and(|held| held.node == *node);
+                for node in nodes.iter().filter(|node| cluster.nodes[node].is_up && !is_held(node)) {
                     cluster.tell_to_stop(*node);
                     self.stopping.push((*node, at_ms));
                 }
@@ -166,6 +186,39 @@ impl Faults {
             for to in cluster.ids().into_iter().filter(|to| *to != from) {
                 cluster.set_link(sim, from, to, self.injuries.link((from, to, Port::Api)));
             }
+        }
+    }
+
+    /// Holds the event loop of the active controller once it is time, unless that node is stopping.
+    fn hold(&mut self, at_ms: u64, seen: &Seen, cluster: &Cluster) {
+        if self.hold_at_ms.is_none_or(|due_ms| due_ms > at_ms) {
+            return;
+        }
+        let is_stopping = |node: &i32| self.stopping.iter().any(|(stopping, _)| stopping == node);
+        let Some(node) = seen.controller().filter(|node| !is_stopping(node)) else { return };
+        self.hold_at_ms = None;
+        self.held = Some(Held { node, incarnation: cluster.nodes[&node].incarnation, since_ms: at_ms });
+        cluster.hold_event_loop(node);
+        self.fired += 1;
+    }
+
+    /// The watchdog ends a node that is held, unless another fault has done so; then it is started again.
+    fn held_has_ended(&mut self, at_ms: u64, cluster: &mut Cluster, sim: &mut Sim<'static>) -> Result<(), String> {
+        let Some(Held { node, incarnation, since_ms }) = self.held else { return Ok(()) };
+        let process = &cluster.nodes[&node];
+        if !process.is_up || process.incarnation != incarnation {
+            self.held = None;
+            return Ok(());
+        }
+        match process.ended() {
+            Some(_) => {
+                self.held = None;
+                cluster.kill(sim, node, None);
+                self.apply(cluster, sim);
+                Ok(())
+            }
+            None if at_ms - since_ms > HELD_PATIENCE_MS => Err(format!("node {node} is held, and does not end")),
+            None => Ok(()),
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Shape {
     faults_ms: u64,
     latency_ms: u64,
     flush_ms: u64,
+    /// When the event loop of the active controller waits for ever, if it does.
+    hold_at_ms: Option<u64>,
     settings: Vec<(String, String)>,
 }
 
@@ -85,6 +87,7 @@ impl Shape {
             faults_ms: random.between(4_000, 8_000),
             latency_ms: *random.pick(&[1, 2, 5, 20]),
             flush_ms: *random.pick(&[0, 1, 5]),
+            hold_at_ms: random.percent(25).then(|| random.between(500, 4_000)),
             settings,
         }
     }
@@ -140,7 +143,7 @@ pub fn run(seed: u64) -> Outcome {
     };
     sim.client("clients", clients(cluster.addresses(), shape.workloads.clone(), seed, shared.clone()));
     let schedule = Schedule::draw(shape.nodes, random.draw(), &shape.nemeses, shape.faults_ms);
-    let mut turned = Turned { trace: Trace::default(), at_ms: 0, faults: Faults::new(schedule) };
+    let mut turned = Turned { trace: Trace::default(), at_ms: 0, faults: Faults::new(schedule, shape.hold_at_ms) };
     let turned_out = turned.turn(&mut sim, cluster, &shared);
     drop(sim);
     judge(seed, &shape, turned, turned_out, &shared)
