@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod history;
+pub mod largest;
 pub mod log_entry;
 pub mod record_batch;
 pub mod requests;
@@ -15,9 +16,10 @@ mod tests {
 
     type Claim = fn(&[u8]);
 
-    const TARGETS: [(&str, Claim); 7] = [
+    const TARGETS: [(&str, Claim); 8] = [
         ("config", crate::config::check),
         ("history", crate::history::check),
+        ("largest", crate::largest::check),
         ("log_entry", crate::log_entry::check),
         ("record_batch", crate::record_batch::check),
         ("requests", crate::requests::check),

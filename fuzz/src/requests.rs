@@ -8,8 +8,8 @@
 //!
 //! A follower of the feed is where the controller is.
 
-mod draw;
-mod plan;
+pub(crate) mod draw;
+pub(crate) mod plan;
 
 use std::collections::BTreeMap;
 

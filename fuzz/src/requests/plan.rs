@@ -51,6 +51,8 @@ pub struct Planned {
     pub answer: String,
     /// Whether its records become visible only together: what the admin API asks for, unlike a broker or the controller.
     pub atomic: bool,
+    /// Whether the request is to be planned again on what these records lead to.
+    pub is_partial: bool,
 }
 
 impl Request {
@@ -91,6 +93,6 @@ fn alone<R: Debug>(plan: Plan<R>) -> Planned {
 }
 
 fn whole<R: Debug>(plan: Plan<R>) -> Planned {
-    let Plan { records, response, waiting_on, is_partial: _ } = plan;
-    Planned { records, waiting_on, answer: format!("{response:?}"), atomic: true }
+    let Plan { records, response, waiting_on, is_partial } = plan;
+    Planned { records, waiting_on, answer: format!("{response:?}"), atomic: true, is_partial }
 }

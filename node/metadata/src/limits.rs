@@ -32,6 +32,10 @@ pub const SCANNED_PER_RUN_MAX: usize = 5_000;
 /// What a broker's end, start or shutdown changes beyond it follows in further steps.
 pub const CHANGES_PER_STEP_MAX: usize = 2_000;
 
+/// Log directories of one broker. Each registration is compared with the directories of all brokers, and the place of each
+/// new replica is chosen among those of its broker.
+pub const DIRECTORIES_PER_BROKER_MAX: usize = 256;
+
 /// Kafka's bound on a topic name: it becomes a directory name together with a partition number.
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;
 

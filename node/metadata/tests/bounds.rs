@@ -7,7 +7,8 @@ use quorate_metadata::ids::{
     BrokerId, ClusterId, ControllerEpoch, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition,
 };
 use quorate_metadata::limits::{
-    CHANGES_PER_STEP_MAX, CONFIG_LIST_ITEMS_MAX, CONFIG_VALUE_BYTES_MAX, ELECTIONS_PER_RUN_MAX, SCANNED_PER_RUN_MAX,
+    CHANGES_PER_STEP_MAX, CONFIG_LIST_ITEMS_MAX, CONFIG_VALUE_BYTES_MAX, DIRECTORIES_PER_BROKER_MAX,
+    ELECTIONS_PER_RUN_MAX, SCANNED_PER_RUN_MAX,
 };
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
@@ -43,8 +44,15 @@ impl World {
     }
 
     fn start(&mut self, id: i32) {
+        let request = self.registration(id, vec![DirectoryId::from_bytes([id as u8; 16])]);
+        self.in_steps(|ledger| brokers::register(ledger.working(), request.clone(), false));
+        self.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(id)));
+    }
+
+    /// Of another process than before.
+    fn registration(&mut self, id: i32, directories: Vec<DirectoryId>) -> RegisterBroker {
         self.started += 1;
-        let request = RegisterBroker {
+        RegisterBroker {
             broker: BrokerId::new(id),
             cluster: CLUSTER,
             incarnation: IncarnationId::new(uuid::Uuid::from_u128(self.started)),
@@ -56,12 +64,10 @@ impl World {
             }],
             rack: None,
             features: quorate_metadata::plan::features::supported(),
-            directories: vec![DirectoryId::from_bytes([id as u8; 16])],
+            directories,
             cordoned_directories: None,
             previous_epoch: None,
-        };
-        self.in_steps(|ledger| brokers::register(ledger.working(), request.clone(), false));
-        self.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(id)));
+        }
     }
 
     fn apply(&mut self, records: Vec<Record>) {
@@ -217,6 +223,21 @@ fn a_min_isr_change_clears_many_elrs_in_steps_before_it_counts() {
         quorate_metadata::config::effective(world.ledger.working(), Some("large"), None, "min.insync.replicas")
             .expect("a known key");
     assert_eq!(value, "1");
+}
+
+#[test]
+fn a_broker_has_so_many_log_directories_and_no_more() {
+    let mut world = World::default();
+    world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
+    let directories = |count: u128| (1_000..1_000 + count).map(|at| DirectoryId::new(uuid::Uuid::from_u128(at)));
+    let max = DIRECTORIES_PER_BROKER_MAX as u128;
+    let most = world.registration(1, directories(max).collect());
+    assert!(brokers::register(world.ledger.working(), most, false).is_ok());
+    let more = world.registration(1, directories(max + 1).collect());
+    let refused = brokers::register(world.ledger.working(), more, false).map(|plan| plan.records);
+    let refused = refused.expect_err("one too many");
+    assert_eq!(refused.name, ErrorName::InvalidRegistration);
+    assert!(refused.message.contains("257 log directories, expected at most 256"), "{}", refused.message);
 }
 
 fn list_change(op: ConfigOp) -> Result<(), ApiError> {

@@ -23,3 +23,4 @@ pub use heartbeat::HeartbeatTerms;
 pub use log::DataPlaneSlot;
 pub use proxy::{Controllers, Proxy};
 pub use server::{Api, ApiServer, Control, serve};
+pub use watch::events_of as snapshot_events;

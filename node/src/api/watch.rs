@@ -29,6 +29,7 @@ use filter::Filter;
 use levels::LevelGate;
 use outlet::{Guard, Outlet};
 use snapshot::PATIENCE;
+pub use snapshot::events_of;
 
 /// Batches read from the feed at a time; the feed bounds their bytes.
 const ENTRIES_PER_READ: usize = 64;

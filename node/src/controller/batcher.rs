@@ -15,6 +15,7 @@ use quorate_metadata::{ApiError, Batch, ErrorName, MetadataImage, Plan, Record, 
 use quorate_proto::batch;
 
 use super::inflight::Parked;
+use super::large_plan;
 use super::operation::{Operation, Position, RequestId};
 
 /// The claim and the time under which batches are planned: both are part of what is replayed.
@@ -148,6 +149,30 @@ pub fn prepare(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Resul
         prepared.push_back(PreparedBatch { payload: encode(base, stamp, records)?, draft });
     }
     Ok(prepared)
+}
+
+/// All entries of an operation, one after the other, as the event loop proposes them: for those who check what an accepted
+/// operation becomes. Err: it is refused, or a record of it does not replay.
+pub fn entries_of(
+    mut operation: Operation,
+    draft: &Ledger,
+    stamp: Stamp,
+    rng: &mut Rng,
+) -> Result<Vec<PreparedBatch>, ApiError> {
+    let mut entries: Vec<PreparedBatch> = Vec::new();
+    loop {
+        let before = entries.last().map_or(draft, |entry| &entry.draft).clone();
+        let (batches, is_last) = match plan(&mut operation, &before, stamp.epoch, rng) {
+            Planned::Answered(answer) => return answer.map(|_| entries),
+            Planned::Step(records) => (vec![records], false),
+            Planned::Records { batches, .. } => (batches, true),
+        };
+        let prepared = prepare(&before, stamp, batches);
+        entries.extend(prepared.map_err(|broken| large_plan::does_not_replay(operation.name, &broken))?);
+        if is_last {
+            return Ok(entries);
+        }
+    }
 }
 
 /// Encodes a batch, which must fit into an entry of the log.

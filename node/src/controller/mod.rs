@@ -26,6 +26,7 @@ mod pulse;
 mod tasks;
 mod watchdog;
 
+pub use batcher::{PreparedBatch, Stamp, entries_of};
 pub use event_loop::{ControllerConfig, EventLoop};
 pub use handle::{ControllerHandle, MutationTerms, RETRY_AFTER_THROTTLED};
 pub use liveness::{Contact, OpenStream, SessionTable};

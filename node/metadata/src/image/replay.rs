@@ -22,9 +22,6 @@ use crate::record::{
 #[cfg(test)]
 mod tests;
 
-/// The feature that says which meaning records have.
-const METADATA_VERSION: &str = "metadata.version";
-
 /// Why a record cannot be true of the image it was replayed on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplayError {

@@ -80,6 +80,10 @@ fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<
     if request.directories.is_empty() {
         return Err(invalid_registration(request, "has no log directory"));
     }
+    let (count, max) = (request.directories.len(), limits::DIRECTORIES_PER_BROKER_MAX);
+    if count > max {
+        return Err(invalid_registration(request, &format!("has {count} log directories, expected at most {max}")));
+    }
     let running = image.broker(request.broker).filter(|before| before.incarnation == request.incarnation);
     let mut seen = BTreeSet::new();
     for &directory in &request.directories {

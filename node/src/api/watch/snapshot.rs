@@ -79,6 +79,16 @@ pub async fn send(
     Ok(image.next_offset)
 }
 
+/// The events of a whole snapshot, one after the other: for those who check what a watcher gets.
+pub async fn events_of(image: &MetadataImage) -> Vec<WatchEvent> {
+    let filter = Filter::default();
+    let (mut parts, mut events) = (Parts::new(image, &filter), Vec::new());
+    while let Some(part) = parts.next().await {
+        events.push(snapshot(part));
+    }
+    events
+}
+
 /// The right to send a snapshot.
 struct Turn<'a> {
     outlet: &'a Outlet,
