@@ -223,8 +223,10 @@ fn size(records: &[Record]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use quorate_metadata::ids::ClientId;
     use quorate_metadata::record::ConfigResource;
 
+    use super::super::operation::Mutation;
     use super::*;
 
     fn config(bytes: usize) -> Record {
@@ -265,6 +267,50 @@ mod tests {
         group.add(first.clone(), records, None);
         group.add(second, vec![config(2)], None);
         assert_eq!(group.take_before(), Some(first));
+    }
+
+    #[test]
+    fn a_reply_to_remember_is_inside_the_transaction_and_has_a_size() {
+        let plan_of = |reply_bytes: usize| {
+            let records: Vec<Record> = (0..40).map(|_| config(100_000)).collect();
+            let mut operation = Operation {
+                atomic: true,
+                request: Some(RequestId { client: ClientId::default(), request: 1 }),
+                mutation: Box::new(Replying { records, reply_bytes }),
+                ..Operation::internal("test", |_, _| Ok(Plan::new(Vec::new(), ())))
+            };
+            plan(&mut operation, &Ledger::default(), ControllerEpoch::new(1), &mut Rng::new(1))
+        };
+        let Planned::Records { batches, reply } = plan_of(10) else { panic!("there are records") };
+        let records = batches.concat();
+        let [.., Record::RequestApplied { reply: remembered, .. }, Record::EndTransaction] = &records[..] else {
+            panic!("it ends otherwise")
+        };
+        // Of 40 configs, the reply, and the two ends of the transaction.
+        assert_eq!((remembered, reply.as_slice(), records.len()), (&reply, &b"43xxxxxxxx"[..], 43));
+        assert!(matches!(plan_of(limits::REMEMBERED_REPLY_BYTES_MAX), Planned::Records { .. }));
+        let Planned::Answered(Err(refused)) = plan_of(limits::REMEMBERED_REPLY_BYTES_MAX + 1) else {
+            panic!("it must not reach the log")
+        };
+        assert_eq!(refused.name, ErrorName::RecordListTooLarge);
+    }
+
+    /// Its reply begins with its offset.
+    struct Replying {
+        records: Vec<Record>,
+        reply_bytes: usize,
+    }
+
+    impl Mutation for Replying {
+        fn plan(&mut self, _: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+            Ok(Plan::new(self.records.clone(), ()))
+        }
+
+        fn reply(&mut self, position: &Position, _: &[Record]) -> Vec<u8> {
+            let mut reply = position.offset.get().to_string().into_bytes();
+            reply.resize(self.reply_bytes, b'x');
+            reply
+        }
     }
 
     #[test]

@@ -334,3 +334,6 @@ impl EventLoop {
         is_mutant || self.pulse.is_on_hold()
     }
 }
+
+#[cfg(test)]
+mod tests;

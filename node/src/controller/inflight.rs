@@ -195,6 +195,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn room_is_bounded_in_batches_and_in_bytes_and_comes_back() {
+        let replayed = || {
+            let (commit, replayed) = oneshot::channel();
+            commit.send(Ok(Outcome::Replayed { next_offset: Offset::new(7) })).expect("it waits");
+            replayed
+        };
+        let mut in_flight = InFlight::default();
+        in_flight.push(Offset::new(7), IN_FLIGHT_BYTES_MAX - 1, replayed(), Vec::new());
+        assert!(!in_flight.is_full());
+        in_flight.push(Offset::new(7), 1, replayed(), Vec::new());
+        assert!(in_flight.is_full());
+        in_flight.next_settled().await.expect("it is replayed");
+        assert_eq!((in_flight.is_full(), in_flight.bytes()), (false, 1));
+        (1..IN_FLIGHT_MAX - 1).for_each(|_| in_flight.push(Offset::new(7), 1, replayed(), Vec::new()));
+        assert!(!in_flight.is_full());
+        in_flight.push(Offset::new(7), 1, replayed(), Vec::new());
+        assert!(in_flight.is_full());
+        in_flight.fail_all();
+        assert_eq!((in_flight.is_full(), in_flight.bytes()), (false, 0));
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_did_not_replay_as_planned_ends_the_claim() {
+        for outcome in [Outcome::WrongEpoch, Outcome::Replayed { next_offset: Offset::new(8) }] {
+            let mut in_flight = InFlight::default();
+            let (commit, replayed) = oneshot::channel();
+            let (held, answer) = parked(b"created");
+            in_flight.push(Offset::new(7), 1, replayed, vec![held]);
+            commit.send(Ok(outcome)).expect("it waits");
+            assert!(in_flight.next_settled().await.is_err());
+            assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::OutcomeUnknown));
+        }
+    }
+
+    #[tokio::test]
     async fn without_a_majority_a_reply_without_records_is_not_given() {
         let mut in_flight = InFlight::default();
         let (confirmation, office) = oneshot::channel();

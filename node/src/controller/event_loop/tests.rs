@@ -1,0 +1,381 @@
+//! Turns of the event loop of a controller that is a cluster by itself; the test makes each of them.
+
+mod fencing;
+mod large_plans;
+mod tasks;
+
+use std::path::PathBuf;
+
+use futures::{StreamExt, stream};
+use quorate_client::network::Port;
+use quorate_metadata::ids::{ClientId, ControllerId, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition};
+use quorate_metadata::plan::brokers::{self, RegisterBroker};
+use quorate_metadata::plan::features;
+use quorate_metadata::record::{ConfigResource, Endpoint, PartitionRegistration, PartitionState, SecurityProtocol};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
+use tokio::sync::oneshot;
+
+use super::super::inflight::IN_FLIGHT_MAX;
+use super::super::operation::{Mutation, Position, Reply, RequestId, Weight};
+use super::*;
+use crate::raft::{MemoryStore, RaftConfig, VoterAddress};
+use crate::replica::MetadataReplica;
+
+type Answer = oneshot::Receiver<Reply>;
+
+/// Far more turns than any of these tests needs.
+const TURNS_MAX: usize = 1_000;
+
+/// Replies with the number of records that it is given.
+struct Counting<P>(P);
+
+impl<P> Mutation for Counting<P>
+where
+    P: FnMut(&MetadataImage) -> Result<Plan<()>, ApiError> + Send,
+{
+    fn plan(&mut self, image: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+        (self.0)(image)
+    }
+
+    fn reply(&mut self, _: &Position, records: &[Record]) -> Vec<u8> {
+        records.len().to_string().into_bytes()
+    }
+}
+
+fn operation(plan: impl FnMut(&MetadataImage) -> Result<Plan<()>, ApiError> + Send + 'static) -> (Operation, Answer) {
+    let (reply, answer) = oneshot::channel();
+    let internal = Operation::internal("test", |_, _| Ok(Plan::new(Vec::new(), ())));
+    (Operation { mutation: Box::new(Counting(plan)), reply, ..internal }, answer)
+}
+
+fn config(key: &str, value: String) -> Record {
+    Record::Config { resource: ConfigResource::BrokerDefault, key: key.to_owned(), value: Some(value) }
+}
+
+fn value<'a>(image: &'a MetadataImage, key: &str) -> Option<&'a str> {
+    image.configs.get(&ConfigResource::BrokerDefault)?.get(key).map(String::as_str)
+}
+
+/// Writes one config.
+fn set(key: &'static str, value: &'static str) -> (Operation, Answer) {
+    operation(move |_| Ok(Plan::new(vec![config(key, value.to_owned())], ())))
+}
+
+/// Writes `{name}-0` and so on, one in a step.
+fn in_steps(name: &'static str, count: usize) -> (Operation, Answer) {
+    operation(move |image| {
+        let next =
+            (0..count).find(|at| value(image, &format!("{name}-{at}")).is_none()).expect("planned until it is done");
+        let records = vec![config(&format!("{name}-{next}"), "written".to_owned())];
+        Ok(if next + 1 < count { Plan::partial(records, ()) } else { Plan::new(records, ()) })
+    })
+}
+
+/// Writes a transaction of four batches.
+fn transaction() -> (Operation, Answer) {
+    let records: Vec<Record> = (0..40).map(|at| config(&format!("part-{at}"), "x".repeat(100_000))).collect();
+    let (operation, answer) = operation(move |_| Ok(Plan::new(records.clone(), ())));
+    (Operation { atomic: true, ..operation }, answer)
+}
+
+fn broker(id: i32) -> BrokerId {
+    BrokerId::new(id)
+}
+
+/// The next process of a broker.
+fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
+    let request = RegisterBroker {
+        broker: broker(id),
+        cluster: image.cluster.expect("it was created"),
+        incarnation: IncarnationId::new(uuid::Uuid::from_u128(image.next_offset.get().unsigned_abs().into())),
+        endpoints: vec![Endpoint {
+            name: "api".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 1,
+            security: SecurityProtocol::Plaintext,
+        }],
+        rack: None,
+        features: features::supported(),
+        directories: vec![DirectoryId::from_bytes([u8::try_from(id).expect("small"); 16])],
+        cordoned_directories: None,
+        previous_epoch: None,
+    };
+    Ok(brokers::register(image, request, false)?.map(|_| ()))
+}
+
+/// Led by broker 1, followed by broker 2.
+fn partition(number: i32) -> Record {
+    let replicas = [1, 2].map(broker).to_vec();
+    let state = PartitionState {
+        directories: [1, 2].map(|id| DirectoryId::from_bytes([id; 16])).to_vec(),
+        isr: replicas.clone(),
+        leader: replicas.first().copied(),
+        replicas,
+        ..PartitionState::default()
+    };
+    let id = TopicPartition::new(TopicId::default(), PartitionId::new(number));
+    Record::CreatePartition(PartitionRegistration { id, state: state.into() })
+}
+
+struct Driven {
+    event_loop: EventLoop,
+    controller: ControllerHandle,
+    epoch: ControllerEpoch,
+    _leadership: mpsc::Receiver<Leadership>,
+}
+
+impl Driven {
+    async fn start() -> Self {
+        let view = MetadataView::new();
+        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let port = Port::Given(stream::pending().boxed());
+        let raft = RaftNode::start(raft_config(), Arc::new(MemoryStore::new()), port, replica).await;
+        let raft = raft.expect("a voter alone is a cluster");
+        let mut leadership = raft.leadership();
+        let Some(Leadership::Claimed { epoch }) = leadership.recv().await else { panic!("it is elected") };
+        let (event_loop, controller) = EventLoop::new(controller_config(), raft, view, Arc::new(Metrics::new()));
+        let mut driven = Self { event_loop, controller, epoch, _leadership: leadership };
+        driven.event_loop.on_claimed(epoch);
+        driven.finish().await;
+        driven
+    }
+
+    /// Brokers 1 and 2, and a topic of so many partitions.
+    async fn with_partitions(count: i32) -> Self {
+        let mut driven = Self::start().await;
+        for id in [1, 2] {
+            driven.done(operation(move |image| register(image, id))).await;
+            driven.done(operation(move |image| brokers::unfence(image, broker(id)))).await;
+        }
+        let mut records = vec![Record::CreateTopic { topic: TopicId::default(), name: "orders".to_owned() }];
+        records.extend((0..count).map(partition));
+        driven.done(operation(move |_| Ok(Plan::new(records.clone(), ())))).await;
+        driven
+    }
+
+    fn claim(&self) -> &Claim {
+        self.event_loop.claim.as_ref().expect("the claim is kept")
+    }
+
+    fn draft(&self) -> &MetadataImage {
+        self.claim().draft.working()
+    }
+
+    fn is_fenced(&self, id: i32) -> bool {
+        self.draft().broker(broker(id)).expect("registered").fenced
+    }
+
+    fn run(&mut self, operations: impl IntoIterator<Item = Operation>) {
+        self.event_loop.run_all(operations.into_iter().collect());
+    }
+
+    async fn settle_one(&mut self) {
+        let outcome = EventLoop::next_settled(&mut self.event_loop.claim).await;
+        self.event_loop.on_settled(outcome);
+    }
+
+    /// Until nothing is in flight.
+    async fn settle(&mut self) {
+        while self.event_loop.claim.as_ref().is_some_and(|claim| !claim.in_flight.is_empty()) {
+            self.settle_one().await;
+        }
+    }
+
+    async fn take_prepared(&mut self) {
+        let prepared = self.event_loop.prepared.join_next().await.expect("a plan is being made");
+        self.event_loop.on_prepared(prepared.expect("a plan does not panic"));
+    }
+
+    /// Until there is nothing to do.
+    async fn finish(&mut self) {
+        for _ in 0..TURNS_MAX {
+            self.settle().await;
+            if self.event_loop.can_go_on() {
+                self.event_loop.go_on();
+            } else if !self.event_loop.prepared.is_empty() {
+                self.take_prepared().await;
+            } else if self.event_loop.claim.as_ref().is_none_or(|claim| claim.in_flight.is_empty()) {
+                return;
+            }
+        }
+        panic!("the event loop comes to no end");
+    }
+
+    /// Runs it to its end.
+    async fn done(&mut self, (operation, answer): (Operation, Answer)) {
+        self.run([operation]);
+        self.finish().await;
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
+    }
+
+    async fn claim_again(&mut self) {
+        self.settle().await;
+        self.event_loop.resign("a test");
+        self.event_loop.activate(self.epoch);
+    }
+}
+
+fn raft_config() -> RaftConfig {
+    let node = ControllerId::new(1);
+    RaftConfig {
+        node,
+        voters: vec![VoterAddress { id: node, raft: "raft.invalid:1".to_owned(), api: "api.invalid:1".to_owned() }],
+        data: PathBuf::new(),
+        cluster: None,
+        dial: DialMap::none(),
+        auto_format: true,
+        heartbeat_ms: 50,
+        election_min_ms: 1_000,
+        election_max_ms: 2_000,
+        fast_election: false,
+        snapshot_log_bytes: 1 << 30,
+        log_entries_kept: 1_000,
+        workers: Workers::Tasks,
+    }
+}
+
+fn controller_config() -> ControllerConfig {
+    ControllerConfig {
+        registration: ControllerRegistration {
+            controller: ControllerId::new(1),
+            incarnation: IncarnationId::default(),
+            endpoints: Vec::new(),
+            features: features::supported(),
+        },
+        session_timeout: Duration::from_secs(3_600),
+        election_timeout: Duration::from_secs(2),
+        dial: DialMap::none(),
+        seed: 1,
+        workers: Workers::Tasks,
+    }
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_claimed_already_is_not_claimed_again() {
+    let mut driven = Driven::start().await;
+    let (operation, answer) = set("key", "value");
+    driven.run([operation]);
+    driven.event_loop.on_claimed(driven.epoch);
+    driven.finish().await;
+    assert_eq!(answer.await, Ok(Ok(b"0".to_vec())), "it is still in flight");
+}
+
+#[tokio::test]
+async fn steps_take_turns_and_operations_run_between_them() {
+    let mut driven = Driven::start().await;
+    let ((one, one_done), (other, other_done)) = (in_steps("one", 3), in_steps("other", 3));
+    driven.run([one, other]);
+    let (between, _) = set("between", "steps");
+    driven.controller.submit(between).expect("the queue has room");
+    driven.event_loop.go_on();
+    driven.event_loop.go_on();
+    let written = ["one-1", "other-1", "between", "one-2"].map(|key| value(driven.draft(), key).is_some());
+    assert_eq!(written, [true, true, true, false]);
+    driven.finish().await;
+    assert_eq!((one_done.await, other_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    assert!(value(&driven.event_loop.view.image(), "other-2").is_some());
+}
+
+#[tokio::test]
+async fn operations_between_batches_of_a_plan_go_on_after_it_in_order() {
+    let mut driven = Driven::start().await;
+    let ((whole, done), (first, first_done), (second, second_done)) = (transaction(), set("key", "1"), set("key", "2"));
+    driven.run([whole, first, second]);
+    assert!(value(driven.draft(), "key").is_none());
+    driven.finish().await;
+    for answer in [done, first_done, second_done] {
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
+    }
+    let image = driven.event_loop.view.image();
+    assert_eq!((value(&image, "key"), value(&image, "part-39").map(str::len)), (Some("2"), Some(100_000)));
+}
+
+#[tokio::test]
+async fn a_group_of_large_operations_becomes_several_batches() {
+    let mut driven = Driven::start().await;
+    let large =
+        |at: usize| operation(move |_| Ok(Plan::new(vec![config(&format!("large-{at}"), "x".repeat(300_000))], ())));
+    let (operations, answers): (Vec<_>, Vec<_>) = (0..20).map(large).unzip();
+    driven.run(operations);
+    assert!(driven.claim().in_flight.bytes() > 5_000_000);
+    driven.finish().await;
+    for answer in answers {
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
+    }
+    assert_eq!(driven.claim().in_flight.bytes(), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_planned_while_too_much_is_in_flight() {
+    let mut driven = Driven::start().await;
+    let (steps, done) = in_steps("step", 3);
+    driven.run([steps]);
+    for _ in 1..IN_FLIGHT_MAX {
+        assert!(driven.event_loop.has_room() && driven.event_loop.can_go_on());
+        driven.run([set("key", "value").0]);
+    }
+    assert!(!driven.event_loop.has_room() && !driven.event_loop.can_go_on());
+    driven.settle_one().await;
+    assert!(driven.event_loop.has_room() && driven.event_loop.can_go_on());
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+}
+
+#[tokio::test]
+async fn an_operation_leaves_room_in_the_queue_when_it_is_planned() {
+    let mut driven = Driven::start().await;
+    let heavy = || {
+        let (operation, answer) = set("key", "value");
+        (Operation { weight: Weight { bytes: 40 * 1024 * 1024, records: 1 }, ..operation }, answer)
+    };
+    for _ in 0..3 {
+        driven.controller.submit(heavy().0).expect("the queue is empty");
+        let refused = driven.controller.submit(heavy().0).expect_err("both are more than it may have");
+        assert_eq!(refused.name, ErrorName::Throttled);
+        let first = driven.event_loop.operations.recv().await.expect("it waits");
+        driven.event_loop.run_operations(first);
+    }
+    let (mut alone, _) = heavy();
+    alone.weight.bytes *= 3;
+    driven.controller.submit(alone).expect("an empty queue takes any request");
+}
+
+#[tokio::test]
+async fn a_request_that_was_applied_is_answered_and_not_applied_again() {
+    let mut driven = Driven::start().await;
+    let request = Some(RequestId { client: ClientId::new(uuid::Uuid::from_u128(7)), request: 1 });
+    let (whole, first) = transaction();
+    driven.run([Operation { request, ..whole }]);
+    driven.finish().await;
+    let next_offset = driven.draft().next_offset;
+    let (whole, second) = transaction();
+    driven.run([Operation { request, ..whole }]);
+    driven.finish().await;
+    assert_eq!((first.await, second.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    assert_eq!(driven.draft().next_offset, next_offset);
+}
+
+#[tokio::test]
+async fn a_resignation_answers_everything_that_waits() {
+    let mut driven = Driven::start().await;
+    let ((steps, in_steps), (whole, proposed), (deferred, waits)) =
+        (in_steps("step", 3), transaction(), set("key", "value"));
+    let (heavy, large) = large_plans::heavy("large");
+    driven.run([steps, heavy, whole, deferred]);
+    driven.event_loop.resign("a test");
+    for answer in [in_steps, proposed, waits, large] {
+        assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
+    }
+}
+
+#[tokio::test]
+async fn a_claim_ends_the_transaction_that_the_one_before_it_left_open() {
+    let mut driven = Driven::start().await;
+    driven.run([transaction().0]);
+    assert!(driven.claim().draft.has_open_transaction());
+    driven.claim_again().await;
+    driven.finish().await;
+    let ledger = driven.event_loop.view.ledger();
+    assert!(!ledger.has_open_transaction() && value(ledger.visible(), "part-0").is_none());
+    driven.done(set("key", "value")).await;
+}

@@ -1,0 +1,112 @@
+//! Plans that are made beside the event loop.
+
+use quorate_proto::admin::MutationResult;
+
+use super::super::super::handle::MutationTerms;
+use super::super::super::large_plan::RECORDS_ON_LOOP_MAX;
+use super::*;
+
+const WEIGHT: Weight = Weight { bytes: 0, records: RECORDS_ON_LOOP_MAX + 1 };
+
+/// Adds its name to a list, after those that are there.
+pub fn heavy(name: &'static str) -> (Operation, Answer) {
+    let (operation, answer) = operation(move |image| {
+        let list = format!("{}{name};", value(image, "list").unwrap_or_default());
+        Ok(Plan::new(vec![config("list", list)], ()))
+    });
+    (Operation { weight: WEIGHT, ..operation }, answer)
+}
+
+#[tokio::test]
+async fn other_operations_wait_while_a_large_plan_is_made() {
+    let mut driven = Driven::start().await;
+    let (large, done) = heavy("large");
+    driven.run([large]);
+    assert!(!driven.event_loop.has_room() && driven.event_loop.can_go_on());
+    assert!(value(driven.draft(), "list").is_none(), "it is not planned here");
+    driven.event_loop.go_on();
+    assert!(!driven.event_loop.has_room() && !driven.event_loop.can_go_on());
+    driven.take_prepared().await;
+    assert!(driven.event_loop.has_room());
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+}
+
+#[tokio::test]
+async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
+    let mut driven = Driven::start().await;
+    let ((one, one_done), (other, other_done)) = (heavy("one"), heavy("other"));
+    driven.run([one, other]);
+    driven.event_loop.go_on();
+    // As a fencing is run.
+    driven.run([set("list", "fenced;").0]);
+    driven.take_prepared().await;
+    assert_eq!(value(driven.draft(), "list"), Some("fenced;"));
+    driven.finish().await;
+    assert_eq!((one_done.await, other_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("fenced;one;other;"));
+}
+
+#[tokio::test]
+async fn a_large_plan_that_comes_too_late_is_dropped() {
+    let mut driven = Driven::start().await;
+    let controller = driven.controller.clone();
+    let terms = MutationTerms {
+        request: None,
+        plan_only: false,
+        atomic: true,
+        timeout: Duration::from_secs(3_600),
+        weight: WEIGHT,
+    };
+    let plan = |_: &MetadataImage, _: &mut Rng| Ok(Plan::new(vec![config("list", "late;".to_owned())], ()));
+    let answer = |(), _: &Position, _: &[Record]| MutationResult::default();
+    let caller = tokio::spawn(async move { controller.mutate("test", terms, plan, answer).await });
+    let first = driven.event_loop.operations.recv().await.expect("it comes");
+    driven.event_loop.run_operations(first);
+    driven.event_loop.go_on();
+    driven.event_loop.give_up_overdue_plan(Instant::now());
+    assert!(!driven.event_loop.has_room(), "it has time");
+    driven.event_loop.give_up_overdue_plan(Instant::now() + Duration::from_secs(3_600));
+    assert!(driven.event_loop.has_room(), "others need not wait any longer");
+    let refused = caller.await.expect("no panic").expect_err("it was given up");
+    assert_eq!(refused.name, ErrorName::PolicyViolation);
+    driven.take_prepared().await;
+    driven.finish().await;
+    assert_eq!(value(driven.draft(), "list"), None);
+}
+
+#[tokio::test]
+async fn a_large_plan_of_a_claim_that_is_gone_is_refused() {
+    let mut driven = Driven::start().await;
+    let (large, done) = heavy("large");
+    driven.run([large]);
+    driven.event_loop.go_on();
+    driven.event_loop.resign("a test");
+    driven.take_prepared().await;
+    assert_eq!(done.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
+}
+
+#[tokio::test]
+async fn a_plan_in_steps_that_is_not_to_be_written_is_answered_with_all_steps() {
+    let mut driven = Driven::start().await;
+    let next_offset = driven.draft().next_offset;
+    let (steps, done) = in_steps("step", 3);
+    driven.run([Operation { plan_only: true, ..steps }]);
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"3".to_vec())));
+    assert_eq!(driven.draft().next_offset, next_offset);
+}
+
+#[tokio::test]
+async fn a_large_plan_in_steps_goes_on_here() {
+    let mut driven = Driven::start().await;
+    let (steps, done) = in_steps("step", 3);
+    driven.run([Operation { weight: WEIGHT, ..steps }]);
+    driven.event_loop.go_on();
+    driven.take_prepared().await;
+    assert!(driven.event_loop.has_room(), "the steps hold nothing up");
+    driven.event_loop.go_on();
+    assert!(driven.event_loop.has_room() && value(driven.draft(), "step-0").is_some());
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+}
