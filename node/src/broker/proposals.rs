@@ -130,3 +130,64 @@ fn log_one(Decided { id, proposal, outcome }: &Decided) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use quorate_log::{Flush, LogDirectory, MemoryLogs, Writes};
+    use quorate_metadata::ids::{BrokerId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId};
+    use quorate_metadata::{ApiError, ErrorName};
+
+    use super::super::replica::Replica;
+    use super::super::replicas::ReplicaHandle;
+    use super::*;
+
+    fn id(partition: i32) -> TopicPartition {
+        TopicPartition::new(TopicId::default(), PartitionId::new(partition))
+    }
+
+    fn open(replicas: &Replicas, directory: &LogDirectory, shard: &ShardHandle, partition: i32) {
+        let mut writes = Writes::default();
+        let log = directory.open_log(&mut writes, id(partition)).expect("the disk works");
+        let reader = log.reader();
+        let published = Replica::new(BrokerId::new(1), log).published();
+        replicas.insert(id(partition), ReplicaHandle { shard: shard.clone(), published, reader });
+    }
+
+    fn decided(partition: i32, outcome: IsrOutcome) -> Decided {
+        let leader_epoch = LeaderEpoch::new(partition);
+        let proposal = Proposal { leader_epoch, partition_epoch: PartitionEpoch::default(), isr: Vec::new() };
+        Decided { id: id(partition), proposal, outcome }
+    }
+
+    #[tokio::test]
+    async fn every_outcome_comes_to_the_shard_of_its_replica() {
+        let replicas = Replicas::default();
+        let directories =
+            [1, 2].map(|id| LogDirectory::in_memory(&MemoryLogs::new(DirectoryId::from_bytes([id; 16])), Flush::Os));
+        let mut shards = directories.iter().map(ShardHandle::new).collect::<Vec<_>>();
+        for partition in 0..4 {
+            let at = usize::from(partition == 3);
+            open(&replicas, &directories[at], &shards[at].0, partition);
+        }
+        let error = ApiError::new(ErrorName::IneligibleReplica, "fenced");
+        let applied = IsrOutcome::Applied {
+            partition_epoch: PartitionEpoch::new(7),
+            isr: vec![BrokerId::new(1)],
+            recovery: LeaderRecoveryState::Recovered,
+        };
+        let outcomes = [applied, IsrOutcome::NotApplied(error.clone()), IsrOutcome::Pending(error.clone())];
+        let mut all: Vec<_> = (0..).zip(outcomes).map(|(partition, outcome)| decided(partition, outcome)).collect();
+        all.push(decided(3, IsrOutcome::Pending(error.clone())));
+        all.push(decided(9, IsrOutcome::Pending(error)));
+        carry_back(&replicas, all).await;
+        let mut received = shards.iter_mut().map(|(_, inbox)| {
+            let Ok(Command::Outcomes(outcomes)) = inbox.commands.try_recv() else { panic!("one message each") };
+            assert!(inbox.commands.try_recv().is_err());
+            assert!(outcomes.iter().all(|(id, proposal, _)| proposal.leader_epoch.get() == id.partition.get()));
+            outcomes.into_iter().map(|(id, _, outcome)| (id.partition.get(), outcome)).collect::<Vec<_>>()
+        });
+        let applied = Outcome::Applied { partition_epoch: PartitionEpoch::new(7), isr: vec![BrokerId::new(1)] };
+        assert_eq!(received.next(), Some(vec![(0, applied), (1, Outcome::NotApplied), (2, Outcome::Unknown)]));
+        assert_eq!(received.next(), Some(vec![(3, Outcome::Unknown)]));
+    }
+}

@@ -1,3 +1,6 @@
+mod ends;
+mod news;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -56,6 +59,7 @@ struct Driven {
     shard: Shard,
     inbox: Inbox,
     handle: ShardHandle,
+    logs: MemoryLogs,
     metadata: watch::Sender<MetadataImage>,
     _standing: watch::Sender<Standing>,
     _plane: watch::Sender<()>,
@@ -81,7 +85,8 @@ impl Driven {
             standing: standing.subscribe(),
             plane: plane.subscribe(),
         };
-        let directory = LogDirectory::in_memory(&MemoryLogs::new(DirectoryId::from_bytes([9; 16])), Flush::Os);
+        let logs = MemoryLogs::new(DirectoryId::from_bytes([9; 16]));
+        let directory = LogDirectory::in_memory(&logs, Flush::Os);
         let (handle, inbox) = ShardHandle::new(&directory);
         let mut shard = Shard::new(directory, found, around, handle.clone());
         shard.on_metadata(metadata.borrow().clone());
@@ -89,6 +94,7 @@ impl Driven {
             shard,
             inbox,
             handle,
+            logs,
             metadata,
             _standing: standing,
             _plane: plane,
