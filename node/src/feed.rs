@@ -313,6 +313,14 @@ mod tests {
     }
 
     #[test]
+    fn the_ring_is_bounded_in_records_whatever_their_batches() {
+        let mut fed = Fed::new(Limits { records: 6, ..KEPT });
+        (0..4).for_each(|_| fed.push((0..3).map(feature).collect()));
+        assert_eq!(fed.feed.load().records, 6);
+        assert_eq!(fed.feed.read(Offset::new(0), 1).expect_err("it is gone").start, Offset::new(6));
+    }
+
+    #[test]
     fn a_snapshot_restarts_the_feed_where_it_ends() {
         let feed = feed_of(3, KEPT);
         feed.restart(Offset::new(70));

@@ -405,6 +405,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_configs_of_topics_count_for_their_page() {
+        const BYTES: usize = 30_000;
+        let mut image = image(&[("a", 1)]);
+        let resource = ConfigResource::Topic("a".to_owned());
+        image.configs.entry(resource).or_default().insert("key".to_owned(), "v".repeat(BYTES));
+        let mut asked =
+            admin::DescribeTopicsRequest { page_size: 1_000, topics: refs(&["a"; 100]), ..Default::default() };
+        let mut described = 0;
+        loop {
+            let page = described_topics(&image, asked.clone()).await.expect("a page");
+            assert!(page.encoded_len() < 1024 * 1024 + 2 * BYTES, "{} bytes", page.encoded_len());
+            described += page.topics.len();
+            asked.page_token = page.next_page_token;
+            if asked.page_token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(described, 100);
+    }
+
+    #[tokio::test]
     async fn a_description_does_not_go_on_with_another_topic_of_the_same_name() {
         let asked = admin::DescribeTopicsRequest { page_size: 3, topics: refs(&["b"]), ..Default::default() };
         let page = described_topics(&image(&[("b", 5)]), asked.clone()).await.expect("a page");

@@ -166,6 +166,22 @@ mod tests {
     }
 
     #[test]
+    fn a_page_after_the_first_is_bounded_without_a_size_too() {
+        let mut page = Page::new(0, "token");
+        let taken = (0..=PAGE_ITEMS_MAX).filter(|_| page.take(&item(1)).expect("a page is not refused"));
+        assert_eq!(taken.count(), PAGE_ITEMS_MAX);
+    }
+
+    #[test]
+    fn a_page_is_full_of_what_it_was_given_in_any_case() {
+        let mut page = Page::new(100, "");
+        page.put(&item(PAGE_BYTES_MAX / 2)).expect("a page is not refused");
+        assert!(!page.is_full());
+        page.add(PAGE_BYTES_MAX / 2).expect("a page is not refused");
+        assert!(page.is_full());
+    }
+
+    #[test]
     fn an_answer_that_is_not_paged_is_whole_or_refused() {
         let refused = taken(0, MIB).expect_err("it is never full");
         assert_eq!(refused.name, ErrorName::MessageTooLarge);

@@ -226,6 +226,10 @@ fn put(bytes: &mut Vec<u8>, message: &impl Message) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::pin::pin;
+
+    use futures::poll;
     use quorate_metadata::ids::{BrokerId, ControllerEpoch};
     use quorate_metadata::image::SnapshotHeader;
     use quorate_metadata::record::ConfigResource;
@@ -321,6 +325,35 @@ mod tests {
         drop(taken);
         while !next().await.last {}
         assert_eq!(sent.await.expect("it does not panic").expect("it was sent"), Offset::default());
+    }
+
+    #[tokio::test]
+    async fn the_image_is_taken_when_the_turn_has_come() {
+        let turns = Arc::new(Semaphore::new(0));
+        let (outlet, _events) = outlet::open();
+        let (is_taken, filter) = (Cell::new(false), Filter::default());
+        let image = || {
+            is_taken.set(true);
+            MetadataImage::default()
+        };
+        let patience = Patience { sign_interval: Duration::from_secs(3_600), ..SHORT };
+        let mut sending = pin!(send(&outlet, turns.clone(), image, &filter, patience));
+        assert!(poll!(&mut sending).is_pending() && !is_taken.get(), "what follows it would leave the feed meanwhile");
+        turns.add_permits(1);
+        sending.await.expect("it is sent");
+        assert!(is_taken.get());
+    }
+
+    #[tokio::test]
+    async fn records_that_do_not_pass_are_looked_at_in_slices() {
+        let (image, filter) = (image(), Filter { kinds: ["Digest".to_owned()].into(), ..Filter::default() });
+        let mut parts = Parts::new(&image, &filter);
+        let mut next = pin!(parts.next());
+        let mut slices = 1;
+        while poll!(&mut next).is_pending() {
+            slices += 1;
+        }
+        assert_eq!(slices, 3_002 / RECORDS_PER_SLICE + 1);
     }
 
     #[tokio::test]
