@@ -240,18 +240,21 @@ mod tests {
     const FLOOR: u64 = 1_000;
     const SNAPSHOT: usize = 10_000;
 
-    /// A replica whose snapshots have one size.
-    struct Large;
+    /// A replica whose snapshots have one size. It counts how often it is published.
+    #[derive(Clone, Default)]
+    struct Large(Arc<AtomicU64>);
 
     impl Replica for Large {
         fn replay(&mut self, _: ControllerEpoch, _: &Bytes) -> Result<Outcome, ReplicaError> {
             Ok(Outcome::Replayed { next_offset: Offset::new(0) })
         }
 
-        fn publish(&mut self) {}
+        fn publish(&mut self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
 
         fn freeze(&self) -> Box<dyn FrozenReplica> {
-            Box::new(Self)
+            Box::new(self.clone())
         }
 
         fn install(&mut self, _: &mut dyn Read) -> Result<(), ReplicaError> {
@@ -268,6 +271,7 @@ mod tests {
     struct Log {
         state_machine: StateMachine,
         grown: Arc<Notify>,
+        published: Arc<AtomicU64>,
         next: u64,
     }
 
@@ -276,21 +280,39 @@ mod tests {
             let store = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
             let local = LocalVoter::load(store, ControllerId::new(1), PathBuf::new(), None, true).unwrap();
             let grown = Arc::new(Notify::new());
-            let replay = Replay::here(Box::new(Large));
-            Self { state_machine: StateMachine::new(replay, snapshots, local, FLOOR, grown.clone()), grown, next: 0 }
+            let replica = Large::default();
+            let published = replica.0.clone();
+            let replay = Replay::here(Box::new(replica));
+            let state_machine = StateMachine::new(replay, snapshots, local, FLOOR, grown.clone());
+            Self { state_machine, grown, published, next: 0 }
         }
 
         /// Applies entries of so many bytes together; true when a snapshot is due.
         async fn grow(&mut self, bytes: usize) -> bool {
-            let entries = (0..bytes / 100).map(|_| {
-                let log_id = wire::log_id(1, self.next);
-                self.next += 1;
-                let payload = EntryPayload::Normal(Payload(vec![0; 100].into()));
-                Ok((Entry { log_id, payload }, None))
-            });
-            let entries: Vec<_> = entries.collect();
+            let entries: Vec<_> = (0..bytes / 100).map(|_| Ok((self.entry(100), None))).collect();
             self.state_machine.apply(stream::iter(entries)).await.unwrap();
             self.grown.notified().now_or_never().is_some()
+        }
+
+        fn entry(&mut self, bytes: usize) -> Entry {
+            let log_id = wire::log_id(1, self.next);
+            self.next += 1;
+            Entry { log_id, payload: EntryPayload::Normal(Payload(vec![0; bytes].into())) }
+        }
+
+        /// The entries in each piece of a run of so many, each of so many bytes.
+        async fn pieces(&mut self, count: usize, bytes: usize) -> Vec<usize> {
+            let run: Vec<io::Result<EntryResponder<Types>>> =
+                (0..count).map(|_| Ok((self.entry(bytes), None))).collect();
+            let mut run = stream::iter(run);
+            let mut pieces = Vec::new();
+            loop {
+                let (piece, is_last) = self.state_machine.next_piece(&mut run).await.unwrap();
+                pieces.push(piece.len());
+                if is_last {
+                    return pieces;
+                }
+            }
         }
 
         async fn snapshot(&mut self) {
@@ -332,5 +354,14 @@ mod tests {
         log.grow(100 * 3 * PIECE_ENTRIES_MAX).await;
         let (applied, _) = log.state_machine.applied_state().await.unwrap();
         assert_eq!(applied, Some(wire::log_id(1, 3 * PIECE_ENTRIES_MAX as u64 - 1)));
+        assert_eq!(log.published.load(Ordering::Relaxed), 1, "it becomes visible as a whole");
+    }
+
+    #[tokio::test]
+    async fn a_piece_is_bounded_in_entries_and_in_bytes() {
+        let mut log = Log::new(Snapshots::default());
+        assert_eq!(log.pieces(2 * PIECE_ENTRIES_MAX + 7, 1).await, [PIECE_ENTRIES_MAX, PIECE_ENTRIES_MAX, 7]);
+        assert_eq!(log.pieces(5, PIECE_BYTES_MAX).await, [1, 1, 1, 1, 1, 0]);
+        assert_eq!(log.pieces(5, PIECE_BYTES_MAX * 2 / 3).await, [2, 2, 1]);
     }
 }
