@@ -208,6 +208,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_topic_that_is_gone_in_a_later_page_has_its_error() {
+        let gone = wire::TopicDescription { error: Some(wire_error()), ..topic("a", true, 0) };
+        let pages = [page(7, vec![topic("a", false, 2)], "one"), page(8, vec![gone], "")];
+        let pages = RefCell::new(pages.into_iter());
+        let call = |_: wire::DescribeTopicsRequest| std::future::ready(Ok(pages.borrow_mut().next().expect("two")));
+        let all = all_pages(wire::DescribeTopicsRequest::default(), call).await.expect("no page fails");
+        assert_eq!((all.topics.len(), all.topics[0].error.clone()), (1, Some(wire_error())));
+    }
+
+    fn wire_error() -> wire::Error {
+        quorate_proto::error::to_item(&quorate_metadata::ApiError::new(ErrorName::UnknownTopicOrPartition, "gone"))
+    }
+
+    #[tokio::test]
     async fn a_page_that_leads_to_itself_is_an_error() {
         let call = |_: wire::DescribeTopicsRequest| std::future::ready(Ok(page(7, Vec::new(), "again")));
         let failed = all_pages(wire::DescribeTopicsRequest::default(), call).await;

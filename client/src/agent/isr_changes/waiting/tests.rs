@@ -3,7 +3,7 @@ use quorate_metadata::record::LeaderRecoveryState;
 use quorate_proto::broker::AlteredPartition;
 use quorate_proto::error;
 
-use super::super::super::fixture::{id, image, lead, remove_topic, shrink};
+use super::super::super::fixture::{create, id, image, lead, remove_topic, shrink};
 use super::super::wire::outcome;
 use super::*;
 
@@ -171,6 +171,48 @@ fn a_request_takes_the_changes_that_are_due_up_to_its_bounds() {
     all.postpone(&first.ids, now);
     assert_eq!(all.due(now).ids.len(), 10);
     assert_eq!(all.due(now + BACKOFF_MAX).ids.len(), CHANGES_PER_REQUEST_MAX);
+}
+
+#[test]
+fn the_pause_before_a_change_is_asked_for_again_grows_to_a_bound() {
+    let (mut all, _, _outcomes) = many(1);
+    let now = Instant::now();
+    let pauses = [20, 40, 80, 160, 320, 640, 1_000, 1_000].map(|_| {
+        all.postpone(&[id(0)], now);
+        all.next_due().unwrap() - now
+    });
+    assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1_000, 1_000].map(Duration::from_millis));
+}
+
+#[test]
+fn a_second_change_of_a_partition_is_refused_and_the_first_goes_on() {
+    let (mut all, _, mut outcomes) = many(1);
+    let mut second = admit(&mut all, change_of(0));
+    assert!(matches!(second.try_recv(), Ok(IsrOutcome::NotApplied(error)) if error.name == ErrorName::InvalidRequest));
+    all.judge(id(0), applied(1));
+    assert_eq!(outcomes[0].try_recv().ok(), applied(1));
+}
+
+#[test]
+fn a_change_that_is_settled_is_due_no_more() {
+    let (mut all, _, _outcomes) = many(2);
+    let now = Instant::now();
+    all.judge(id(0), applied(1));
+    assert_eq!(all.due(now).ids, [id(1)]);
+    all.postpone(&[id(1)], now);
+    all.judge(id(1), applied(1));
+    assert_eq!((all.next_due(), all.due(now + BACKOFF_MAX).ids), (None, Vec::new()));
+}
+
+#[test]
+fn older_metadata_ends_no_change() {
+    let (mut all, old, _outcomes) = many(1);
+    let mut new = old.clone();
+    create(&mut new, &[1, 2]);
+    all.observe(&new);
+    let mut created = admit(&mut all, change_of(1));
+    assert_eq!(all.observe(&old), 0);
+    assert!(created.try_recv().is_err(), "the older metadata does not know its partition");
 }
 
 #[test]
