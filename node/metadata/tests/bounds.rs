@@ -44,7 +44,11 @@ impl World {
     }
 
     fn start(&mut self, id: i32) {
-        let request = self.registration(id, vec![DirectoryId::from_bytes([id as u8; 16])]);
+        self.start_in(id, directory(id));
+    }
+
+    fn start_in(&mut self, id: i32, directory: DirectoryId) {
+        let request = self.registration(id, vec![directory]);
         self.in_steps(|ledger| brokers::register(ledger.working(), request.clone(), false));
         self.in_steps(|ledger| brokers::unfence(ledger.working(), BrokerId::new(id)));
     }
@@ -94,10 +98,14 @@ impl World {
     }
 }
 
+fn directory(id: i32) -> DirectoryId {
+    DirectoryId::from_bytes([id as u8; 16])
+}
+
 fn partition(id: TopicPartition) -> Record {
     let replicas: Vec<BrokerId> = [1, 2].map(BrokerId::new).to_vec();
     let state = PartitionState {
-        directories: replicas.iter().map(|replica| DirectoryId::from_bytes([replica.get() as u8; 16])).collect(),
+        directories: replicas.iter().map(|replica| directory(replica.get())).collect(),
         isr: replicas.clone(),
         leader: replicas.first().copied(),
         replicas,
@@ -156,6 +164,16 @@ fn a_registration_gives_up_seats_in_steps_and_its_record_is_the_last() {
 }
 
 #[test]
+fn a_broker_that_returns_without_its_directory_gets_all_partitions_elsewhere() {
+    let mut world = World::new();
+    // Out of every ISR: only its directory leads to its partitions.
+    world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
+    world.start_in(1, directory(9));
+    assert_eq!(world.count(|partition| partition.directories().next() == Some(directory(1))), 0);
+    assert_eq!(world.ledger.working().verify(), []);
+}
+
+#[test]
 fn partitions_that_cannot_be_balanced_are_not_looked_at_while_their_broker_is_down() {
     let mut world = World::new();
     world.in_steps(|ledger| brokers::fence(ledger.working(), BrokerId::new(1)));
@@ -196,6 +214,7 @@ fn every_leaderless_partition_of_a_returned_broker_gets_a_leader() {
     let mut rest = None;
     loop {
         let plan = elections::elect_on(world.ledger.working(), BrokerId::new(2), rest, ELECTIONS_PER_RUN_MAX);
+        assert!(plan.records.len() <= ELECTIONS_PER_RUN_MAX && plan.response.elected == plan.records.len());
         world.apply(plan.records);
         rest = plan.response.rest;
         if rest.is_none() {
@@ -241,11 +260,15 @@ fn a_broker_has_so_many_log_directories_and_no_more() {
 }
 
 fn list_change(op: ConfigOp) -> Result<(), ApiError> {
+    list_change_if(op, None)
+}
+
+fn list_change_if(op: ConfigOp, expected: Option<String>) -> Result<(), ApiError> {
     let mut world = World::default();
     world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
     world.apply(vec![Record::CreateTopic { topic: TopicId::default(), name: "t".to_owned() }]);
     let key = "follower.replication.throttled.replicas".to_owned();
-    let changes = vec![ConfigChange { key, op, expected: None }];
+    let changes = vec![ConfigChange { key, op, expected }];
     let request = AlterConfigs { resource: ConfigResource::Topic("t".to_owned()), changes };
     alter_configs(world.ledger.working(), &[request]).response.remove(0)
 }
@@ -263,6 +286,10 @@ fn a_config_value_has_a_size_in_bytes_and_in_items() {
             assert!(error.message.len() < 300, "the message does not repeat the value");
         }
     }
+    let expected = Some("x".repeat(CONFIG_VALUE_BYTES_MAX));
+    let error = list_change_if(ConfigOp::Delete, expected).expect_err("it has no such value");
+    assert_eq!(error.name, ErrorName::InvalidUpdateVersion);
+    assert!(error.message.len() < 300, "the message does not repeat the value");
     let many: BTreeMap<usize, String> = (0..280_000).map(|at| (at, item(at))).collect();
     let less = many.into_values().collect::<Vec<_>>().join(",");
     assert_eq!(list_change(ConfigOp::Subtract(less)), Ok(()), "a list is subtracted in linear time");
