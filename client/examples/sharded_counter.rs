@@ -88,8 +88,8 @@ async fn main() {
     let (directories, registration_timeout) = (vec![directory], Duration::from_secs(60));
     #[rustfmt::skip]
     let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, endpoints, rack: None, features,
-        directories, previous_epoch: None, bootstrap, resolve, registration_timeout, stray_grace: STRAY_GRACE,
-        network: Network::default() });
+        directories, previous_epoch: None, bootstrap, local_metadata: None, resolve, registration_timeout,
+        stray_grace: STRAY_GRACE, network: Network::default() });
     let counters = Arc::new(Counters::default());
     agent.drive(counters.clone());
     tokio::spawn(count(counters, agent.standing()));

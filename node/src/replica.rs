@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use quorate_client::agent::LocalMetadata;
 use quorate_metadata::ids::{ControllerEpoch, Offset};
 use quorate_metadata::image::{Ledger, MetadataImage};
 use quorate_metadata::plan::features;
@@ -58,6 +59,16 @@ impl MetadataView {
     fn publish(&self, ledger: &Ledger) {
         self.ledger.store(Arc::new(ledger.clone()));
         self.next_offset.send_replace(ledger.visible().next_offset);
+    }
+}
+
+impl LocalMetadata for MetadataView {
+    fn image(&self) -> MetadataImage {
+        self.image()
+    }
+
+    fn offsets(&self) -> watch::Receiver<Offset> {
+        self.offsets()
     }
 }
 

@@ -57,6 +57,7 @@ mod driver;
 mod duties;
 #[cfg(test)]
 mod fixture;
+mod follow;
 mod host;
 mod isr_changes;
 mod session;
@@ -79,6 +80,7 @@ use crate::network::Network;
 
 pub use cache::MetadataCache;
 pub use calls::ControllerCalls;
+pub use follow::LocalMetadata;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
 pub use isr_changes::{AwaitedOutcome, IsrChange, IsrChanges, IsrOutcome};
 
@@ -97,6 +99,8 @@ pub struct AgentConfig {
     pub previous_epoch: Option<BrokerEpoch>,
     /// Nodes to ask, the nearest first.
     pub bootstrap: Vec<String>,
+    /// Committed metadata that this process has already; with `None` the agent follows the feed of a node.
+    pub local_metadata: Option<Arc<dyn LocalMetadata>>,
     pub resolve: Resolve,
     pub network: Network,
     /// How long a registration may be refused as a duplicate before the agent gives up.
@@ -160,7 +164,7 @@ impl BrokerAgent {
         let (standing_sender, standing) = watch::channel(Standing::UNREGISTERED);
         let (wish, wishes) = watch::channel(Wish::default());
         let told = watch::Sender::new(Offset::default());
-        let follower = spawn(cache::follow(config.clone(), cache.clone(), told.subscribe()));
+        let follower = spawn(follow::follow(config.clone(), cache.clone(), told.subscribe()));
         let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
         let (isr_changes, changer) = isr_changes::start(config.clone(), standing.clone(), cache.changes());
         let isr_changer = spawn(changer);

@@ -80,7 +80,13 @@ impl Broker for Fake {
             let request = request?;
             let sequence = request.sequence;
             heard.send(request).map_err(|_| Status::cancelled("the test is over"))?;
-            Ok(HeartbeatReply { sequence, lease_ms: 60_000, interval_ms: 30_000, ..Default::default() })
+            Ok(HeartbeatReply {
+                sequence,
+                lease_ms: 60_000,
+                interval_ms: 30_000,
+                metadata_offset: EPOCH + 1,
+                ..Default::default()
+            })
         });
         Ok(Response::new(Box::pin(replies)))
     }
@@ -145,10 +151,10 @@ struct Node {
 }
 
 async fn start(acts: &[Act]) -> Node {
-    start_at(acts, false).await
+    start_at(acts, false, None).await
 }
 
-async fn start_at(acts: &[Act], is_level_raised: bool) -> Node {
+async fn start_at(acts: &[Act], is_level_raised: bool, local_metadata: Option<Arc<dyn LocalMetadata>>) -> Node {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound").to_string();
     let (heartbeats, heard) = mpsc::unbounded_channel();
@@ -167,6 +173,7 @@ async fn start_at(acts: &[Act], is_level_raised: bool) -> Node {
         directories: Vec::new(),
         previous_epoch: None,
         bootstrap: vec![address],
+        local_metadata,
         resolve: Arc::new(str::to_owned),
         network: Network::default(),
         registration_timeout: Duration::from_secs(60),
@@ -241,7 +248,7 @@ async fn a_mass_change_is_one_request() {
 
 #[tokio::test]
 async fn a_broker_below_a_raised_level_ends_by_name() {
-    let mut node = start_at(&[], true).await;
+    let mut node = start_at(&[], true, None).await;
     let ended = timeout(PATIENCE, node.agent.failed()).await.expect("it does not beat in vain for ever");
     assert_eq!(ended.name, ErrorName::UnsupportedVersion);
 }
@@ -257,6 +264,28 @@ async fn failed_directories_are_reported_at_once_and_with_every_later_heartbeat(
     while reported(&mut node).await.is_empty() {}
     node.agent.wish.send_modify(|wish| wish.shut_down = true);
     assert_eq!(reported(&mut node).await, [failed.to_string()]);
+}
+
+/// The metadata of this process, which ends before what the controller tells of.
+struct Local(watch::Sender<Offset>);
+
+impl LocalMetadata for Local {
+    fn image(&self) -> MetadataImage {
+        MetadataImage { next_offset: *self.0.borrow(), ..MetadataImage::default() }
+    }
+
+    fn offsets(&self) -> watch::Receiver<Offset> {
+        self.0.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_own_process_lags_follows_a_node() {
+    let local = Arc::new(Local(watch::Sender::new(Offset::default())));
+    let node = start_at(&[], false, Some(local.clone())).await;
+    let mut changes = node.agent.metadata().changes();
+    let image = changes.wait_for(|image| !image.topics.is_empty()).await.expect("the agent lives").clone();
+    assert!(image.next_offset > *local.0.borrow());
 }
 
 /// A host that cannot lead.

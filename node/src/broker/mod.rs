@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, Resolve};
+use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, Resolve};
 use quorate_log::{Flush, LogError};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
@@ -61,6 +61,8 @@ pub struct BrokerConfig {
     pub note: Note,
     pub flush: Flush,
     pub bootstrap: Vec<String>,
+    /// Where the node is a controller as well.
+    pub local_metadata: Option<Arc<dyn LocalMetadata>>,
     pub resolve: Resolve,
     pub dialing: Dialing,
     pub workers: Workers,
@@ -140,6 +142,7 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         directories: directories.ids(),
         previous_epoch: clean_stop.take(&directories.ids()),
         bootstrap: config.bootstrap,
+        local_metadata: config.local_metadata,
         resolve: config.resolve,
         network: config.dialing.network.clone(),
         registration_timeout: config.registration_timeout,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::Resolve;
+use quorate_client::agent::{LocalMetadata, Resolve};
 use quorate_client::world;
 use quorate_log::Flush;
 use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId, IncarnationId};
@@ -64,6 +64,7 @@ pub fn broker(
     config: &NodeConfig,
     dial: &DialMap,
     cluster: ClusterId,
+    local_metadata: Option<Arc<dyn LocalMetadata>>,
     slot: DataPlaneSlot,
 ) -> Result<BrokerConfig, NodeError> {
     let voters = config.voter_addresses()?;
@@ -84,6 +85,7 @@ pub fn broker(
             LogFlush::Always => Flush::Always,
         },
         bootstrap: nearest.into_iter().chain(others).map(|voter| voter.api.clone()).collect(),
+        local_metadata,
         resolve: resolve(voters, dial.clone()),
         dialing: Dialing { dial: dial_brokers(dial.clone()), network: machine.network.clone() },
         workers: machine.workers,

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_client::agent::LocalMetadata;
 use quorate_metadata::ApiError;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -80,7 +81,7 @@ impl Member {
             ended: watchdog_ended,
         };
         let node = config.controller_id();
-        let gateway = Gateway::new(node, controller, raft.clone(), view, dial.clone());
+        let gateway = Gateway::new(node, controller, raft.clone(), view.clone(), dial.clone());
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
         let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
         let slot = DataPlaneSlot::default();
@@ -95,7 +96,9 @@ impl Member {
         let mut registration = JoinSet::new();
         registration.spawn(registration::run(gateway.clone(), registered));
         let broker = if config.has(Role::Broker) {
-            BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, raft.cluster(), slot)?)
+            let local_metadata = Some(Arc::new(view) as Arc<dyn LocalMetadata>);
+            let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, slot)?;
+            BrokerRole::start(&machine, broker)
         } else {
             BrokerRole::none()
         };

@@ -41,7 +41,7 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
         cluster = cluster(&controllers, configured) => cluster,
         () = &mut stop => return Ok(()),
     };
-    let mut broker = BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, cluster, slot)?);
+    let mut broker = BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, cluster, None, slot)?);
     started(&config, cluster);
     let outcome = tokio::select! {
         () = stop => Ok(()),
