@@ -14,6 +14,7 @@ use quorate_metadata::record::VersionRange;
 use quorate_proto::{batch, snapshot};
 use tokio::sync::watch;
 
+use crate::drafts::Drafts;
 use crate::feed::Feed;
 use crate::raft::{FrozenReplica, Outcome, Replica, ReplicaError};
 
@@ -24,6 +25,8 @@ pub struct MetadataView {
     ledger: Arc<ArcSwap<Ledger>>,
     next_offset: Arc<watch::Sender<Offset>>,
     pub feed: Feed,
+    /// Of the active controller of this node, if it is one.
+    pub drafts: Drafts,
 }
 
 impl MetadataView {
@@ -32,6 +35,7 @@ impl MetadataView {
             ledger: Arc::new(ArcSwap::from_pointee(Ledger::default())),
             next_offset: Arc::new(watch::Sender::new(Offset::default())),
             feed: Feed::new(),
+            drafts: Drafts::default(),
         }
     }
 
@@ -109,6 +113,7 @@ impl Replica for MetadataReplica {
         let replayed = self.ledger.replay(&batch).map_err(|error| ReplicaError(error.to_string()))?;
         self.check_features()?;
         self.view.feed.push(&before, self.ledger.visible(), replayed.visible);
+        self.view.drafts.share_with(&mut self.ledger, epoch).map_err(|error| ReplicaError(error.to_string()))?;
         Ok(Outcome::Replayed { next_offset: replayed.next_offset })
     }
 

@@ -46,6 +46,7 @@ impl EventLoop {
         let Some(mut claim) = self.claim.take() else { return };
         self.publish_claim(None);
         claim.in_flight.fail_all();
+        self.view.drafts.clear();
         claim.large.fail_all();
         let waiting = claim.steps.drain(..).chain(claim.deferred.drain(..));
         waiting.for_each(|operation| operation.refuse(not_controller()));

@@ -146,6 +146,7 @@ impl EventLoop {
         let claim = self.claim.as_mut().expect("only a claimed controller sends");
         let (next_offset, bytes) = (batch.next_offset(), batch.payload.len());
         claim.draft = batch.draft;
+        self.view.drafts.push(claim.epoch, claim.draft.clone());
         let replayed = self.raft.propose(claim.epoch, batch.payload);
         if Mutant::AckBeforeCommit.is_on() {
             parked.drain(..).for_each(Parked::release);

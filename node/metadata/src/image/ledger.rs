@@ -55,6 +55,21 @@ impl Ledger {
         self.open.is_some()
     }
 
+    /// Takes over the images of `draft`, which another replay of the same batches has built: then both share one structure
+    /// in memory. False, and nothing is changed, if they do not hold the same.
+    pub fn share(&mut self, draft: &Self) -> bool {
+        let is_same = self.working.is_same(&draft.working)
+            && self.has_open_transaction() == draft.has_open_transaction()
+            && self.visible().is_same(draft.visible());
+        if is_same {
+            self.working = draft.working.clone();
+            if let (Some(open), Some(drafted)) = (&mut self.open, &draft.open) {
+                open.before = drafted.before.clone();
+            }
+        }
+        is_same
+    }
+
     /// The batches of the open transaction, copied one at a time. Replayed on `visible`, they lead to where this ledger
     /// is.
     pub fn open_batches(&self) -> impl Iterator<Item = Batch> + '_ {
@@ -296,6 +311,25 @@ mod tests {
         let refused = ledger.replay(&batch(1, &[begin(), begin()]));
         assert_eq!(refused, Err(ReplayError::TransactionOpen(Offset::new(1))));
         assert_eq!(ledger, Ledger::default());
+    }
+
+    #[test]
+    fn a_ledger_shares_a_draft_that_holds_the_same_and_no_other() {
+        let (mut ledger, mut draft) = (Ledger::default(), Ledger::default());
+        for ledger in [&mut ledger, &mut draft] {
+            replay(ledger, 1, &[feature("a", 1), begin(), feature("b", 1)]);
+        }
+        let before = ledger.clone();
+        assert!(ledger.share(&draft));
+        assert_eq!(ledger, before);
+        assert!(ledger.working.features.ptr_eq(&draft.working.features), "they share one structure");
+        replay(&mut draft, 1, &[feature("b", 2)]);
+        assert!(!ledger.share(&draft), "it is ahead");
+        replay(&mut ledger, 1, &[feature("b", 3)]);
+        assert!(!ledger.share(&draft), "it holds something else");
+        replay(&mut ledger, 1, &[feature("b", 2), end()]);
+        replay(&mut draft, 1, &[feature("b", 2)]);
+        assert!(!ledger.share(&draft), "its transaction is still open");
     }
 
     #[test]
