@@ -119,34 +119,42 @@ fn answered_before(image: &MetadataImage, request: Option<RequestId>) -> Option<
 /// Replays records on the draft; what does not replay, or breaks an invariant, never reaches the log.
 pub fn replay(draft: &Ledger, stamp: Stamp, records: Vec<Record>) -> Result<(Ledger, Vec<Record>), String> {
     let mut next = draft.clone();
+    let records = replay_in_place(&mut next, stamp, records)?;
+    Ok((next, records))
+}
+
+/// As `replay`; after an error the draft is of no more use.
+fn replay_in_place(draft: &mut Ledger, stamp: Stamp, records: Vec<Record>) -> Result<Vec<Record>, String> {
     let batch = Batch { controller_epoch: stamp.epoch, timestamp_ms: stamp.timestamp_ms, records };
-    next.replay(&batch).map_err(|error| error.to_string())?;
-    match next.working().verify_changed(&batch).first() {
+    draft.replay_in_place(&batch).map_err(|error| error.to_string())?;
+    match draft.working().verify_changed(&batch).first() {
         Some(violation) => Err(violation.to_string()),
-        None => Ok((next, batch.records)),
+        None => Ok(batch.records),
     }
 }
 
-/// A batch as it is proposed, and the draft that it leads to.
+/// A batch as it is proposed.
 pub struct PreparedBatch {
-    pub draft: Ledger,
     pub payload: Bytes,
-}
-
-impl PreparedBatch {
-    pub fn next_offset(&self) -> Offset {
-        self.draft.working().next_offset
-    }
+    pub next_offset: Offset,
+    /// What it leads to. None between the first and the last batch of a transaction, where nothing is planned: so many
+    /// drafts, each with its copies of what its batch has changed, would take more memory than the image.
+    pub draft: Option<Ledger>,
 }
 
 /// Replays and encodes batches that stand one after the other.
 pub fn prepare(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Result<VecDeque<PreparedBatch>, String> {
-    let mut prepared: VecDeque<PreparedBatch> = VecDeque::with_capacity(batches.len());
+    let mut prepared = VecDeque::with_capacity(batches.len());
+    let mut draft = draft.clone();
     for records in batches {
-        let before = prepared.back().map_or(draft, |batch| &batch.draft);
-        let base = before.working().next_offset;
-        let (draft, records) = replay(before, stamp, records)?;
-        prepared.push_back(PreparedBatch { payload: encode(base, stamp, records)?, draft });
+        let (base, was_open) = (draft.working().next_offset, draft.has_open_transaction());
+        let records = replay_in_place(&mut draft, stamp, records)?;
+        let is_inside = was_open && draft.has_open_transaction();
+        prepared.push_back(PreparedBatch {
+            payload: encode(base, stamp, records)?,
+            next_offset: draft.working().next_offset,
+            draft: (!is_inside).then(|| draft.clone()),
+        });
     }
     Ok(prepared)
 }
@@ -323,7 +331,7 @@ mod tests {
         let prepared = prepare(&Ledger::default(), stamp, batches).expect("configs replay");
         assert!(prepared.iter().all(|batch| batch.payload.len() <= limits::ENTRY_BYTES_MAX));
         let last = prepared.back().expect("there are several");
-        assert_eq!(last.next_offset(), Offset::new(40));
+        assert_eq!(last.next_offset, Offset::new(40));
         assert!(encode(Offset::default(), stamp, vec![config(limits::ENTRY_BYTES_MAX)]).is_err());
     }
 

@@ -124,7 +124,8 @@ impl EventLoop {
         let base = before.working().next_offset;
         match batcher::encode(base, group.stamp, group.records) {
             Ok(payload) => {
-                let batch = PreparedBatch { draft: claim.draft.clone(), payload };
+                let draft = claim.draft.clone();
+                let batch = PreparedBatch { payload, next_offset: draft.working().next_offset, draft: Some(draft) };
                 self.send(batch, group.parked);
             }
             Err(too_large) => {
@@ -144,10 +145,15 @@ impl EventLoop {
     /// Proposes a batch that leads from the draft to its own.
     fn send(&mut self, batch: PreparedBatch, mut parked: Vec<Parked>) {
         let claim = self.claim.as_mut().expect("only a claimed controller sends");
-        let (next_offset, bytes) = (batch.next_offset(), batch.payload.len());
-        claim.draft = batch.draft;
-        self.view.drafts.push(claim.epoch, claim.draft.clone());
-        let replayed = self.raft.propose(claim.epoch, batch.payload);
+        let PreparedBatch { payload, next_offset, draft } = batch;
+        let bytes = payload.len();
+        if let Some(draft) = draft {
+            self.view.drafts.push(claim.epoch, draft.clone());
+            claim.draft = draft;
+        } else {
+            claim.draft.skip_to(next_offset);
+        }
+        let replayed = self.raft.propose(claim.epoch, payload);
         if Mutant::AckBeforeCommit.is_on() {
             parked.drain(..).for_each(Parked::release);
         }

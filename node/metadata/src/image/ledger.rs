@@ -88,20 +88,34 @@ impl Ledger {
 
     /// Replays a batch, all of it or, on an error, nothing. Whether its epoch may speak is for the caller to know.
     pub fn replay(&mut self, batch: &Batch) -> Result<Replayed, ReplayError> {
-        let first_offset = self.working.next_offset;
-        if batch.records.is_empty() {
-            // No delta would tell of its epoch and time, nor would a snapshot: they would be on this node alone.
-            return Ok(Replayed { first_offset, next_offset: first_offset, visible: Vec::new() });
-        }
         let mut next = self.clone();
-        let mut visible = Vec::new();
-        next.working.controller_epoch = batch.controller_epoch;
-        next.working.timestamp_ms = batch.timestamp_ms;
-        for segment in segments(&batch.records) {
-            next.replay_segment(segment, &mut visible)?;
-        }
+        let replayed = next.replay_in_place(batch)?;
         *self = next;
+        Ok(replayed)
+    }
+
+    /// As `replay`, but after an error the ledger is of no more use. No second holder of the image makes it copy what the
+    /// batch changes.
+    pub fn replay_in_place(&mut self, batch: &Batch) -> Result<Replayed, ReplayError> {
+        let first_offset = self.working.next_offset;
+        let mut visible = Vec::new();
+        if !batch.records.is_empty() {
+            // Of a batch without records no delta would tell the epoch and the time, nor would a snapshot: they would be
+            // on this node alone.
+            self.working.controller_epoch = batch.controller_epoch;
+            self.working.timestamp_ms = batch.timestamp_ms;
+        }
+        for segment in segments(&batch.records) {
+            self.replay_segment(segment, &mut visible)?;
+        }
         Ok(Replayed { first_offset, next_offset: self.working.next_offset, visible })
+    }
+
+    /// Goes on to `next_offset` in an open transaction without what is replayed until then. Such a ledger is good for an
+    /// abort of the transaction, which drops all of that, and for nothing else.
+    pub fn skip_to(&mut self, next_offset: Offset) {
+        assert!(self.has_open_transaction(), "only what is aborted may be left out");
+        self.working.next_offset = next_offset;
     }
 
     /// Replays what became visible on another node. Of an aborted transaction that is its two ends only, and its other
@@ -279,6 +293,17 @@ mod tests {
         assert_eq!(*ledger.visible(), moved_on);
         assert_eq!(ledger.visible().controller_epoch.get(), 2);
         assert_eq!(ledger.working(), ledger.visible());
+    }
+
+    #[test]
+    fn a_transaction_is_aborted_without_what_was_skipped_of_it() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[feature("a", 1), begin(), feature("b", 1)]);
+        let mut skipping = ledger.clone();
+        replay(&mut ledger, 1, &[feature("c", 1), feature("d", 1)]);
+        skipping.skip_to(ledger.working().next_offset);
+        assert_eq!(replay(&mut skipping, 1, &[abort()]), replay(&mut ledger, 1, &[abort()]));
+        assert_eq!(skipping, ledger);
     }
 
     #[test]

@@ -167,9 +167,11 @@ impl MetadataImage {
     }
 
     fn seats_forbidden(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        let sits = self.index.in_isr(broker).chain(self.index.led_by(broker)).filter(move |_| !self.is_active(broker));
-        let waits = self.index.in_elr(broker).filter(move |_| self.broker(broker).is_none());
-        sits.chain(waits)
+        // Decided before the walk: an active broker may have a seat in very many partitions.
+        let (may_sit, may_wait) = (self.is_active(broker), self.broker(broker).is_some());
+        let sits = (!may_sit).then(|| self.index.in_isr(broker).chain(self.index.led_by(broker)));
+        let waits = (!may_wait).then(|| self.index.in_elr(broker));
+        sits.into_iter().flatten().chain(waits.into_iter().flatten())
     }
 
     fn check_partition(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
