@@ -8,14 +8,14 @@ use imbl::OrdMap;
 
 use super::Topic;
 use super::partition_set::PartitionSet;
-use crate::ids::{BrokerId, DirectoryId, PartitionId, TopicId, TopicPartition};
+use super::seats::{Seated, Seats, Tally, id_of, number_of};
+use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
 use crate::record::{BrokerList, DirectoryList, Partition};
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartitionIndex {
-    led: ByBroker,
-    /// By the replica lists, whether or not the broker is registered.
-    hosted: ByBroker,
+    /// By the replica lists and leaders, whether or not the broker is registered.
+    seats: Seats,
     /// Hosted, and not in the ISR. Nearly all that is hosted is in the ISR, so this is the smaller part.
     out_of_sync: ByBroker,
     /// In the ISR, and not hosted: `verify` refuses it, but replay does not.
@@ -24,24 +24,23 @@ pub struct PartitionIndex {
     leaderless: TopicPartitionSet,
     /// The leaderless ones, by each of their replicas.
     leaderless_on: ByBroker,
-    /// By the first replica, whoever leads.
-    preferred: ByBroker,
     /// Not led by the first replica; by that replica.
     not_preferred: ByBroker,
     /// Those of them that have a leader.
     misplaced: TopicPartitionSet,
-    /// By the log directory of each replica; those without one are not here.
-    in_directory: By<(BrokerId, DirectoryId)>,
+    /// How many replicas each log directory has; those without one are not counted.
+    directories: Tally<(BrokerId, DirectoryId)>,
 }
 
 impl PartitionIndex {
     pub fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.led.of(broker)
+        self.seats.led_by(broker)
     }
 
     pub fn in_isr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        let hosted = self.hosted.0.get(&broker).into_iter();
-        let in_sync = hosted.flat_map(move |hosted| hosted.without(self.out_of_sync.0.get(&broker)));
+        let out_of_sync = self.out_of_sync.0.get(&broker);
+        let in_sync =
+            self.seats.hosted_without(broker, move |topic| out_of_sync.and_then(|out| out.topics.get(&topic)));
         in_sync.chain(self.strays.of(broker))
     }
 
@@ -63,7 +62,7 @@ impl PartitionIndex {
 
     /// The partitions that have a replica on `broker`.
     pub fn hosted_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.hosted.of(broker)
+        self.seats.hosted_by(broker)
     }
 
     pub fn leaderless(&self) -> impl Iterator<Item = TopicPartition> {
@@ -95,30 +94,30 @@ impl PartitionIndex {
 
     /// The log directories of `broker` that have replicas, as the partitions say it.
     pub fn directories_of(&self, broker: BrokerId) -> impl Iterator<Item = DirectoryId> {
-        let first = (broker, DirectoryId::UNASSIGNED);
-        self.in_directory.0.range(first..).map(|(key, _)| *key).take_while(move |key| key.0 == broker).map(|key| key.1)
+        let keys = self.directories.keys_from((broker, DirectoryId::UNASSIGNED));
+        keys.take_while(move |key| key.0 == broker).map(|key| key.1)
     }
 
-    /// The partitions whose replica on `broker` is in `directory`.
-    pub fn in_directory(&self, broker: BrokerId, directory: DirectoryId) -> impl Iterator<Item = TopicPartition> {
-        self.in_directory.of((broker, directory))
+    /// How many replicas on `broker` are in `directory`.
+    pub fn directory_count(&self, broker: BrokerId, directory: DirectoryId) -> usize {
+        self.directories.total((broker, directory))
     }
 
     /// How many partitions have `broker` as their first replica, whoever leads them now.
     pub fn preferred_count(&self, broker: BrokerId) -> usize {
-        self.preferred.count(broker)
+        self.seats.preferred_count(broker)
     }
 
     pub fn led_count(&self, broker: BrokerId) -> usize {
-        self.led.count(broker)
+        self.seats.led_count(broker)
     }
 
     pub fn isr_count(&self, broker: BrokerId) -> usize {
-        self.hosted.count(broker) - self.out_of_sync.count(broker) + self.strays.count(broker)
+        self.seats.hosted_count(broker) - self.out_of_sync.count(broker) + self.strays.count(broker)
     }
 
     pub fn replica_count(&self, broker: BrokerId) -> usize {
-        self.hosted.count(broker)
+        self.seats.hosted_count(broker)
     }
 
     pub fn leaderless_count(&self) -> usize {
@@ -131,64 +130,60 @@ impl PartitionIndex {
     }
 
     pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
-        self.replace(id, &Seats::default(), &Seats::of(partition));
+        self.replace(id, &Place::default(), &Place::of(partition));
     }
 
     pub(super) fn remove(&mut self, id: TopicPartition, partition: &Partition) {
-        self.replace(id, &Seats::of(partition), &Seats::default());
+        self.replace(id, &Place::of(partition), &Place::default());
     }
 
     pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
-        self.replace(id, &Seats::of(before), &Seats::of(after));
+        self.replace(id, &Place::of(before), &Place::of(after));
     }
 
     /// Removes a topic with all its partitions. The cost is the smaller of its partitions and the brokers.
     pub(super) fn remove_topic(&mut self, topic: &Topic) {
-        // A partition is looked up in about ten sets, a broker in five.
-        if 2 * topic.partitions.len() <= self.hosted.0.len() {
+        // The lists of few partitions are looked through broker by broker.
+        if 2 * topic.partitions.len() <= self.seats.broker_count() {
             topic.partitions().for_each(|(id, partition)| self.remove(id, partition));
             return;
         }
-        let Self { led, hosted, out_of_sync, strays, elr, leaderless, .. } = self;
-        let Self { leaderless_on, preferred, not_preferred, misplaced, in_directory, .. } = self;
-        for list in [led, hosted, out_of_sync, strays, elr, leaderless_on, preferred, not_preferred] {
+        let Self { out_of_sync, strays, elr, leaderless, leaderless_on, not_preferred, misplaced, .. } = self;
+        for list in [out_of_sync, strays, elr, leaderless_on, not_preferred] {
             list.remove_topic(topic.id);
         }
-        in_directory.remove_topic(topic.id);
+        self.seats.remove_topic(topic.id);
+        self.directories.remove_topic(topic.id);
         leaderless.remove_topic(topic.id);
         misplaced.remove_topic(topic.id);
     }
 
-    fn replace(&mut self, id: TopicPartition, before: &Seats<'_>, after: &Seats<'_>) {
-        self.led.update(id, before.led, after.led);
-        self.hosted.update(id, before.hosted, after.hosted);
+    fn replace(&mut self, id: TopicPartition, before: &Place<'_>, after: &Place<'_>) {
+        self.seats.update(id, before.seated(), after.seated());
         self.out_of_sync.update(id, &before.out_of_sync, &after.out_of_sync);
         self.strays.update(id, &before.strays, &after.strays);
         self.elr.update(id, before.elr, after.elr);
         self.leaderless.update(id, before.is_leaderless, after.is_leaderless);
         self.leaderless_on.update(id, before.waiting(), after.waiting());
-        self.preferred.update(id, before.preferred(), after.preferred());
         self.not_preferred.update(id, before.not_preferred(), after.not_preferred());
         self.misplaced.update(id, before.is_misplaced(), after.is_misplaced());
         if before.hosted != after.hosted || before.directories != after.directories {
-            self.in_directory.update(id, &before.places(), &after.places());
+            self.directories.update(id.topic, &before.places(), &after.places());
         }
     }
 
     /// The first list in which the two differ.
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         let lists = [
-            ("led", self.led == other.led),
-            ("hosted", self.hosted == other.hosted),
+            ("seats", self.seats == other.seats),
             ("out-of-sync", self.out_of_sync == other.out_of_sync),
             ("strays", self.strays == other.strays),
             ("elr", self.elr == other.elr),
             ("leaderless", self.leaderless == other.leaderless),
             ("leaderless-on", self.leaderless_on == other.leaderless_on),
-            ("preferred", self.preferred == other.preferred),
             ("not-preferred", self.not_preferred == other.not_preferred),
             ("misplaced", self.misplaced == other.misplaced),
-            ("in-directory", self.in_directory == other.in_directory),
+            ("directories", self.directories == other.directories),
         ];
         lists.into_iter().find(|(_, is_equal)| !is_equal).map(|(list, _)| list)
     }
@@ -196,7 +191,7 @@ impl PartitionIndex {
 
 /// Where a partition belongs in the index; by default nowhere.
 #[derive(Default)]
-struct Seats<'a> {
+struct Place<'a> {
     led: &'a [BrokerId],
     hosted: &'a [BrokerId],
     out_of_sync: BrokerList,
@@ -206,7 +201,7 @@ struct Seats<'a> {
     is_leaderless: bool,
 }
 
-impl<'a> Seats<'a> {
+impl<'a> Place<'a> {
     fn of(partition: &'a Partition) -> Self {
         Self {
             led: partition.leader.as_slice(),
@@ -217,6 +212,10 @@ impl<'a> Seats<'a> {
             is_leaderless: partition.leader.is_none(),
             directories: Some(&partition.directories),
         }
+    }
+
+    fn seated(&self) -> Seated<'a> {
+        Seated { replicas: self.hosted, leader: self.led.first().copied() }
     }
 
     /// The replicas, where none of them leads.
@@ -360,15 +359,6 @@ impl TopicPartitionSet {
     fn remove_topic(&mut self, topic: TopicId) {
         self.len -= self.topics.remove(&topic).map_or(0, |numbers| numbers.len());
     }
-}
-
-fn id_of(topic: TopicId, number: u32) -> TopicPartition {
-    TopicPartition::new(topic, PartitionId::new(number.cast_signed()))
-}
-
-/// Partitions are numbered from 0.
-fn number_of(id: TopicPartition) -> u32 {
-    id.partition.get().cast_unsigned()
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ mod partition_set;
 mod reassignments;
 mod replay;
 mod requests;
+mod seats;
+mod small_map;
 mod snapshot;
 pub mod verify;
 
@@ -24,7 +26,8 @@ use std::sync::Arc;
 use imbl::{OrdMap, Vector};
 
 use crate::ids::{
-    BrokerId, ClusterId, ControllerEpoch, ControllerId, Offset, PartitionId, ReassignmentId, TopicId, TopicPartition,
+    BrokerId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, Offset, PartitionId, ReassignmentId, TopicId,
+    TopicPartition,
 };
 use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition, SharedDirectories};
 use digest::Digest;
@@ -117,6 +120,16 @@ impl MetadataImage {
 
     pub fn partition(&self, id: TopicPartition) -> Option<&Arc<Partition>> {
         self.topic(id.topic).and_then(|topic| topic.partition(id.partition))
+    }
+
+    /// The partitions whose replica on `broker` is in `directory`.
+    pub fn in_directory(&self, broker: BrokerId, directory: DirectoryId) -> impl Iterator<Item = TopicPartition> {
+        let is_there = move |id: &TopicPartition| {
+            let partition = self.partition(*id).expect("the index names partitions of the image");
+            partition.directory_of(broker) == directory
+        };
+        let count = self.index.directory_count(broker, directory);
+        self.index.hosted_by(broker).filter(is_there).take(count)
     }
 
     /// Every partition of every topic.

@@ -200,7 +200,7 @@ fn union(
 /// costs no look at its partitions. At most one more than a step takes.
 fn hosted_elsewhere(image: &MetadataImage, broker: BrokerId, directories: &[DirectoryId]) -> BTreeSet<TopicPartition> {
     let lost = image.index.directories_of(broker).filter(|directory| !directories.contains(directory));
-    let there = lost.flat_map(move |directory| image.index.in_directory(broker, directory));
+    let there = lost.flat_map(move |directory| image.in_directory(broker, directory));
     there.take(limits::CHANGES_PER_STEP_MAX + 1).collect()
 }
 
@@ -280,7 +280,7 @@ pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistratio
         let partition = image.partition(*id).expect("the index names partitions of the image");
         partition.isr.contains(&broker.broker)
     };
-    let there = failed.iter().flat_map(|&directory| image.index.in_directory(broker.broker, directory));
+    let there = failed.iter().flat_map(|&directory| image.in_directory(broker.broker, directory));
     let lost = there.filter(is_in_isr);
     let cause = Cause::DirectoryFailed(broker.broker);
     let step = change_step(image, lost, cause, |change| change.without(broker.broker));
