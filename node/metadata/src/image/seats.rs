@@ -267,3 +267,95 @@ pub(super) fn id_of(topic: TopicId, number: u32) -> TopicPartition {
 pub(super) fn number_of(id: TopicPartition) -> u32 {
     id.partition.get().cast_unsigned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The replicas and the leader of a partition; without a replica there is no partition.
+    type State = (Vec<BrokerId>, Option<BrokerId>);
+
+    fn seated((replicas, leader): &State) -> Seated<'_> {
+        Seated { replicas, leader: *leader }
+    }
+
+    fn topic(number: u128) -> TopicId {
+        TopicId::new(Uuid::from_u128(number))
+    }
+
+    fn states() -> impl Strategy<Value = State> {
+        // More brokers than an array of seats takes, and replicas that repeat or do not lead.
+        let broker = || (0..40).prop_map(BrokerId::new);
+        (prop::collection::vec(broker(), 0..4), prop::option::of(broker()))
+    }
+
+    fn ids() -> impl Strategy<Value = TopicPartition> {
+        (0..3_u128, 0..60).prop_map(|(at, partition)| TopicPartition::new(topic(at), PartitionId::new(partition)))
+    }
+
+    fn check(seats: &Seats, model: &BTreeMap<TopicPartition, State>) -> Result<(), TestCaseError> {
+        for broker in (0..40).map(BrokerId::new) {
+            let those = |has: fn(&State, &BrokerId) -> bool| -> Vec<TopicPartition> {
+                model.iter().filter(|(_, state)| has(state, &broker)).map(|(id, _)| *id).collect()
+            };
+            let hosted = those(|state, broker| state.0.contains(broker));
+            let led = those(|state, broker| state.1 == Some(*broker));
+            let preferred = those(|state, broker| state.0.first() == Some(broker));
+            prop_assert_eq!(seats.hosted_count(broker), hosted.len());
+            prop_assert_eq!(seats.led_count(broker), led.len());
+            prop_assert_eq!(seats.preferred_count(broker), preferred.len());
+            prop_assert_eq!(seats.hosted_by(broker).collect::<Vec<_>>(), hosted);
+            prop_assert_eq!(seats.led_by(broker).collect::<Vec<_>>(), led);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn seats_are_those_of_the_partitions(changes in prop::collection::vec((ids(), states()), 0..300)) {
+            let (mut seats, mut model) = (Seats::default(), BTreeMap::<TopicPartition, State>::new());
+            for (id, state) in changes {
+                let before = model.insert(id, state.clone()).unwrap_or_default();
+                seats.update(id, seated(&before), seated(&state));
+            }
+            check(&seats, &model)?;
+            let mut again = Seats::default();
+            model.iter().rev().for_each(|(id, state)| again.update(*id, Seated::default(), seated(state)));
+            prop_assert_eq!(&seats, &again, "equal contents are equal values");
+            seats.remove_topic(topic(1));
+            model.retain(|id, _| id.topic != topic(1));
+            check(&seats, &model)?;
+            for (id, state) in &model {
+                seats.update(*id, seated(state), Seated::default());
+            }
+            prop_assert_eq!(seats, Seats::default());
+        }
+
+        #[test]
+        fn a_tally_counts_by_topic_and_in_all(changes in prop::collection::vec((0..3_u128, 0..40_i32, 1..4_usize), 0..200)) {
+            let (mut tally, mut model) = (Tally::default(), BTreeMap::<(u128, i32), usize>::new());
+            for (at, key, count) in changes {
+                tally.update(topic(at), &[], &vec![key; count]);
+                *model.entry((at, key)).or_default() += count;
+            }
+            let total = |model: &BTreeMap<(u128, i32), usize>, key| -> usize {
+                model.iter().filter(|((_, other), _)| *other == key).map(|(_, count)| count).sum()
+            };
+            prop_assert!((0..40).all(|key| tally.total(key) == total(&model, key)));
+            tally.remove_topic(topic(1));
+            model.retain(|(at, _), _| *at != 1);
+            prop_assert!((0..40).all(|key| tally.total(key) == total(&model, key)));
+            for ((at, key), count) in model {
+                tally.update(topic(at), &vec![key; count], &[]);
+            }
+            prop_assert_eq!(tally, Tally::default());
+        }
+    }
+}

@@ -459,7 +459,7 @@ mod tests {
             let partition = image.partition(partition_id(0)).expect("the fixture has it").clone();
             image.index.remove(partition_id(0), &partition);
         };
-        assert_eq!(after_damage(stray), [Violation::IndexDiffers { list: "led" }]);
+        assert_eq!(after_damage(stray), [Violation::IndexDiffers { list: "seats" }]);
         let silent = |image: &mut MetadataImage| {
             image.features.insert("metadata.version".to_owned(), 9);
         };
