@@ -14,6 +14,8 @@
 //!   applied: isr [1,2]                   9
 //! ```
 
+mod followers;
+
 use std::collections::BTreeMap;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch};
@@ -21,6 +23,7 @@ use quorate_metadata::mutant::Mutant;
 use quorate_metadata::record::{LeaderRecoveryState, Partition};
 
 use crate::LogOffset;
+use followers::{Follower, Followers};
 
 /// The leader's replica, as it is when the leadership begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,18 +82,6 @@ pub enum Durability {
     NotEnough,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Follower {
-    /// None until it has fetched from this leader.
-    end: Option<LogOffset>,
-    /// The epoch under which it last fetched.
-    broker_epoch: Option<BrokerEpoch>,
-    /// When it last had everything there was; None: never under this leader.
-    caught_up_ms: Option<i64>,
-    /// When it last fetched, and where the leader's log ended then.
-    last_fetch: Option<(i64, LogOffset)>,
-}
-
 /// One leader epoch of one partition, seen from its leader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leadership {
@@ -106,7 +97,7 @@ pub struct Leadership {
     /// The ISR that was asked for and is not yet known to be refused.
     asked: Option<Vec<BrokerId>>,
     active: BTreeMap<BrokerId, BrokerEpoch>,
-    followers: BTreeMap<BrokerId, Follower>,
+    followers: Followers,
     terms: Terms,
 }
 
@@ -125,7 +116,7 @@ impl Leadership {
             recovery: partition.recovery(),
             asked: None,
             active: known.active.clone(),
-            followers: BTreeMap::new(),
+            followers: Followers::default(),
             terms: known.terms,
         };
         leadership.keep_followers(partition, at.now_ms);
@@ -152,16 +143,16 @@ impl Leadership {
 
     /// The brokers with a replica that follows this one.
     pub fn followers(&self) -> impl Iterator<Item = BrokerId> {
-        self.followers.keys().copied()
+        self.followers.brokers()
     }
 
     /// The end of the follower's log, once it has fetched.
     pub fn end_of(&self, follower: BrokerId) -> Option<LogOffset> {
-        self.followers.get(&follower).and_then(|follower| follower.end)
+        self.followers.get(follower).and_then(|follower| follower.end)
     }
 
     pub fn caught_up_ms(&self, follower: BrokerId) -> Option<i64> {
-        self.followers.get(&follower).and_then(|follower| follower.caught_up_ms)
+        self.followers.get(follower).and_then(|follower| follower.caught_up_ms)
     }
 
     /// The leader's own log has grown.
@@ -174,7 +165,7 @@ impl Leadership {
     /// A follower has everything below `end`. False: it has no replica of the partition.
     pub fn on_fetch(&mut self, follower: BrokerId, epoch: BrokerEpoch, end: LogOffset, now_ms: i64) -> bool {
         let log_end = self.log_end;
-        let Some(state) = self.followers.get_mut(&follower) else { return false };
+        let Some(state) = self.followers.get_mut(follower) else { return false };
         if end >= log_end {
             state.caught_up_ms = Some(now_ms);
         } else if let Some((at, end_then)) = state.last_fetch
@@ -208,7 +199,8 @@ impl Leadership {
 
     /// The leader leads on after a time in which nobody could fetch from it: members have that time anew.
     pub fn resume(&mut self, now_ms: i64) {
-        let members = self.followers.iter_mut().filter(|(broker, _)| self.isr.contains(broker));
+        let isr = &self.isr;
+        let members = self.followers.iter_mut().filter(|(broker, _)| isr.contains(broker));
         members.for_each(|(_, follower)| follower.caught_up_ms = Some(now_ms));
     }
 
@@ -243,7 +235,7 @@ impl Leadership {
         if wanted == self.isr && self.recovery == LeaderRecoveryState::Recovered {
             return None;
         }
-        let member = |&broker: &BrokerId| (broker, self.followers.get(&broker).and_then(|at| at.broker_epoch));
+        let member = |&broker: &BrokerId| (broker, self.followers.get(broker).and_then(|at| at.broker_epoch));
         let isr = wanted.iter().map(member).collect();
         self.asked = Some(wanted);
         Some(Proposal { leader_epoch: self.leader_epoch, partition_epoch: self.partition_epoch, isr })
@@ -253,7 +245,12 @@ impl Leadership {
     /// wanted nor the high watermark; `None`: it never does.
     pub fn lag_due_ms(&self, now_ms: i64) -> Option<i64> {
         let is_behind = |follower: &&Follower| follower.end.is_none_or(|end| end < self.log_end);
-        let caught_up = self.followers.values().filter(is_behind).filter_map(|follower| follower.caught_up_ms);
+        let caught_up = self
+            .followers
+            .iter()
+            .map(|(_, follower)| follower)
+            .filter(is_behind)
+            .filter_map(|follower| follower.caught_up_ms);
         let due = caught_up.map(|at| at.saturating_add(self.terms.lag_max_ms).saturating_add(1));
         due.filter(|due| *due > now_ms).min()
     }
@@ -264,14 +261,14 @@ impl Leadership {
         let stay = self.isr.iter().copied().filter(stays);
         // Who has all that is committed may still lag, where the high watermark stands still: it would have to go at once.
         let joins = |broker: &BrokerId| self.may_join(*broker) && !self.lags(*broker, now_ms);
-        let join = self.followers.keys().copied().filter(|broker| !self.isr.contains(broker) && joins(broker));
+        let join = self.followers.brokers().filter(|broker| !self.isr.contains(broker) && joins(broker));
         stay.chain(join).collect()
     }
 
     /// It holds everything that is committed and nothing of an older leader that this one does not have, and it
     /// fetched as the incarnation that the controllers know: what another one had fetched may be gone.
     fn may_join(&self, broker: BrokerId) -> bool {
-        let Some(follower) = self.followers.get(&broker) else { return false };
+        let Some(follower) = self.followers.get(broker) else { return false };
         let has_caught_up = follower.end.is_some_and(|end| end >= self.high_watermark && end >= self.epoch_start);
         has_caught_up && self.is_active(broker, follower)
     }
@@ -281,7 +278,7 @@ impl Leadership {
     }
 
     fn lags(&self, broker: BrokerId, now_ms: i64) -> bool {
-        let Some(follower) = self.followers.get(&broker) else { return true };
+        let Some(follower) = self.followers.get(broker) else { return true };
         let is_at_the_end = follower.end.is_some_and(|end| end >= self.log_end);
         let is_recent = follower.caught_up_ms.is_some_and(|at| now_ms - at <= self.terms.lag_max_ms);
         !is_at_the_end && !is_recent
@@ -289,11 +286,11 @@ impl Leadership {
 
     /// A follower that was in the ISR when the leadership began has the time of the allowed lag to show itself.
     fn keep_followers(&mut self, partition: &Partition, now_ms: i64) {
-        self.followers.retain(|broker, _| partition.replicas.contains(broker));
+        self.followers.retain(|broker| partition.replicas.contains(&broker));
         for &broker in partition.replicas.iter().filter(|&&broker| broker != self.leader) {
             let caught_up_ms = self.isr.contains(&broker).then_some(now_ms);
             let unknown = Follower { end: None, broker_epoch: None, caught_up_ms, last_fetch: None };
-            self.followers.entry(broker).or_insert(unknown);
+            self.followers.add(broker, unknown);
         }
     }
 
@@ -304,12 +301,12 @@ impl Leadership {
             return;
         }
         let mut members = self.isr.iter().chain(self.asked.iter().flatten());
-        if members.any(|broker| *broker != self.leader && !self.followers.contains_key(broker)) {
+        if members.any(|broker| *broker != self.leader && self.followers.get(*broker).is_none()) {
             return;
         }
         let mut lowest = self.log_end;
-        for (broker, follower) in &self.followers {
-            let counts = self.is_member(*broker) || self.is_about_to_join(*broker, follower, now_ms);
+        for (broker, follower) in self.followers.iter() {
+            let counts = self.is_member(broker) || self.is_about_to_join(broker, follower, now_ms);
             if !counts {
                 continue;
             }

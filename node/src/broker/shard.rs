@@ -86,7 +86,8 @@ struct Shard {
     around: Surroundings,
     directory: LogDirectory,
     handle: ShardHandle,
-    owned: BTreeMap<TopicPartition, Replica>,
+    /// Boxed: the nodes of the tree are half empty where partitions come in their order.
+    owned: BTreeMap<TopicPartition, Box<Replica>>,
     /// On the disk, and not opened yet.
     unopened: BTreeSet<TopicPartition>,
     deletions: Deletions,

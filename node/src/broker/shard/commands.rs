@@ -33,7 +33,7 @@ impl Shard {
                     }
                 }
             }
-            Command::Ask(id, question) => question(self.owned.get(&id), now_ms),
+            Command::Ask(id, question) => question(self.owned.get(&id).map(AsRef::as_ref), now_ms),
             Command::Stop(done) => {
                 self.owned.values_mut().for_each(|replica| replica.checkpoint(&mut round.writes));
                 round.stopped = Some(done);

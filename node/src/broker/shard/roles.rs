@@ -151,7 +151,7 @@ impl Shard {
         let replica = Replica::new(self.around.broker, log);
         let handle = ReplicaHandle { shard: self.handle.clone(), published: replica.published(), reader };
         self.around.replicas.insert(id, handle);
-        self.owned.insert(id, replica);
+        self.owned.insert(id, Box::new(replica));
         Ok(())
     }
 
