@@ -101,7 +101,7 @@ impl<'a> Draw<'a> {
 
     /// Of the largest size, in bytes or in items.
     fn list(&mut self) -> String {
-        let item = if self.any::<u8>() % 2 == 0 { "100:1".to_owned() } else { "9".repeat(18) + ":1" };
+        let item = if self.any::<u8>().is_multiple_of(2) { "100:1".to_owned() } else { "9".repeat(18) + ":1" };
         let numbered = (0..limits::CONFIG_LIST_ITEMS_MAX).map(|at| format!("{at}{item}"));
         let mut list = String::new();
         for item in numbered {
@@ -130,7 +130,7 @@ impl<'a> Draw<'a> {
 
     fn isr_changes(&mut self, image: &MetadataImage) -> AlterPartition {
         let broker = self.broker();
-        let alone = self.any::<u8>() % 2 == 0;
+        let alone = self.any::<u8>().is_multiple_of(2);
         let changed = |id: TopicPartition| {
             let state = image.partition(id)?;
             let members: &[BrokerId] = if alone { std::slice::from_ref(&broker) } else { &state.replicas };
@@ -151,7 +151,7 @@ impl<'a> Draw<'a> {
 
     fn cancelled(&mut self, image: &MetadataImage) -> Cancelled {
         match image.reassignments.keys().next() {
-            Some(id) if self.any::<u8>() % 2 == 0 => Cancelled::Operation(*id),
+            Some(id) if self.any::<u8>().is_multiple_of(2) => Cancelled::Operation(*id),
             _ => Cancelled::Partitions(partitions(image).take(self.share(PARTITIONS_MAX)).collect()),
         }
     }
