@@ -1,6 +1,7 @@
 //! Turns of the event loop of a controller that is a cluster by itself; the test makes each of them.
 
 mod fencing;
+mod held;
 mod large_plans;
 mod tasks;
 
@@ -302,7 +303,27 @@ async fn a_group_of_large_operations_becomes_several_batches() {
     for answer in answers {
         assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
     }
-    assert_eq!(driven.claim().in_flight.bytes(), 0);
+    assert_eq!((driven.claim().in_flight.bytes(), driven.event_loop.metrics.in_flight_bytes.get()), (0, 0));
+}
+
+#[tokio::test]
+async fn large_steps_of_a_group_become_several_batches() {
+    let mut driven = Driven::start().await;
+    let large = |at: usize| {
+        operation(move |image| {
+            let key = format!("large-{at}");
+            let is_last = value(image, &key).is_some();
+            let record = if is_last { config("last", key) } else { config(&key, "x".repeat(900_000)) };
+            Ok(if is_last { Plan::new(vec![record], ()) } else { Plan::partial(vec![record], ()) })
+        })
+    };
+    let (operations, answers): (Vec<_>, Vec<_>) = (0..6).map(large).unzip();
+    driven.run(operations);
+    assert!(driven.claim().in_flight.bytes() > 4_500_000);
+    driven.finish().await;
+    for answer in answers {
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
+    }
 }
 
 #[tokio::test]
@@ -353,6 +374,41 @@ async fn a_request_that_was_applied_is_answered_and_not_applied_again() {
     driven.finish().await;
     assert_eq!((first.await, second.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
     assert_eq!(driven.draft().next_offset, next_offset);
+}
+
+#[tokio::test]
+async fn an_operation_that_nothing_waits_for_is_not_planned() {
+    let mut driven = Driven::start().await;
+    let request = Some(RequestId { client: ClientId::new(uuid::Uuid::from_u128(7)), request: 1 });
+    let (abandoned, answer) = set("key", "abandoned");
+    drop(answer);
+    driven.run([Operation { request, ..abandoned }]);
+    driven.finish().await;
+    assert_eq!(value(driven.draft(), "key"), None);
+}
+
+#[tokio::test]
+async fn a_plan_that_was_given_up_while_it_was_made_is_dropped() {
+    let mut driven = Driven::start().await;
+    let pulse = driven.event_loop.pulse();
+    let (held, _) = operation(move |_| {
+        pulse.give_up();
+        Ok(Plan::new(vec![config("key", "late".to_owned())], ()))
+    });
+    driven.run([held]);
+    driven.finish().await;
+    assert_eq!(value(driven.draft(), "key"), None);
+    driven.done(set("key", "next")).await;
+}
+
+#[tokio::test]
+async fn an_operation_that_is_refused_takes_no_room_in_the_queue() {
+    let driven = Driven::start().await;
+    (0..QUEUE_MAX).for_each(|_| driven.controller.submit(set("key", "value").0).expect("the queue has room"));
+    let (heavy, _) = set("key", "value");
+    let weight = Weight { bytes: 1_000, records: 1 };
+    let refused = driven.controller.submit(Operation { weight, ..heavy }).expect_err("the queue is full");
+    assert_eq!((refused.name, driven.event_loop.queued.get()), (ErrorName::Throttled, 0));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Fencings: ahead of large plans, in steps, of one incarnation.
 
+use super::super::super::liveness::Contact;
 use super::*;
 
 /// More than one step.
@@ -40,4 +41,18 @@ async fn the_steps_of_a_fencing_end_where_another_incarnation_has_registered() {
     driven.run([operation(|image| brokers::unfence(image, broker(1))).0]);
     driven.finish().await;
     assert!(!driven.is_fenced(1) && driven.claim().steps.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
+    let mut driven = Driven::with_partitions(1).await;
+    for id in [1, 2].map(broker) {
+        let epoch = driven.draft().broker(id).expect("registered").epoch;
+        driven.event_loop.sessions.touch(Contact { broker: id, epoch, metadata_offset: Offset::default() });
+    }
+    tokio::time::advance(Duration::from_secs(3_601)).await;
+    driven.event_loop.run_due_tasks(Instant::now());
+    assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, false]);
+    driven.event_loop.run_unfinished_tasks();
+    assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
 }

@@ -24,6 +24,9 @@ async fn other_operations_wait_while_a_large_plan_is_made() {
     driven.run([large]);
     assert!(!driven.event_loop.has_room() && driven.event_loop.can_go_on());
     assert!(value(driven.draft(), "list").is_none(), "it is not planned here");
+    let next_offset = driven.draft().next_offset;
+    driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(60));
+    assert_eq!(driven.draft().next_offset, next_offset, "a task that is not urgent would make it stale");
     driven.event_loop.go_on();
     assert!(!driven.event_loop.has_room() && !driven.event_loop.can_go_on());
     driven.take_prepared().await;
@@ -38,6 +41,7 @@ async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
     let ((one, one_done), (other, other_done)) = (heavy("one"), heavy("other"));
     driven.run([one, other]);
     driven.event_loop.go_on();
+    driven.event_loop.go_on();
     // As a fencing is run.
     driven.run([set("list", "fenced;").0]);
     driven.take_prepared().await;
@@ -47,7 +51,7 @@ async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
     assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("fenced;one;other;"));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_large_plan_that_comes_too_late_is_dropped() {
     let mut driven = Driven::start().await;
     let controller = driven.controller.clone();
@@ -64,9 +68,10 @@ async fn a_large_plan_that_comes_too_late_is_dropped() {
     let first = driven.event_loop.operations.recv().await.expect("it comes");
     driven.event_loop.run_operations(first);
     driven.event_loop.go_on();
-    driven.event_loop.give_up_overdue_plan(Instant::now());
+    driven.event_loop.on_tick();
     assert!(!driven.event_loop.has_room(), "it has time");
-    driven.event_loop.give_up_overdue_plan(Instant::now() + Duration::from_secs(3_600));
+    tokio::time::advance(Duration::from_secs(2)).await;
+    driven.event_loop.on_tick();
     assert!(driven.event_loop.has_room(), "others need not wait any longer");
     let refused = caller.await.expect("no panic").expect_err("it was given up");
     assert_eq!(refused.name, ErrorName::PolicyViolation);

@@ -43,14 +43,18 @@ async fn a_returned_broker_gets_all_that_it_can_lead_from_this_claim_or_the_next
 #[tokio::test]
 async fn a_digest_is_written_when_nothing_is_in_flight() {
     let mut driven = Driven::start().await;
-    driven.run([set("key", "value").0]);
+    driven.run([in_steps("step", 2).0]);
     driven.event_loop.run_due_tasks(Instant::now() + LATER);
     let next_offset = driven.draft().next_offset;
-    assert!(driven.claim().digest_due && !driven.event_loop.has_room(), "what is in flight runs out first");
+    let may_go_on = driven.event_loop.has_room() || driven.event_loop.can_go_on();
+    assert!(driven.claim().digest_due && !may_go_on, "what is in flight runs out first");
     driven.settle_one().await;
     assert!(!driven.claim().digest_due && driven.event_loop.has_room());
     assert_eq!(driven.draft().next_offset, next_offset.advance(1));
     driven.finish().await;
     driven.event_loop.run_due_tasks(Instant::now() + 2 * LATER);
-    assert_eq!(driven.draft().next_offset, next_offset.advance(1), "nothing new, no new digest");
+    driven.finish().await;
+    let digested = driven.draft().next_offset;
+    driven.event_loop.run_due_tasks(Instant::now() + 3 * LATER);
+    assert_eq!(driven.draft().next_offset, digested, "nothing new, no new digest");
 }
