@@ -138,3 +138,28 @@ impl Table {
 }
 
 const UNPOISONED: &str = "no one panics while holding the replicas";
+
+#[cfg(test)]
+mod tests {
+    use quorate_log::{Flush, LogDirectory, MemoryLogs};
+    use quorate_metadata::ids::{PartitionId, TopicId};
+
+    use super::*;
+
+    #[test]
+    fn a_replica_is_removed_by_the_directory_that_has_it() {
+        let id = TopicPartition::new(TopicId::default(), PartitionId::new(0));
+        let [here, elsewhere] = [1, 2].map(|id| {
+            let logs = MemoryLogs::new(DirectoryId::from_bytes([id; 16]));
+            ShardHandle::new(&LogDirectory::in_memory(&logs, Flush::Os)).0
+        });
+        let replicas = Replicas::default();
+        replicas.place([id], &here);
+        replicas.place([id], &elsewhere);
+        replicas.remove(id, &elsewhere);
+        assert_eq!((replicas.count_in(&here), replicas.count_in(&elsewhere)), (1, 0));
+        assert_eq!(replicas.shard_of(id).map(|shard| shard.directory()), Some(here.directory()));
+        replicas.remove(id, &here);
+        assert!(replicas.shard_of(id).is_none() && replicas.all_ids().is_empty());
+    }
+}

@@ -69,3 +69,16 @@ fn many_positions_travel_in_several_requests() {
     assert_eq!(fetcher.request().positions.len(), 500);
     assert!(fetcher.due.is_empty() && !fetcher.is_stale);
 }
+
+#[test]
+fn what_was_refused_is_asked_for_again_when_its_pause_is_over() {
+    let mut fetcher = fetcher();
+    (0..3).for_each(|partition| fetcher.take(fetch(partition)));
+    fetcher.request();
+    let now = Instant::now();
+    fetcher.later.extend([(now, id(0)), (now + Duration::from_secs(3_600), id(1)), (now, id(2))]);
+    fetcher.take(Wish::Forget(id(2)));
+    fetcher.retry();
+    assert_eq!(fetcher.due, BTreeSet::from([id(0)]));
+    assert_eq!(fetcher.later, BTreeSet::from([(now + Duration::from_secs(3_600), id(1))]));
+}

@@ -63,7 +63,7 @@ struct Driven {
     metadata: watch::Sender<MetadataImage>,
     _standing: watch::Sender<Standing>,
     _plane: watch::Sender<()>,
-    _proposed: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
+    proposed: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
     _failed: mpsc::UnboundedReceiver<(DirectoryId, String)>,
 }
 
@@ -90,17 +90,7 @@ impl Driven {
         let (handle, inbox) = ShardHandle::new(&directory);
         let mut shard = Shard::new(directory, found, around, handle.clone());
         shard.on_metadata(metadata.borrow().clone());
-        Self {
-            shard,
-            inbox,
-            handle,
-            logs,
-            metadata,
-            _standing: standing,
-            _plane: plane,
-            _proposed: proposed,
-            _failed: failed,
-        }
+        Self { shard, inbox, handle, logs, metadata, _standing: standing, _plane: plane, proposed, _failed: failed }
     }
 
     /// With all partitions led.

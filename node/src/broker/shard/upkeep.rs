@@ -179,6 +179,10 @@ mod tests {
         assert_eq!(checks.take_due(500, 10), [id(7)]);
         assert!(checks.take_due(9_999, 10).is_empty(), "each stands there once");
         assert_eq!(checks.take_due(10_000, 3), [id(0), id(1), id(2)]);
+        assert_eq!(checks.take_due(10_000, usize::MAX).len(), 100_000 - 1 - 3);
+        assert!(checks.take_due(10_000, usize::MAX).is_empty());
+        checks.by(id(7), 20_000);
+        assert_eq!(checks.take_due(20_000, 10), [id(7)], "what was looked at is looked at again");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Ends: of a leadership that is over before it is taken, of the directory, and of the broker.
 
+use quorate_log::leadership::Outcome;
+
 use super::*;
 
 async fn stop(driven: &Driven) {
@@ -48,4 +50,56 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
     driven.round();
     assert!(matches!(refused.try_recv(), Ok(Err(error)) if error.name == ErrorName::KafkaStorageError));
     assert!(!driven.is_found(id(3)));
+}
+
+#[tokio::test]
+async fn a_replica_that_is_deleted_before_it_is_open_is_not_opened() {
+    let mut driven = Driven::start((0..COUNT).map(id).collect());
+    driven.change(RoleChange::Delete { id: id(COUNT - 1), done: None }).await;
+    while driven.shard.has_more_to_do() {
+        driven.round();
+    }
+    assert_eq!(driven.shard.owned.len(), COUNT as usize - 1);
+    assert!(driven.logs.pending() > 0);
+    driven.tick();
+    assert_eq!(driven.logs.pending(), 0, "it cannot come back after a loss of power");
+    assert!(!driven.is_found(id(COUNT - 1)));
+}
+
+#[tokio::test]
+async fn a_follower_that_lags_is_found_by_a_tick_and_the_outcome_counts() {
+    let mut driven = Driven::start(Vec::new());
+    let change = PartitionChange {
+        replicas: Some(vec![broker(1), broker(2)]),
+        directories: Some(vec![DirectoryId::UNASSIGNED; 2]),
+        isr: Some(vec![broker(1), broker(2)]),
+        leader: Some(Some(broker(1))),
+        ..PartitionChange::none(id(0), Cause::Reassignment)
+    };
+    driven.learn(vec![Record::PartitionChange(change)]);
+    driven.change(RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::new(1) }).await;
+    driven.round();
+    let mut answer = driven.produce(id(0)).await;
+    driven.round();
+    driven.tick();
+    assert!(answer.try_recv().is_err() && driven.proposed.try_recv().is_err(), "the follower has time");
+    // As if so much time had passed.
+    driven.shard.started -= Duration::from_secs(60);
+    driven.tick();
+    let (partition, proposal) = driven.proposed.try_recv().expect("the follower has lagged for too long");
+    assert_eq!((partition, proposal.isr.len()), (id(0), 1));
+    let applied = Outcome::Applied { partition_epoch: proposal.partition_epoch.next(), isr: vec![broker(1)] };
+    driven.handle.send(Command::Outcomes(vec![(partition, proposal, applied)])).await.expect("the owner lives");
+    driven.round();
+    assert!(matches!(answer.try_recv(), Ok(Ok(_))));
+}
+
+#[tokio::test]
+async fn housekeeping_is_done_where_there_are_records() {
+    let mut driven = Driven::leading().await;
+    driven.tick();
+    let _answer = driven.produce(id(3)).await;
+    driven.round();
+    driven.shard.housekeeping = Housekeeping::default();
+    assert_eq!(driven.tick(), 1);
 }

@@ -47,10 +47,25 @@ async fn metadata_of_a_broker_concerns_the_replicas_of_its_partitions() {
     assert_eq!(driven.round(), 1);
 }
 
+#[tokio::test]
+async fn a_config_of_all_brokers_concerns_all_replicas() {
+    let mut driven = Driven::leading().await;
+    driven.learn(vec![Record::Config {
+        resource: ConfigResource::BrokerDefault,
+        key: "log.retention.ms".to_owned(),
+        value: Some("1000".to_owned()),
+    }]);
+    let mut told = 0;
+    while driven.shard.has_more_to_do() {
+        told += driven.round();
+    }
+    assert_eq!(told, COUNT as usize);
+}
+
 /// A replica that an operation adds here, throttled to a byte a second, and that has fetched a hundred.
 async fn throttled() -> Driven {
     let mut driven = Driven::start(Vec::new());
-    let partition = ReassignedPartition { id: id(MOVED), original: vec![broker(2)] };
+    let partition = |number| ReassignedPartition { id: id(number), original: vec![broker(2)] };
     let change = PartitionChange {
         isr: Some(vec![broker(2)]),
         adding: Some(vec![broker(1)]),
@@ -59,12 +74,14 @@ async fn throttled() -> Driven {
     };
     let begun = ReassignmentStart {
         id: OPERATION,
-        partitions: vec![partition],
+        partitions: vec![partition(MOVED), partition(MOVED + 1)],
         paused: false,
         throttle_bytes_per_second: Some(1),
         started_ms: None,
     };
-    driven.learn(vec![Record::PartitionChange(change), Record::BeginReassignment(begun)]);
+    let other = PartitionChange { id: id(MOVED + 1), ..change.clone() };
+    let changes = [change, other].map(Record::PartitionChange);
+    driven.learn(changes.into_iter().chain([Record::BeginReassignment(begun)]).collect());
     driven.change(RoleChange::Follow { id: id(MOVED), source: SOURCE }).await;
     driven.round();
     fetched(&mut driven).await;
@@ -107,6 +124,11 @@ async fn a_wait_ends_with_the_terms_that_it_was_for() {
     driven.learn(vec![Record::PartitionChange(PartitionChange::none(id(MOVED), Cause::ElectionRequested))]);
     driven.round();
     assert!(waits(&mut driven), "its terms are the same");
+    let over =
+        PartitionChange { adding: Some(Vec::new()), ..PartitionChange::none(id(MOVED + 1), Cause::Reassignment) };
+    driven.learn(vec![Record::PartitionChange(over)]);
+    driven.round();
+    assert!(waits(&mut driven), "the operation has got on under the same terms");
     driven.learn(vec![terms(Some(1_000_000))]);
     // Before the replica has acted on the terms.
     driven.learn(vec![Record::PartitionChange(PartitionChange::none(id(MOVED), Cause::ElectionRequested))]);
