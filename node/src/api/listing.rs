@@ -405,6 +405,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_page_goes_on_with_a_topic_and_begins_the_next() {
+        let image = image(&[("a", 3), ("b", 5)]);
+        let asked = admin::DescribeTopicsRequest { page_size: 4, topics: refs(&["b", "a"]), ..Default::default() };
+        let page = described_topics(&image, asked.clone()).await.expect("a page");
+        let asked = admin::DescribeTopicsRequest { page_token: page.next_page_token, ..asked };
+        let page = described_topics(&image, asked).await.expect("a page");
+        let found: Vec<_> = page.topics.iter().map(|topic| numbers(&topic.partitions)).collect();
+        assert_eq!(found, [vec![("b", 4)], vec![("a", 0), ("a", 1), ("a", 2)]]);
+    }
+
+    #[tokio::test]
     async fn the_configs_of_topics_count_for_their_page() {
         const BYTES: usize = 30_000;
         let mut image = image(&[("a", 1)]);

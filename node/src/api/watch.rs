@@ -203,3 +203,6 @@ impl Watcher {
 fn records(encoded: Bytes) -> WatchEvent {
     WatchEvent { records: Some(encoded), ..WatchEvent::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,128 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use quorate_client::network::Port;
+use quorate_metadata::ids::{ControllerEpoch, ControllerId, IncarnationId};
+use quorate_metadata::record::{ConfigResource, ControllerRegistration};
+use quorate_metadata::{Batch, Ledger, Record};
+use quorate_proto::broker::CommittedRecords;
+use quorate_proto::error;
+
+use super::*;
+use crate::controller::{ControllerConfig, EventLoop};
+use crate::machine::Workers;
+use crate::metrics::Metrics;
+use crate::raft::{DialMap, MemoryStore, RaftConfig, RaftNode, VoterAddress};
+use crate::replica::{MetadataReplica, MetadataView};
+
+const NODE: ControllerId = ControllerId::new(1);
+
+/// A node whose feed the test feeds.
+struct Fed {
+    gateway: Gateway,
+    ledger: Ledger,
+}
+
+impl Fed {
+    async fn start() -> Self {
+        let view = MetadataView::new();
+        let port = Port::Given(stream::pending().boxed());
+        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let raft = RaftNode::start(raft_config(), Arc::new(MemoryStore::new()), port, replica).await;
+        let raft = raft.expect("a voter alone is a cluster");
+        let (_, controller) = EventLoop::new(controller_config(), raft.clone(), view.clone(), Arc::new(Metrics::new()));
+        Self { gateway: Gateway::new(NODE, controller, raft, view, DialMap::none()), ledger: Ledger::default() }
+    }
+
+    fn push(&mut self, records: Vec<Record>) {
+        let before = self.ledger.visible().clone();
+        let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 5, records };
+        let replayed = self.ledger.replay(&batch).expect("the records of this test replay");
+        self.gateway.view.feed.push(&before, self.ledger.visible(), replayed.visible);
+        self.gateway.view.feed.wake();
+    }
+
+    fn watch(&self, from: i64) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
+        let request =
+            WatchRequest { from_offset: Some(from), kinds: vec!["Config".to_owned()], ..WatchRequest::default() };
+        Box::pin(serve(&self.gateway, request).expect("the offset is there"))
+    }
+}
+
+fn raft_config() -> RaftConfig {
+    RaftConfig {
+        node: NODE,
+        voters: vec![VoterAddress { id: NODE, raft: "raft.invalid:1".to_owned(), api: "api.invalid:1".to_owned() }],
+        data: PathBuf::new(),
+        cluster: None,
+        dial: DialMap::none(),
+        auto_format: true,
+        heartbeat_ms: 50,
+        election_min_ms: 1_000,
+        election_max_ms: 2_000,
+        fast_election: false,
+        snapshot_log_bytes: 1 << 30,
+        log_entries_kept: 1_000,
+        workers: Workers::Tasks,
+    }
+}
+
+fn controller_config() -> ControllerConfig {
+    ControllerConfig {
+        registration: ControllerRegistration {
+            controller: NODE,
+            incarnation: IncarnationId::default(),
+            endpoints: Vec::new(),
+            features: quorate_metadata::plan::features::supported(),
+        },
+        session_timeout: Duration::from_secs(3_600),
+        election_timeout: Duration::from_secs(2),
+        dial: DialMap::none(),
+        seed: 1,
+        workers: Workers::Tasks,
+    }
+}
+
+fn feature(level: i16) -> Record {
+    Record::FeatureLevel { name: "f".to_owned(), level }
+}
+
+fn config() -> Record {
+    Record::Config { resource: ConfigResource::BrokerDefault, key: "k".to_owned(), value: Some("v".to_owned()) }
+}
+
+async fn next(events: &mut (impl Stream<Item = Result<WatchEvent, Status>> + Unpin)) -> Result<WatchEvent, ErrorName> {
+    let event = events.next().await.expect("the stream goes on");
+    event.map_err(|status| error::from_status(&status).name)
+}
+
+fn offsets(event: Result<WatchEvent, ErrorName>) -> Vec<i64> {
+    let records = event.expect("no error").records.expect("records");
+    let records = CommittedRecords::decode(records).expect("it is encoded by us");
+    records.records.iter().map(|committed| committed.offset).collect()
+}
+
+#[tokio::test]
+async fn a_watcher_that_the_feed_has_left_behind_is_refused_and_sees_no_gap() {
+    let mut fed = Fed::start().await;
+    fed.push(vec![config()]);
+    let mut events = fed.watch(0);
+    assert_eq!(offsets(next(&mut events).await), [0]);
+    fed.gateway.view.feed.restart(Offset::new(70));
+    fed.gateway.view.feed.wake();
+    assert_eq!(next(&mut events).await, Err(ErrorName::ResyncRequired));
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watcher_learns_where_it_is_once_while_nothing_passes() {
+    let mut fed = Fed::start().await;
+    let mut events = fed.watch(0);
+    (1..4).for_each(|level| fed.push(vec![feature(level)]));
+    let bookmark = next(&mut events).await.expect("no error").bookmark.expect("a bookmark");
+    assert_eq!(Bookmark::decode(bookmark).expect("it is encoded by us").next_offset, 3);
+    assert!(timeout(10 * BOOKMARK_INTERVAL, events.next()).await.is_err(), "there is nothing new");
+    fed.push(vec![feature(4), config()]);
+    assert_eq!(offsets(next(&mut events).await), [4]);
+}
