@@ -231,11 +231,13 @@ mod tests {
     use bytes::Bytes;
     use futures::{FutureExt, stream};
     use quorate_metadata::ids::{ControllerEpoch, ControllerId, Offset};
+    use tokio::sync::watch;
 
     use super::super::store::{MemoryStore, Store};
     use super::super::types::Payload;
     use super::super::{Outcome, Replica, ReplicaError, wire};
     use super::*;
+    use crate::machine::Workers;
 
     const FLOOR: u64 = 1_000;
     const SNAPSHOT: usize = 10_000;
@@ -277,14 +279,17 @@ mod tests {
 
     impl Log {
         fn new(snapshots: Snapshots) -> Self {
+            let replica = Large::default();
+            let published = replica.0.clone();
+            Self { published, ..Self::of(Replay::here(Box::new(replica)), snapshots) }
+        }
+
+        fn of(replay: Replay, snapshots: Snapshots) -> Self {
             let store = Arc::new(MemoryStore::new()) as Arc<dyn Store>;
             let local = LocalVoter::load(store, ControllerId::new(1), PathBuf::new(), None, true).unwrap();
             let grown = Arc::new(Notify::new());
-            let replica = Large::default();
-            let published = replica.0.clone();
-            let replay = Replay::here(Box::new(replica));
             let state_machine = StateMachine::new(replay, snapshots, local, FLOOR, grown.clone());
-            Self { state_machine, grown, published, next: 0 }
+            Self { state_machine, grown, published: Arc::default(), next: 0 }
         }
 
         /// Applies entries of so many bytes together; true when a snapshot is due.
@@ -325,7 +330,7 @@ mod tests {
         let snapshots = Snapshots::default();
         let mut log = Log::new(snapshots.clone());
         assert!(!log.grow(500).await, "below the floor");
-        assert!(log.grow(1_000).await, "there is no snapshot yet");
+        assert!(log.grow(9_000).await, "there is no snapshot yet");
         log.snapshot().await;
         assert!(!log.grow(5_000).await, "half of the snapshot");
         assert!(log.grow(5_000).await, "larger than the snapshot");
@@ -355,6 +360,50 @@ mod tests {
         let (applied, _) = log.state_machine.applied_state().await.unwrap();
         assert_eq!(applied, Some(wire::log_id(1, 3 * PIECE_ENTRIES_MAX as u64 - 1)));
         assert_eq!(log.published.load(Ordering::Relaxed), 1, "it becomes visible as a whole");
+    }
+
+    /// A replica that no snapshot can be installed in.
+    struct Broken;
+
+    impl Replica for Broken {
+        fn replay(&mut self, _: ControllerEpoch, _: &Bytes) -> Result<Outcome, ReplicaError> {
+            Ok(Outcome::Replayed { next_offset: Offset::new(0) })
+        }
+
+        fn publish(&mut self) {}
+
+        fn freeze(&self) -> Box<dyn FrozenReplica> {
+            Box::new(Large::default())
+        }
+
+        fn install(&mut self, _: &mut dyn Read) -> Result<(), ReplicaError> {
+            Err(ReplicaError("broken".to_owned()))
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_replayed_after_a_snapshot_that_cannot_be_installed() {
+        let snapshots = Snapshots::default();
+        let mut log = Log::new(snapshots.clone());
+        log.grow(100).await;
+        log.snapshot().await;
+        let latest = log.state_machine.get_current_snapshot().await.unwrap().unwrap();
+        let replay = Replay::here(Box::new(Broken));
+        let failure = replay.progress().failure;
+        let mut broken = Log::of(replay, snapshots);
+        broken.state_machine.install_snapshot(&latest.meta, latest.snapshot).await.unwrap();
+        assert!(failure.borrow().as_ref().is_some_and(|reason| reason.contains("broken")));
+        let entry = Ok((broken.entry(100), None));
+        assert!(broken.state_machine.apply(stream::iter([entry])).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_replay_becomes_the_reason_of_the_failure() {
+        let (finished, _) = watch::channel(());
+        let mut replay = Replay::start(Box::new(Broken), Workers::Threads, finished).unwrap();
+        let mut failure = replay.progress().failure;
+        assert!(replay.run::<()>(|_| panic!("a test")).await.is_err());
+        failure.wait_for(Option::is_some).await.unwrap();
     }
 
     #[tokio::test]

@@ -156,3 +156,16 @@ pub fn meta_out(meta: &SnapshotMeta) -> proto::SnapshotMeta {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_term_is_a_controller_epoch_or_refused() {
+        let vote = |term| vote_in(Some(proto::Vote { term, node_id: 1, committed: false }));
+        assert!(vote(TERM_MAX).is_ok() && log_id_in(proto::LogId { term: TERM_MAX, index: 1 }).is_ok());
+        assert!(matches!(vote(TERM_MAX + 1), Err(Malformed::Term(term)) if term == TERM_MAX + 1));
+        assert!(log_id_in(proto::LogId { term: TERM_MAX + 1, index: 1 }).is_err());
+    }
+}

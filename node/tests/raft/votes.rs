@@ -125,6 +125,11 @@ async fn votes_of_no_voter_are_refused_and_the_cluster_goes_on() {
         let peer = id % 3 + 1;
         let voter = Caller { from: (peer, directory(&cluster, peer)), ..stranger };
         assert_refused(voter.refusals(&mut client, vote(HIGH_TERM, STRANGER)).await, "a vote for node 77");
+        // And it asks this voter, on this disk.
+        let astray = Caller { to: (peer, directory(&cluster, peer)), ..voter };
+        assert_refused(astray.refusals(&mut client, vote(HIGH_TERM, peer)).await, "the call is for node");
+        let another_disk = Caller { to: (id, DirectoryId::from_bytes([7; 16])), ..voter };
+        assert_refused(another_disk.refusals(&mut client, vote(HIGH_TERM, peer)).await, "this disk is");
     }
     goes_on(&cluster, "after").await;
     cluster.stop_all().await;

@@ -74,3 +74,28 @@ impl Tail {
         self.entries.iter().skip(skip).take_while(within).map(|(_, entry)| entry.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::EntryPayload;
+
+    use super::super::super::types::Payload;
+    use super::super::super::wire;
+    use super::*;
+
+    #[test]
+    fn what_is_before_a_tail_ends_where_it_begins_and_counts_once_it_is_half_full() {
+        let mut tail = Tail::default();
+        let append = |tail: &mut Tail, index| {
+            let payload = EntryPayload::Normal(Payload(vec![0; TAIL_BYTES_MAX / 16].into()));
+            tail.append(index, Entry { log_id: wire::log_id(1, index), payload });
+        };
+        (10..17).for_each(|index| append(&mut tail, index));
+        assert_eq!(tail.before(), None);
+        append(&mut tail, 17);
+        assert_eq!(tail.before(), Some(9));
+        tail.purge(10);
+        append(&mut tail, 18);
+        assert_eq!(tail.before(), Some(10));
+    }
+}
