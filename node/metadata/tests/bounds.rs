@@ -103,7 +103,11 @@ fn directory(id: i32) -> DirectoryId {
 }
 
 fn partition(id: TopicPartition) -> Record {
-    let replicas: Vec<BrokerId> = [1, 2].map(BrokerId::new).to_vec();
+    partition_on(id, &[1, 2])
+}
+
+fn partition_on(id: TopicPartition, replicas: &[i32]) -> Record {
+    let replicas: Vec<BrokerId> = replicas.iter().copied().map(BrokerId::new).collect();
     let state = PartitionState {
         directories: replicas.iter().map(|replica| directory(replica.get())).collect(),
         isr: replicas.clone(),
@@ -201,6 +205,71 @@ fn a_sweep_is_bounded_by_what_it_looks_at_and_goes_on_behind_it() {
         }
     }
     assert_eq!(runs, PARTITIONS as usize / SCANNED_PER_RUN_MAX + 1);
+}
+
+/// Brokers 1 to 3, and topics of so many partitions each, on these replicas.
+fn world_of(topics: &[&[i32]], partitions: i32) -> World {
+    let mut world = World::default();
+    world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
+    (1..=3).for_each(|id| world.start(id));
+    for (topic, replicas) in (1..).zip(topics) {
+        let topic = TopicId::from_bytes([topic; 16]);
+        world.apply(vec![Record::CreateTopic { topic, name: format!("topic-{topic}") }]);
+        let ids = (0..partitions).map(|id| TopicPartition::new(topic, PartitionId::new(id)));
+        world.apply(ids.map(|id| partition_on(id, replicas)).collect());
+    }
+    world
+}
+
+#[test]
+fn a_sweep_begins_the_partitions_of_the_next_broker_from_the_start() {
+    // The second topic of broker 1 comes after the one of broker 2.
+    let mut world = world_of(&[&[2, 3], &[1, 3]], 30);
+    for broker in [1, 2].map(BrokerId::new) {
+        world.in_steps(|ledger| brokers::fence(ledger.working(), broker));
+    }
+    (1..=2).for_each(|id| world.start(id));
+    let back = |id: &TopicPartition, first: i32| {
+        let mut change = quorate_metadata::record::PartitionChange::none(
+            *id,
+            quorate_metadata::record::Cause::AlterPartition(BrokerId::new(3)),
+        );
+        change.isr = Some([first, 3].map(BrokerId::new).to_vec());
+        Record::PartitionChange(change)
+    };
+    for first in [1, 2] {
+        let ids: Vec<_> = world.ledger.working().index.not_preferred_of(BrokerId::new(first), None).collect();
+        assert_eq!(ids.len(), 30);
+        world.apply(ids.iter().map(|id| back(id, first)).collect());
+    }
+    let (mut rest, mut elected) = (None, 0);
+    loop {
+        let plan = elections::balance_preferred(world.ledger.working(), rest, 20);
+        elected += plan.response.elected;
+        rest = plan.response.rest;
+        world.apply(plan.records);
+        if rest.is_none() {
+            break;
+        }
+    }
+    assert_eq!((elected, world.count(led_by(3))), (60, 0));
+}
+
+#[test]
+fn a_partition_of_several_brokers_is_elected_once_in_a_sweep() {
+    let mut world = world_of(&[&[1, 2, 3]], 10);
+    for broker in [1, 2, 3].map(BrokerId::new) {
+        world.in_steps(|ledger| brokers::fence(ledger.working(), broker));
+    }
+    (1..=2).for_each(|id| world.start(id));
+    assert_eq!(world.count(|partition| partition.leader.is_none()), 10);
+    world.apply(vec![Record::Config {
+        resource: ConfigResource::BrokerDefault,
+        key: "unclean.leader.election.enable".to_owned(),
+        value: Some("true".to_owned()),
+    }]);
+    let plan = elections::elect_uncleanly_where_allowed(world.ledger.working(), None, ELECTIONS_PER_RUN_MAX);
+    assert_eq!((plan.response.elected, plan.records.len()), (10, 10));
 }
 
 #[test]
