@@ -94,7 +94,7 @@ mod tests {
         drafts.push(EPOCH, ledger(&[1]));
         assert!(drafts.share_with(&mut ledger(&[2]), EPOCH).is_err());
         drafts.push(EPOCH, ledger(&[1]));
-        assert!(drafts.share_with(&mut ledger(&[2]), EPOCH.next()).is_ok());
+        assert!(drafts.share_with(&mut ledger(&[2]), ControllerEpoch::new(2)).is_ok());
         drafts.push(EPOCH, ledger(&[1]));
         drafts.clear();
         assert!(drafts.share_with(&mut ledger(&[2]), EPOCH).is_ok());

@@ -242,7 +242,9 @@ mod tests {
 
     impl LocalMetadata for Local {
         fn image(&self) -> MetadataImage {
-            MetadataImage { next_offset: *self.0.borrow(), ..image(&[&[1, 2]]) }
+            let mut image = image(&[&[1, 2]]);
+            image.next_offset = *self.0.borrow();
+            image
         }
 
         fn offsets(&self) -> watch::Receiver<Offset> {

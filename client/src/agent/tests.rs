@@ -271,7 +271,9 @@ struct Local(watch::Sender<Offset>);
 
 impl LocalMetadata for Local {
     fn image(&self) -> MetadataImage {
-        MetadataImage { next_offset: *self.0.borrow(), ..MetadataImage::default() }
+        let mut image = MetadataImage::default();
+        image.next_offset = *self.0.borrow();
+        image
     }
 
     fn offsets(&self) -> watch::Receiver<Offset> {

@@ -147,19 +147,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_is_removed_by_the_directory_that_has_it() {
+    fn a_replica_keeps_its_place_until_its_last_claim_ends() {
         let id = TopicPartition::new(TopicId::default(), PartitionId::new(0));
         let [here, elsewhere] = [1, 2].map(|id| {
             let logs = MemoryLogs::new(DirectoryId::from_bytes([id; 16]));
             ShardHandle::new(&LogDirectory::in_memory(&logs, Flush::Os)).0
         });
         let replicas = Replicas::default();
+        let claim = || replicas.place_of(id).expect("it has its place").claim;
         replicas.place([id], &here);
+        let first = claim();
         replicas.place([id], &elsewhere);
-        replicas.remove(id, &elsewhere);
+        replicas.remove(id, first);
         assert_eq!((replicas.count_in(&here), replicas.count_in(&elsewhere)), (1, 0));
-        assert_eq!(replicas.shard_of(id).map(|shard| shard.directory()), Some(here.directory()));
-        replicas.remove(id, &here);
-        assert!(replicas.shard_of(id).is_none() && replicas.all_ids().is_empty());
+        assert_eq!(replicas.place_of(id).map(|place| place.shard.directory()), Some(here.directory()));
+        replicas.remove(id, claim());
+        assert!(replicas.place_of(id).is_none() && replicas.all_ids().is_empty());
+        assert_eq!(replicas.count_in(&here), 0);
     }
 }

@@ -169,7 +169,8 @@ pub fn entries_of(
 ) -> Result<Vec<PreparedBatch>, ApiError> {
     let mut entries: Vec<PreparedBatch> = Vec::new();
     loop {
-        let before = entries.last().map_or(draft, |entry| &entry.draft).clone();
+        let reached = entries.last().map(|entry| entry.draft.as_ref().expect("the last batch ends the transaction"));
+        let before = reached.unwrap_or(draft).clone();
         let (batches, is_last) = match plan(&mut operation, &before, stamp.epoch, rng) {
             Planned::Answered(answer) => return answer.map(|_| entries),
             Planned::Step(records) => (vec![records], false),

@@ -35,6 +35,8 @@ fn time_to_prepare(records: usize) -> Duration {
 pub struct LargePlans {
     waiting: VecDeque<Operation>,
     stage: Option<Stage>,
+    /// The number of the operation whose plan is still being made, and for which another one is proposed meanwhile.
+    displaced: Option<u64>,
 }
 
 enum Stage {
@@ -129,6 +131,11 @@ impl LargePlans {
     pub fn accept(&mut self, prepared: Prepared, draft: &Ledger) -> Accepted {
         let Prepared { base, operation, outcome, .. } = prepared;
         let is_awaited = matches!(self.stage, Some(Stage::Preparing { number, .. }) if number == operation.number);
+        if self.displaced.take_if(|number| *number == operation.number).is_some() {
+            info!(operation = operation.name, "displaced: it is planned again");
+            self.waiting.push_front(operation);
+            return Accepted::Nothing;
+        }
         if !is_awaited {
             // It was given up, or prepared for a claim before this one.
             operation.refuse(not_controller());
@@ -150,8 +157,11 @@ impl LargePlans {
         }
     }
 
-    /// Batches that were prepared for the draft as it is.
+    /// Batches that were prepared for the draft as it is. A plan that is still being made is stale by them.
     pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>) {
+        if let Some(Stage::Preparing { number, .. }) = self.stage {
+            self.displaced = Some(number);
+        }
         self.stage = Some(Stage::Proposing(Proposing { operation, reply, batches }));
     }
 
@@ -190,6 +200,7 @@ impl LargePlans {
             Some(Stage::Proposing(Proposing { operation, .. })) => Some(operation),
             Some(Stage::Preparing { .. }) | None => None,
         };
+        self.displaced = None;
         for operation in proposing.into_iter().chain(self.waiting.drain(..)) {
             operation.refuse(not_controller());
         }

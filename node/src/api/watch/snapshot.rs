@@ -329,17 +329,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_image_is_taken_when_the_turn_has_come() {
-        let turns = Arc::new(Semaphore::new(0));
-        let (outlet, _events) = outlet::open();
+        let turns = SnapshotTurns::new(0, 0);
+        let (outlet, _events) = outlet::open(Transit::default());
         let (is_taken, filter) = (Cell::new(false), Filter::default());
         let image = || {
             is_taken.set(true);
-            MetadataImage::default()
+            Ok(MetadataImage::default())
         };
         let patience = Patience { sign_interval: Duration::from_secs(3_600), ..SHORT };
         let mut sending = pin!(send(&outlet, turns.clone(), image, &filter, patience));
         assert!(poll!(&mut sending).is_pending() && !is_taken.get(), "what follows it would leave the feed meanwhile");
-        turns.add_permits(1);
+        turns.turns.add_permits(1);
         sending.await.expect("it is sent");
         assert!(is_taken.get());
     }

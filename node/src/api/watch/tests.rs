@@ -4,6 +4,8 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use quorate_client::network::Port;
 use quorate_metadata::ids::{ControllerEpoch, ControllerId, IncarnationId};
+use quorate_metadata::image::LEVEL_HIGHEST;
+use quorate_metadata::plan::features;
 use quorate_metadata::record::{ConfigResource, ControllerRegistration};
 use quorate_metadata::{Batch, Ledger, Record};
 use quorate_proto::broker::CommittedRecords;
@@ -28,7 +30,7 @@ impl Fed {
     async fn start() -> Self {
         let view = MetadataView::new();
         let port = Port::Given(stream::pending().boxed());
-        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let replica = Box::new(MetadataReplica::new(view.clone(), features::supported()));
         let raft = RaftNode::start(raft_config(), Arc::new(MemoryStore::new()), port, replica).await;
         let raft = raft.expect("a voter alone is a cluster");
         let (_, controller) = EventLoop::new(controller_config(), raft.clone(), view.clone(), Arc::new(Metrics::new()));
@@ -64,6 +66,7 @@ fn raft_config() -> RaftConfig {
         fast_election: false,
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 1_000,
+        level_max: LEVEL_HIGHEST,
         workers: Workers::Tasks,
     }
 }
@@ -74,10 +77,9 @@ fn controller_config() -> ControllerConfig {
             controller: NODE,
             incarnation: IncarnationId::default(),
             endpoints: Vec::new(),
-            features: quorate_metadata::plan::features::supported(),
+            features: features::supported(),
         },
         session_timeout: Duration::from_secs(3_600),
-        election_timeout: Duration::from_secs(2),
         dial: DialMap::none(),
         seed: 1,
         workers: Workers::Tasks,

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use futures::{StreamExt, stream};
 use quorate_client::network::Port;
 use quorate_metadata::ids::{ClientId, ControllerId, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition};
+use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{ConfigResource, Endpoint, PartitionRegistration, PartitionState, SecurityProtocol};
@@ -128,7 +129,7 @@ struct Driven {
 impl Driven {
     async fn start() -> Self {
         let view = MetadataView::new();
-        let replica = Box::new(MetadataReplica::new(view.clone()));
+        let replica = Box::new(MetadataReplica::new(view.clone(), features::supported()));
         let port = Port::Given(stream::pending().boxed());
         let raft = RaftNode::start(raft_config(), Arc::new(MemoryStore::new()), port, replica).await;
         let raft = raft.expect("a voter alone is a cluster");
@@ -231,6 +232,7 @@ fn raft_config() -> RaftConfig {
         fast_election: false,
         snapshot_log_bytes: 1 << 30,
         log_entries_kept: 1_000,
+        level_max: LEVEL_HIGHEST,
         workers: Workers::Tasks,
     }
 }
@@ -244,7 +246,6 @@ fn controller_config() -> ControllerConfig {
             features: features::supported(),
         },
         session_timeout: Duration::from_secs(3_600),
-        election_timeout: Duration::from_secs(2),
         dial: DialMap::none(),
         seed: 1,
         workers: Workers::Tasks,

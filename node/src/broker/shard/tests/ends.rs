@@ -35,9 +35,9 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
     let mut driven = Driven::start((0..COUNT).map(id).collect());
     driven.change(RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::default() }).await;
     let (done, mut deleted) = oneshot::channel();
-    driven.change(RoleChange::Delete { id: id(1), done: None }).await;
+    driven.delete(id(1), None).await;
     driven.round();
-    driven.change(RoleChange::Delete { id: id(2), done: Some(done) }).await;
+    driven.delete(id(2), Some(done)).await;
     driven.logs.break_disk();
     let mut unwritten = driven.produce(id(0)).await;
     driven.round();
@@ -45,7 +45,7 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
     assert!(matches!(unwritten.try_recv(), Ok(Err(_))));
     assert_eq!(deleted.try_recv(), Ok(()));
     assert!(!driven.is_found(id(1)) && driven.is_found(id(3)));
-    driven.change(RoleChange::Delete { id: id(3), done: None }).await;
+    driven.delete(id(3), None).await;
     let mut refused = driven.produce(id(0)).await;
     driven.round();
     assert!(matches!(refused.try_recv(), Ok(Err(error)) if error.name == ErrorName::KafkaStorageError));
@@ -55,7 +55,7 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
 #[tokio::test]
 async fn a_replica_that_is_deleted_before_it_is_open_is_not_opened() {
     let mut driven = Driven::start((0..COUNT).map(id).collect());
-    driven.change(RoleChange::Delete { id: id(COUNT - 1), done: None }).await;
+    driven.delete(id(COUNT - 1), None).await;
     while driven.shard.has_more_to_do() {
         driven.round();
     }
