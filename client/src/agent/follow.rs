@@ -59,7 +59,7 @@ pub(super) async fn follow(config: Arc<AgentConfig>, cache: MetadataCache, told:
         let follower = Follower::new(cache.clone(), told.clone());
         tokio::select! {
             () = follow_feeds(&config, follower, &mut candidates) => {}
-            () = caught_up(config.local_metadata.as_deref(), &cache) => info!("the metadata of this process has caught up"),
+            () = caught_up(config.local_metadata.as_deref(), &cache, &told) => info!("the metadata of this process has caught up"),
         }
     }
 }
@@ -79,11 +79,12 @@ async fn mirror(local: &dyn LocalMetadata, cache: &MetadataCache, told: &watch::
     }
 }
 
-/// Waits until the metadata of this process has what the feed has brought; without such metadata, for ever.
-async fn caught_up(local: Option<&dyn LocalMetadata>, cache: &MetadataCache) {
+/// Waits until the metadata of this process has what the feed has brought and what the controller has told of; without such
+/// metadata, for ever.
+async fn caught_up(local: Option<&dyn LocalMetadata>, cache: &MetadataCache, told: &watch::Receiver<Offset>) {
     let Some(local) = local else { return std::future::pending().await };
     let mut offsets = local.offsets();
-    while *offsets.borrow_and_update() < cache.next_offset() {
+    while *offsets.borrow_and_update() < cache.next_offset().max(*told.borrow()) {
         if offsets.changed().await.is_err() {
             return std::future::pending().await;
         }
@@ -281,13 +282,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn local_metadata_is_read_again_once_it_has_what_the_feed_has_brought() {
-        let (local, cache) = (Local::at(5), MetadataCache::new());
+        let (local, cache, told) = (Local::at(5), MetadataCache::new(), told(8));
         cache.publish(&Local::at(7).image());
-        let mut returned = Box::pin(caught_up(Some(&local), &cache));
-        assert!((&mut returned).now_or_never().is_none());
-        local.0.send_replace(Offset::new(6));
+        let told = told.subscribe();
+        let mut returned = Box::pin(caught_up(Some(&local), &cache, &told));
         assert!((&mut returned).now_or_never().is_none());
         local.0.send_replace(Offset::new(7));
+        assert!((&mut returned).now_or_never().is_none(), "the controller has told of more");
+        local.0.send_replace(Offset::new(8));
         assert!((&mut returned).now_or_never().is_some());
     }
 }
