@@ -62,7 +62,9 @@ impl MetadataView {
     /// An empty view for a node that holds no metadata of its own.
     fn publish(&self, ledger: &Ledger) {
         self.ledger.store(Arc::new(ledger.clone()));
-        self.next_offset.send_replace(ledger.visible().next_offset);
+        let end = ledger.visible().next_offset;
+        // Inside a transaction nothing becomes visible.
+        self.next_offset.send_if_modified(|current| std::mem::replace(current, end) != end);
     }
 }
 

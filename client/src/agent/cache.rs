@@ -34,7 +34,7 @@ impl MetadataCache {
     pub(super) fn publish(&self, newer: &MetadataImage) {
         self.image.send_if_modified(|image| {
             // A snapshot of a node that lags must not undo what was acted on.
-            let is_newer = newer.next_offset >= image.next_offset;
+            let is_newer = newer.next_offset > image.next_offset;
             if is_newer {
                 image.clone_from(newer);
             }

@@ -84,11 +84,17 @@ async fn mirror(local: &dyn LocalMetadata, cache: &MetadataCache, told: &watch::
 async fn caught_up(local: Option<&dyn LocalMetadata>, cache: &MetadataCache, told: &watch::Receiver<Offset>) {
     let Some(local) = local else { return std::future::pending().await };
     let mut offsets = local.offsets();
-    while *offsets.borrow_and_update() < cache.next_offset().max(*told.borrow()) {
-        if offsets.changed().await.is_err() {
-            return std::future::pending().await;
+    loop {
+        // What is wanted stands still while it is waited for: under load the feed of another node is always a little ahead.
+        let wanted = cache.next_offset().max(*told.borrow());
+        let reached = timeout(SILENCE_MAX, offsets.wait_for(|end| *end >= wanted)).await;
+        match reached.map(|waited| waited.is_ok()) {
+            Ok(true) => return,
+            Ok(false) => break,
+            Err(_) => {}
         }
     }
+    std::future::pending().await
 }
 
 fn is_behind(cache: &MetadataCache, told: &watch::Receiver<Offset>) -> bool {

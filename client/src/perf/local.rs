@@ -178,7 +178,7 @@ fn is_of_ended(stat: &str, threads: usize, program: &str) -> bool {
     let Some((name, state)) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')) else { return true };
     let is_zombie = state.trim_start().starts_with(['Z', 'X']);
     // The kernel keeps 15 bytes of a name. Another name is another process: pids are used again.
-    !program.starts_with(name) || (is_zombie && threads <= 1)
+    name != &program[..program.len().min(15)] || (is_zombie && threads <= 1)
 }
 
 /// `NAME=value` among the settings.
@@ -269,6 +269,7 @@ mod tests {
         assert!(!ended("7 (quorate-node) Z 1 7", 3), "its first thread alone has ended");
         assert!(ended("7 (quorate-node) Z 1 7", 1), "nothing is left but to be reaped");
         assert!(ended("7 (a (b) c) S 1 7", 4), "another process has the pid now");
+        assert!(ended("7 (quorate) S 1 7", 4), "of another program, although its name begins alike");
         assert!(ended("", 0));
     }
 

@@ -260,7 +260,7 @@ impl Shard {
 
     /// The proof of a clean stop is worth what is on stable storage then.
     fn sync_at_the_end(&mut self) -> bool {
-        let changes = self.mass_changes.take(i64::MAX);
+        let changes = self.mass_changes.take_all();
         self.tell_of(changes);
         let synced = self.directory.sync();
         if let Err(error) = &synced {

@@ -35,8 +35,14 @@ fn time_to_prepare(records: usize) -> Duration {
 pub struct LargePlans {
     waiting: VecDeque<Operation>,
     stage: Option<Stage>,
-    /// The number of the operation whose plan is still being made, and for which another one is proposed meanwhile.
-    displaced: Option<u64>,
+    /// A plan that is still being made, and before which another one is proposed: it is stale when it comes.
+    displaced: Option<Displaced>,
+}
+
+struct Displaced {
+    name: &'static str,
+    number: u64,
+    until: Instant,
 }
 
 enum Stage {
@@ -99,7 +105,7 @@ impl LargePlans {
 
     /// The next operation to prepare, if none is in hand.
     pub fn start(&mut self, now: Instant) -> Option<Operation> {
-        if self.stage.is_some() {
+        if !self.can_start() {
             return None;
         }
         let operation = self.waiting.pop_front()?;
@@ -110,6 +116,9 @@ impl LargePlans {
 
     /// Gives up a plan that is not made in time, so that others need not wait for it; its name and number.
     pub fn give_up_overdue(&mut self, now: Instant) -> Option<(&'static str, u64)> {
+        if let Some(Displaced { name, number, .. }) = self.displaced.take_if(|displaced| displaced.until <= now) {
+            return Some((name, number));
+        }
         match self.stage {
             Some(Stage::Preparing { name, number, until }) if until <= now => {
                 self.stage = None;
@@ -120,7 +129,7 @@ impl LargePlans {
     }
 
     pub fn can_start(&self) -> bool {
-        self.stage.is_none() && !self.waiting.is_empty()
+        self.stage.is_none() && self.displaced.is_none() && !self.waiting.is_empty()
     }
 
     pub fn has_batches(&self) -> bool {
@@ -131,7 +140,7 @@ impl LargePlans {
     pub fn accept(&mut self, prepared: Prepared, draft: &Ledger) -> Accepted {
         let Prepared { base, operation, outcome, .. } = prepared;
         let is_awaited = matches!(self.stage, Some(Stage::Preparing { number, .. }) if number == operation.number);
-        if self.displaced.take_if(|number| *number == operation.number).is_some() {
+        if self.displaced.take_if(|displaced| displaced.number == operation.number).is_some() {
             info!(operation = operation.name, "displaced: it is planned again");
             self.waiting.push_front(operation);
             return Accepted::Nothing;
@@ -159,8 +168,8 @@ impl LargePlans {
 
     /// Batches that were prepared for the draft as it is. A plan that is still being made is stale by them.
     pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>) {
-        if let Some(Stage::Preparing { number, .. }) = self.stage {
-            self.displaced = Some(number);
+        if let Some(Stage::Preparing { name, number, until }) = self.stage {
+            self.displaced = Some(Displaced { name, number, until });
         }
         self.stage = Some(Stage::Proposing(Proposing { operation, reply, batches }));
     }

@@ -178,10 +178,11 @@ fn take_seat(
 }
 
 fn set(numbers: &mut PartitionSet, number: u32, is_member: bool) {
-    if is_member {
-        numbers.insert(number);
-    } else {
-        numbers.remove(number);
+    // A change of an equal set would copy what is shared.
+    match (numbers.contains(number), is_member) {
+        (false, true) => _ = numbers.insert(number),
+        (true, false) => _ = numbers.remove(number),
+        (false, false) | (true, true) => {}
     }
 }
 

@@ -93,7 +93,13 @@ impl MassChanges {
         if has_grown && now_ms - since_ms < MASS_CHANGE_TOLD_MS {
             return None;
         }
-        Some(std::mem::take(self).counts)
+        self.take_all()
+    }
+
+    /// All that is counted and not logged yet; at the end of the shard no tick comes any more.
+    pub fn take_all(&mut self) -> Option<Counts> {
+        let counts = std::mem::take(self).counts;
+        (counts != Counts::default()).then_some(counts)
     }
 }
 
@@ -208,6 +214,15 @@ mod tests {
             changes.take(tick * 250).is_some()
         });
         assert_eq!(told.collect::<Vec<_>>(), [40]);
+    }
+
+    #[test]
+    fn changes_that_no_tick_has_logged_are_logged_at_the_end() {
+        let mut changes = MassChanges::default();
+        assert_eq!(changes.take_all(), None);
+        changes.count(|counts| counts.restarted += 1);
+        assert_eq!(changes.take_all(), Some(Counts { restarted: 1, ..Counts::default() }));
+        assert_eq!(changes.take_all(), None);
     }
 
     #[test]

@@ -51,6 +51,19 @@ async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
     assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("fenced;one;other;"));
 }
 
+#[tokio::test]
+async fn a_large_plan_that_is_being_made_gives_way_to_one_that_is_there() {
+    let mut driven = Driven::start().await;
+    let ((large, large_done), (next, next_done), (ready, ready_done)) = (heavy("large"), heavy("next"), transaction());
+    driven.run([large, next]);
+    driven.event_loop.go_on();
+    driven.run([ready]);
+    driven.finish().await;
+    assert!(matches!(ready_done.await, Ok(Ok(_))));
+    assert_eq!((large_done.await, next_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("large;next;"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_large_plan_that_comes_too_late_is_dropped() {
     let mut driven = Driven::start().await;
