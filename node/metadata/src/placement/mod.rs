@@ -17,7 +17,7 @@
 //! partitions, replication factor 2. The leaders are 2, 3 and 4 in some order, since 1 has led enough; the partition
 //! that 2 leads has its follower on 3 or 4, those that 3 and 4 lead have theirs on 1 and 2.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{ApiError, ErrorName};
 use crate::ids::BrokerId;
@@ -43,6 +43,23 @@ pub struct Load {
 }
 
 impl Candidate<'_> {
+    fn as_leader(&self) -> LeaderWeight {
+        LeaderWeight {
+            topic_leaders: self.topic.leaders,
+            cluster_leaders: self.cluster.leaders,
+            topic_replicas: self.topic.replicas,
+            cluster_replicas: self.cluster.replicas,
+        }
+    }
+
+    fn as_follower(&self) -> FollowerWeight {
+        FollowerWeight {
+            is_fenced: self.fenced,
+            topic_replicas: self.topic.replicas,
+            cluster_replicas: self.cluster.replicas,
+        }
+    }
+
     /// Counts a replica that it gets.
     fn take(&mut self, leads: bool) {
         for load in [&mut self.cluster, &mut self.topic] {
@@ -83,63 +100,111 @@ fn check(brokers: &[Candidate<'_>], replication_factor: usize) -> Result<(), Api
     Ok(())
 }
 
+/// The brokers in the order in which they come to be chosen: one is found in logarithmic time, however many there are.
 struct Placer<'a> {
     brokers: Vec<Candidate<'a>>,
     /// The rack of each broker, as a number.
     racks: Vec<usize>,
+    /// Goals 4 to 6 for the leader, of the unfenced brokers.
+    leaders: BTreeSet<(LeaderWeight, Place)>,
+    /// Goals 3 to 6 for the followers, by rack.
+    followers: Vec<BTreeSet<(FollowerWeight, Place)>>,
+    /// Where each broker is among its equals.
+    places: Vec<Place>,
     /// Replicas of the partition in hand, by rack.
     in_rack: Vec<usize>,
     /// Brokers of the partition in hand, as positions in `brokers`.
     chosen: Vec<usize>,
 }
 
+/// Less is better, field by field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct LeaderWeight {
+    topic_leaders: usize,
+    cluster_leaders: usize,
+    topic_replicas: usize,
+    cluster_replicas: usize,
+}
+
+/// Less is better, field by field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct FollowerWeight {
+    is_fenced: bool,
+    topic_replicas: usize,
+    cluster_replicas: usize,
+}
+
+/// A broker among those of the same weight: in an order left to chance, which each choice changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    chance: u64,
+    at: usize,
+}
+
 impl<'a> Placer<'a> {
     fn new(brokers: &[Candidate<'a>], rng: &mut Rng) -> Self {
-        let mut brokers = brokers.to_vec();
-        rng.shuffle(&mut brokers);
         let mut numbers = BTreeMap::new();
         let mut number = |rack: Option<&'a str>| {
             let next = numbers.len();
             *numbers.entry(rack).or_insert(next)
         };
         let racks: Vec<usize> = brokers.iter().map(|broker| number(broker.rack)).collect();
-        Self { in_rack: vec![0; numbers.len()], racks, brokers, chosen: Vec::new() }
+        let places = (0..brokers.len()).map(|at| Place { chance: rng.next_u64(), at }).collect();
+        let mut placer = Self {
+            leaders: BTreeSet::new(),
+            followers: vec![BTreeSet::new(); numbers.len()],
+            in_rack: vec![0; numbers.len()],
+            brokers: brokers.to_vec(),
+            racks,
+            places,
+            chosen: Vec::new(),
+        };
+        (0..brokers.len()).for_each(|at| placer.enter(at));
+        placer
     }
 
     fn place_one(&mut self, replication_factor: usize, rng: &mut Rng) -> Vec<BrokerId> {
         self.chosen.clear();
         self.in_rack.fill(0);
-        let leader = self.lightest(rng, |_, broker| {
-            (!broker.fenced).then_some((
-                broker.topic.leaders,
-                broker.cluster.leaders,
-                broker.topic.replicas,
-                broker.cluster.replicas,
-            ))
-        });
-        self.choose(leader.expect("one broker is unfenced"), true);
+        let (_, leader) = *self.leaders.first().expect("one broker is unfenced");
+        self.choose(leader.at, true, rng);
         while self.chosen.len() < replication_factor {
-            let follower = self.lightest(rng, |copies_in_rack, broker| {
-                Some((copies_in_rack, broker.fenced, broker.topic.replicas, broker.cluster.replicas))
-            });
-            self.choose(follower.expect("there are at least as many brokers as replicas"), false);
+            let follower = self.next_follower().expect("there are at least as many brokers as replicas");
+            self.choose(follower, false, rng);
         }
         self.chosen.iter().map(|&at| self.brokers[at].id).collect()
     }
 
-    fn choose(&mut self, at: usize, leads: bool) {
+    /// Of the brokers not chosen yet, the one whose rack has the fewest replicas, and among those the lightest.
+    fn next_follower(&self) -> Option<usize> {
+        let of_rack = |(rack, brokers): (usize, &BTreeSet<(FollowerWeight, Place)>)| {
+            let (weight, place) = brokers.iter().find(|(_, place)| !self.chosen.contains(&place.at))?;
+            Some((self.in_rack[rack], *weight, *place))
+        };
+        self.followers.iter().enumerate().filter_map(of_rack).min().map(|(_, _, place)| place.at)
+    }
+
+    fn choose(&mut self, at: usize, leads: bool, rng: &mut Rng) {
+        self.leave(at);
         self.brokers[at].take(leads);
+        self.places[at].chance = rng.next_u64();
+        self.enter(at);
         self.in_rack[self.racks[at]] += 1;
         self.chosen.push(at);
     }
 
-    /// Of the brokers not chosen yet, the one of the least weight; the first from a random start, among equals.
-    fn lightest<W: Ord>(&self, rng: &mut Rng, weight: impl Fn(usize, &Candidate<'_>) -> Option<W>) -> Option<usize> {
-        let start = rng.below(self.brokers.len());
-        let from_start = (start..self.brokers.len()).chain(0..start);
-        let open = from_start.filter(|at| !self.chosen.contains(at));
-        let weighed = open.filter_map(|at| Some((weight(self.in_rack[self.racks[at]], &self.brokers[at])?, at)));
-        weighed.reduce(|best, next| if next.0 < best.0 { next } else { best }).map(|(_, at)| at)
+    fn enter(&mut self, at: usize) {
+        let (broker, place) = (&self.brokers[at], self.places[at]);
+        if !broker.fenced {
+            self.leaders.insert((broker.as_leader(), place));
+        }
+        self.followers[self.racks[at]].insert((broker.as_follower(), place));
+    }
+
+    fn leave(&mut self, at: usize) {
+        let (broker, place) = (&self.brokers[at], self.places[at]);
+        self.leaders.remove(&(broker.as_leader(), place));
+        self.followers[self.racks[at]].remove(&(broker.as_follower(), place));
     }
 }
 
