@@ -277,11 +277,14 @@ mod tests {
     fn a_child_that_was_killed_and_reaped_has_ended() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
-        assert!(!has_ended(pid, name.trim()));
+        // The kernel names a process a moment after it has let the parent go on.
+        while std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim() != "sleep" {
+            std::thread::yield_now();
+        }
+        assert!(!has_ended(pid, "sleep"));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(has_ended(pid, name.trim()));
+        assert!(has_ended(pid, "sleep"));
     }
 
     #[test]
