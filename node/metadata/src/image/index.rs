@@ -7,8 +7,9 @@ use std::ops::Bound;
 use imbl::OrdMap;
 
 use super::Topic;
+use super::moves::Moves;
 use super::partition_set::PartitionSet;
-use super::seats::{Seated, Seats, Tally, id_of, number_of};
+use super::seats::{SeatChange, Seated, Seats, Tally, id_of, number_of};
 use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
 use crate::record::{BrokerList, DirectoryList, Partition};
 
@@ -129,24 +130,31 @@ impl PartitionIndex {
         self.misplaced.len
     }
 
-    pub(super) fn add(&mut self, id: TopicPartition, partition: &Partition) {
-        self.replace(id, &Place::default(), &Place::of(partition));
-    }
-
-    pub(super) fn remove(&mut self, id: TopicPartition, partition: &Partition) {
-        self.replace(id, &Place::of(partition), &Place::default());
-    }
-
-    pub(super) fn update(&mut self, id: TopicPartition, before: &Partition, after: &Partition) {
-        self.replace(id, &Place::of(before), &Place::of(after));
+    /// Takes over what a batch has changed, topic by topic, so that each list is looked up once for all of it.
+    pub(super) fn update(&mut self, moves: Moves) {
+        for (topic, moves) in moves.by_topic() {
+            let (mut seats, mut directories) = (Vec::new(), Vec::new());
+            for change in moves {
+                let [before, after] = [&change.before, &change.after].map(|at| Place::of(at.as_deref()));
+                SeatChange::collect(change.id, before.seated(), after.seated(), &mut seats);
+                if before.hosted != after.hosted || before.directories != after.directories {
+                    directories.extend(before.places().map(|place| (place, -1)));
+                    directories.extend(after.places().map(|place| (place, 1)));
+                }
+                self.replace(change.id, &before, &after);
+            }
+            self.seats.update(topic, seats);
+            self.directories.update(topic, directories);
+        }
     }
 
     /// Removes a topic with all its partitions. The cost is the smaller of its partitions and the brokers.
     pub(super) fn remove_topic(&mut self, topic: &Topic) {
         // The lists of few partitions are looked through broker by broker.
         if 2 * topic.partitions.len() <= self.seats.broker_count() {
-            topic.partitions().for_each(|(id, partition)| self.remove(id, partition));
-            return;
+            let mut moves = Moves::default();
+            topic.partitions().for_each(|(id, partition)| moves.add(id, Some(partition.clone()), None));
+            return self.update(moves);
         }
         let Self { out_of_sync, strays, elr, leaderless, leaderless_on, not_preferred, misplaced, .. } = self;
         for list in [out_of_sync, strays, elr, leaderless_on, not_preferred] {
@@ -158,8 +166,8 @@ impl PartitionIndex {
         misplaced.remove_topic(topic.id);
     }
 
+    /// In the lists that few partitions are in.
     fn replace(&mut self, id: TopicPartition, before: &Place<'_>, after: &Place<'_>) {
-        self.seats.update(id, before.seated(), after.seated());
         self.out_of_sync.update(id, &before.out_of_sync, &after.out_of_sync);
         self.strays.update(id, &before.strays, &after.strays);
         self.elr.update(id, before.elr, after.elr);
@@ -167,9 +175,6 @@ impl PartitionIndex {
         self.leaderless_on.update(id, before.waiting(), after.waiting());
         self.not_preferred.update(id, before.not_preferred(), after.not_preferred());
         self.misplaced.update(id, before.is_misplaced(), after.is_misplaced());
-        if before.hosted != after.hosted || before.directories != after.directories {
-            self.directories.update(id.topic, &before.places(), &after.places());
-        }
     }
 
     /// The first list in which the two differ.
@@ -202,7 +207,8 @@ struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    fn of(partition: &'a Partition) -> Self {
+    fn of(partition: Option<&'a Partition>) -> Self {
+        let Some(partition) = partition else { return Self::default() };
         Self {
             led: partition.leader.as_slice(),
             hosted: &partition.replicas,
@@ -236,10 +242,10 @@ impl<'a> Place<'a> {
         !self.led.is_empty() && self.led != self.preferred()
     }
 
-    fn places(&self) -> Vec<(BrokerId, DirectoryId)> {
+    fn places(&self) -> impl Iterator<Item = (BrokerId, DirectoryId)> {
         let directories = self.directories.into_iter().flat_map(DirectoryList::iter);
         let places = self.hosted.iter().copied().zip(directories);
-        places.filter(|(_, directory)| *directory != DirectoryId::UNASSIGNED).collect()
+        places.filter(|(_, directory)| *directory != DirectoryId::UNASSIGNED)
     }
 }
 

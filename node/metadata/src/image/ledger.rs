@@ -134,9 +134,7 @@ impl Ledger {
         if let Some(begin @ Record::BeginTransaction { .. }) = segment.first() {
             self.begin(begin)?;
         }
-        for record in segment {
-            self.working.replay_record(record)?;
-        }
+        self.working.replay_records(segment)?;
         let delta = self.delta(first_offset, segment.into());
         match segment.last() {
             Some(Record::EndTransaction) => self.end(delta, visible),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::canonical::Entity;
 use super::digest::Digest;
+use super::moves::Moves;
 use super::requests::RequestOutcome;
 use super::{MetadataImage, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
@@ -66,17 +67,22 @@ impl MetadataImage {
     pub fn replay(&mut self, batch: &Batch) -> Result<(), ReplayError> {
         self.controller_epoch = batch.controller_epoch;
         self.timestamp_ms = batch.timestamp_ms;
-        batch.records.iter().try_for_each(|record| self.replay_record(record))
+        self.replay_records(&batch.records)
     }
 
-    /// Replays one record at `next_offset`, under the epoch and time of the image.
-    pub fn replay_record(&mut self, record: &Record) -> Result<(), ReplayError> {
-        self.apply(record)?;
-        self.next_offset = self.next_offset.next();
+    /// Replays records from `next_offset` on, under the epoch and time of the image.
+    pub fn replay_records(&mut self, records: &[Record]) -> Result<(), ReplayError> {
+        let mut moves = Moves::default();
+        for record in records {
+            self.apply(record, &mut moves)?;
+            self.next_offset = self.next_offset.next();
+        }
+        self.index.update(moves);
         Ok(())
     }
 
-    pub(super) fn apply(&mut self, record: &Record) -> Result<(), ReplayError> {
+    /// Applies a record, but for the index: that takes over `moves` later.
+    pub(super) fn apply(&mut self, record: &Record, moves: &mut Moves) -> Result<(), ReplayError> {
         match record {
             Record::ClusterCreated { cluster } => self.create_cluster(*cluster)?,
             Record::FeatureLevel { name, level } => self.set_feature(name, *level),
@@ -100,9 +106,12 @@ impl MetadataImage {
             }
             Record::UnregisterBroker { broker, epoch } => self.remove_broker(*broker, *epoch)?,
             Record::CreateTopic { topic, name } => self.create_topic(*topic, name)?,
-            Record::RemoveTopic { topic } => self.remove_topic(*topic)?,
-            Record::CreatePartition(registration) => self.create_partition(registration)?,
-            Record::PartitionChange(change) => self.change_partition(change)?,
+            Record::RemoveTopic { topic } => {
+                self.index.update(std::mem::take(moves));
+                self.remove_topic(*topic)?;
+            }
+            Record::CreatePartition(registration) => self.create_partition(registration, moves)?,
+            Record::PartitionChange(change) => self.change_partition(change, moves)?,
             Record::Config { resource, key, value } => self.set_config(resource, key, value.as_deref())?,
             Record::RequestApplied { client, request, reply, offset: _, forgotten_up_to: _ } => {
                 self.remember_request(*client, *request, reply)?;
@@ -225,7 +234,11 @@ impl MetadataImage {
         Ok(())
     }
 
-    fn create_partition(&mut self, registration: &PartitionRegistration) -> Result<(), ReplayError> {
+    fn create_partition(
+        &mut self,
+        registration: &PartitionRegistration,
+        moves: &mut Moves,
+    ) -> Result<(), ReplayError> {
         let PartitionRegistration { id, state } = registration;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let next = topic.partitions.len();
@@ -238,16 +251,17 @@ impl MetadataImage {
             // A new partition; one from a snapshot brings its history.
             note(&mut state, Cause::Created, false, self.next_offset, self.timestamp_ms);
         }
-        self.index.add(*id, &state);
         let topic = Arc::make_mut(topic);
         let hash = Digest::of(Entity::Partition { id: *id, state: &state });
         topic.partitions_digest.add_sum(hash);
         self.digest.add_sum(hash);
-        topic.partitions.push_back(Arc::new(state));
+        let state = Arc::new(state);
+        topic.partitions.push_back(state.clone());
+        moves.add(*id, None, Some(state));
         Ok(())
     }
 
-    fn change_partition(&mut self, change: &PartitionChange) -> Result<(), ReplayError> {
+    fn change_partition(&mut self, change: &PartitionChange, moves: &mut Moves) -> Result<(), ReplayError> {
         let id = change.id;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let at = usize::try_from(id.partition.get()).ok().filter(|&at| at < topic.partitions.len());
@@ -260,13 +274,14 @@ impl MetadataImage {
             after.directories.share(&self.directories);
         }
         note(&mut after, change.cause, change.unclean, self.next_offset, self.timestamp_ms);
-        self.index.update(id, slot, &after);
         let mut difference = Digest::of(Entity::Partition { id, state: &after });
         difference.remove(Entity::Partition { id, state: slot });
         partitions_digest.add_sum(difference);
         self.digest.add_sum(difference);
         let is_over = !after.is_reassigning();
-        *slot = Arc::new(after);
+        let after = Arc::new(after);
+        let before = std::mem::replace(slot, after.clone());
+        moves.add(id, Some(before), Some(after));
         if is_over {
             self.leave_reassignment(id);
         }

@@ -1,11 +1,11 @@
 //! Which brokers host and lead which partitions, by topic and then by broker.
 //!
-//! Partitions are created and removed topic by topic, so a batch changes the seats of few topics. By broker there are only
-//! sums, and the topics to look at.
+//! Partitions are created and removed topic by topic, so a batch changes the seats of few topics. What a broker has is
+//! found by way of buckets of topics: a list of topics by broker would be copied for each of them by every batch.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 
 use super::partition_set::PartitionSet;
 use super::small_map::SmallMap;
@@ -14,7 +14,20 @@ use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Seats {
     topics: OrdMap<TopicId, SmallMap<BrokerId, Seat>>,
+    buckets: OrdMap<Bucket, SmallMap<BrokerId, SeatedTopics>>,
     brokers: OrdMap<BrokerId, Held>,
+}
+
+/// Topics whose ids begin alike. Ids are random, so that a bucket has one topic of a thousand, and 15 of a million.
+type Bucket = u16;
+
+/// How many topics of a bucket a broker has a seat in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct SeatedTopics {
+    /// Where it hosts or leads a partition.
+    any: u32,
+    /// Where it leads a partition.
+    led: u32,
 }
 
 /// What a broker has of one topic.
@@ -26,16 +39,19 @@ struct Seat {
     preferred: u32,
 }
 
+impl SeatedTopics {
+    /// Of one topic.
+    fn of(seat: &Seat) -> Self {
+        Self { any: u32::from(*seat != Seat::default()), led: u32::from(seat.led.len() > 0) }
+    }
+}
+
 /// What a broker has of all topics. The sums are those of its seats.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Held {
     hosted: usize,
     led: usize,
     preferred: usize,
-    /// Those that it hosts or leads a partition of.
-    topics: OrdSet<TopicId>,
-    /// Those that it leads a partition of.
-    led_topics: OrdSet<TopicId>,
 }
 
 /// The part of a partition that decides who has a seat.
@@ -46,8 +62,12 @@ pub(super) struct Seated<'a> {
 }
 
 impl<'a> Seated<'a> {
-    fn preferred(self) -> Option<BrokerId> {
-        self.replicas.first().copied()
+    fn role_of(self, broker: BrokerId) -> Role {
+        Role {
+            hosts: self.replicas.contains(&broker),
+            leads: self.leader == Some(broker),
+            is_preferred: self.replicas.first() == Some(&broker),
+        }
     }
 
     /// Those that have a seat, each once: `verify` refuses a replica that is listed twice, but replay does not.
@@ -59,39 +79,80 @@ impl<'a> Seated<'a> {
     }
 }
 
-impl Seats {
-    pub(super) fn update(&mut self, id: TopicPartition, before: Seated<'_>, after: Seated<'_>) {
+/// What a broker is for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Role {
+    hosts: bool,
+    leads: bool,
+    is_preferred: bool,
+}
+
+/// What one change of a partition makes of one broker's seat in it.
+#[derive(Debug)]
+pub(super) struct SeatChange {
+    broker: BrokerId,
+    number: u32,
+    before: Role,
+    after: Role,
+}
+
+impl SeatChange {
+    /// Those of a partition that was seated like `before`, and is like `after` now.
+    pub(super) fn collect(id: TopicPartition, before: Seated<'_>, after: Seated<'_>, into: &mut Vec<Self>) {
         if before == after {
             return;
         }
-        if !self.topics.contains_key(&id.topic) {
-            self.topics.insert(id.topic, SmallMap::default());
+        let left = before.brokers().filter(|broker| !after.brokers().any(|other| other == *broker));
+        for broker in left.chain(after.brokers()) {
+            let [before, after] = [before, after].map(|seated| seated.role_of(broker));
+            if before != after {
+                into.push(Self { broker, number: number_of(id), before, after });
+            }
         }
-        let topic = self.topics.get_mut(&id.topic).expect("it was just inserted");
-        for broker in before.brokers().filter(|broker| !after.brokers().any(|other| other == *broker)) {
-            take_seat(topic, &mut self.brokers, broker, id, before, after);
+    }
+}
+
+impl Seats {
+    /// Changes the seats of one topic, broker by broker.
+    pub(super) fn update(&mut self, topic: TopicId, mut changes: Vec<SeatChange>) {
+        if changes.is_empty() {
+            return;
         }
-        for broker in after.brokers() {
-            take_seat(topic, &mut self.brokers, broker, id, before, after);
+        // Stable: the changes of a partition keep their order.
+        changes.sort_by_key(|change| change.broker);
+        let seats = self.topics.entry(topic).or_default();
+        let bucket = self.buckets.entry(bucket_of(topic)).or_default();
+        for changes in changes.chunk_by(|one, next| one.broker == next.broker) {
+            take_seats(seats, bucket, &mut self.brokers, changes);
         }
-        if topic.is_empty() {
-            self.topics.remove(&id.topic);
+        let (is_empty, is_empty_bucket) = (seats.is_empty(), bucket.is_empty());
+        if is_empty {
+            self.topics.remove(&topic);
+        }
+        if is_empty_bucket {
+            self.buckets.remove(&bucket_of(topic));
         }
     }
 
     /// The cost is that of the brokers that have a seat.
     pub(super) fn remove_topic(&mut self, topic: TopicId) {
         let Some(seats) = self.topics.remove(&topic) else { return };
+        let bucket = self.buckets.entry(bucket_of(topic)).or_default();
         for (broker, seat) in seats.iter() {
             let held = self.brokers.get_mut(broker).expect("a broker with a seat is held");
             held.hosted -= seat.hosted.len();
             held.led -= seat.led.len();
             held.preferred -= seat.preferred as usize;
-            held.topics.remove(&topic);
-            held.led_topics.remove(&topic);
-            if held.topics.is_empty() {
+            if *held == Held::default() {
                 self.brokers.remove(broker);
             }
+            bucket.change(*broker, |topics| {
+                topics.any -= 1;
+                topics.led -= u32::from(seat.led.len() > 0);
+            });
+        }
+        if bucket.is_empty() {
+            self.buckets.remove(&bucket_of(topic));
         }
     }
 
@@ -113,11 +174,8 @@ impl Seats {
 
     /// Sorted by topic and partition.
     pub(super) fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        let topics = self.brokers.get(&broker).into_iter().flat_map(|held| &held.led_topics);
-        topics.flat_map(move |&topic| {
-            let seat = self.seat(topic, broker);
-            seat.into_iter().flat_map(move |seat| seat.led.iter().map(move |number| id_of(topic, number)))
-        })
+        let seats = self.seats_of(broker, |topics| topics.led > 0);
+        seats.flat_map(|(topic, seat)| seat.led.iter().map(move |number| id_of(topic, number)))
     }
 
     /// Sorted by topic and partition.
@@ -131,49 +189,71 @@ impl Seats {
         broker: BrokerId,
         others: impl Fn(TopicId) -> Option<&'a PartitionSet>,
     ) -> impl Iterator<Item = TopicPartition> {
-        let topics = self.brokers.get(&broker).into_iter().flat_map(|held| &held.topics);
-        topics.flat_map(move |&topic| {
+        self.seats_of(broker, |_| true).flat_map(move |(topic, seat)| {
             let others = others(topic);
             let stays = move |number: &u32| others.is_none_or(|others| !others.contains(*number));
-            let seat = self.seat(topic, broker).into_iter();
-            seat.flat_map(|seat| seat.hosted.iter()).filter(stays).map(move |number| id_of(topic, number))
+            seat.hosted.iter().filter(stays).map(move |number| id_of(topic, number))
         })
     }
 
-    fn seat(&self, topic: TopicId, broker: BrokerId) -> Option<&Seat> {
-        self.topics.get(&topic).and_then(|seats| seats.get(&broker))
+    /// The seats of a broker by topic, in those buckets that `counts` asks for.
+    fn seats_of(
+        &self,
+        broker: BrokerId,
+        counts: impl Fn(&SeatedTopics) -> bool,
+    ) -> impl Iterator<Item = (TopicId, &Seat)> {
+        let buckets = self.brokers.get(&broker).into_iter().flat_map(|_| &self.buckets);
+        let buckets = buckets.filter(move |(_, brokers)| brokers.get(&broker).is_some_and(&counts));
+        let topics = buckets.flat_map(|(bucket, _)| self.topics.range(topics_in(*bucket)));
+        topics.filter_map(move |(topic, seats)| seats.get(&broker).map(|seat| (*topic, seat)))
     }
 }
 
-/// Gives `broker` the seat in a partition that `after` says, where it had the one that `before` says.
-fn take_seat(
-    topic: &mut SmallMap<BrokerId, Seat>,
+fn bucket_of(topic: TopicId) -> Bucket {
+    let [first, second, ..] = *topic.as_bytes();
+    Bucket::from_be_bytes([first, second])
+}
+
+fn topics_in(bucket: Bucket) -> RangeInclusive<TopicId> {
+    let [first, second] = bucket.to_be_bytes();
+    let bound = |rest: u8| {
+        let mut bytes = [rest; 16];
+        bytes[..2].copy_from_slice(&[first, second]);
+        TopicId::from_bytes(bytes)
+    };
+    bound(0)..=bound(u8::MAX)
+}
+
+/// Makes the changes of one broker's seats in one topic.
+fn take_seats(
+    seats: &mut SmallMap<BrokerId, Seat>,
+    bucket: &mut SmallMap<BrokerId, SeatedTopics>,
     brokers: &mut OrdMap<BrokerId, Held>,
-    broker: BrokerId,
-    id: TopicPartition,
-    before: Seated<'_>,
-    after: Seated<'_>,
+    changes: &[SeatChange],
 ) {
-    let number = number_of(id);
-    let (had_seat, had_led) = topic.get(&broker).map_or((false, false), |seat| (true, seat.led.len() > 0));
-    let (has_seat, leads) = topic.change(broker, |seat| {
-        set(&mut seat.hosted, number, after.replicas.contains(&broker));
-        set(&mut seat.led, number, after.leader == Some(broker));
-        seat.preferred += u32::from(after.preferred() == Some(broker));
-        seat.preferred -= u32::from(before.preferred() == Some(broker));
-        (*seat != Seat::default(), seat.led.len() > 0)
+    let broker = changes[0].broker;
+    let held = brokers.entry(broker).or_default();
+    let (before, after) = seats.change(broker, |seat| {
+        let seated = SeatedTopics::of(seat);
+        for SeatChange { number, before, after, .. } in changes {
+            set(&mut seat.hosted, *number, after.hosts);
+            set(&mut seat.led, *number, after.leads);
+            seat.preferred += u32::from(after.is_preferred);
+            seat.preferred -= u32::from(before.is_preferred);
+            count(&mut held.hosted, before.hosts, after.hosts);
+            count(&mut held.led, before.leads, after.leads);
+            count(&mut held.preferred, before.is_preferred, after.is_preferred);
+        }
+        (seated, SeatedTopics::of(seat))
     });
-    if !brokers.contains_key(&broker) {
-        brokers.insert(broker, Held::default());
-    }
-    let held = brokers.get_mut(&broker).expect("it was just inserted");
-    count(&mut held.hosted, before.replicas.contains(&broker), after.replicas.contains(&broker));
-    count(&mut held.led, before.leader == Some(broker), after.leader == Some(broker));
-    count(&mut held.preferred, before.preferred() == Some(broker), after.preferred() == Some(broker));
-    enter(&mut held.topics, id.topic, had_seat, has_seat);
-    enter(&mut held.led_topics, id.topic, had_led, leads);
-    if held.topics.is_empty() {
+    if *held == Held::default() {
         brokers.remove(&broker);
+    }
+    if before != after {
+        bucket.change(broker, |topics| {
+            topics.any = topics.any + after.any - before.any;
+            topics.led = topics.led + after.led - before.led;
+        });
     }
 }
 
@@ -191,14 +271,6 @@ fn count(sum: &mut usize, was_counted: bool, is_counted: bool) {
     *sum -= usize::from(was_counted);
 }
 
-fn enter(topics: &mut OrdSet<TopicId>, topic: TopicId, was_member: bool, is_member: bool) {
-    match (was_member, is_member) {
-        (false, true) => _ = topics.insert(topic),
-        (true, false) => _ = topics.remove(&topic),
-        (false, false) | (true, true) => {}
-    }
-}
-
 /// How many partitions have each key, by topic, so that a topic is taken out at the cost of its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tally<K: Ord + Copy> {
@@ -213,24 +285,20 @@ impl<K: Ord + Copy> Default for Tally<K> {
 }
 
 impl<K: Ord + Copy> Tally<K> {
-    pub(super) fn update(&mut self, topic: TopicId, before: &[K], after: &[K]) {
-        if before == after {
+    /// Adds to the counts of one topic, or takes away.
+    pub(super) fn update(&mut self, topic: TopicId, mut changes: Vec<(K, i32)>) {
+        if changes.is_empty() {
             return;
         }
-        if !self.topics.contains_key(&topic) {
-            self.topics.insert(topic, SmallMap::default());
-        }
-        let counts = self.topics.get_mut(&topic).expect("it was just inserted");
-        for &key in after {
-            counts.change(key, |count| *count += 1);
-            match self.totals.get_mut(&key) {
-                Some(total) => *total += 1,
-                None => _ = self.totals.insert(key, 1),
+        changes.sort_unstable_by_key(|(key, _)| *key);
+        let counts = self.topics.entry(topic).or_default();
+        for changes in changes.chunk_by(|one, next| one.0 == next.0) {
+            let key = changes[0].0;
+            let sum: i32 = changes.iter().map(|(_, change)| change).sum();
+            if sum != 0 {
+                counts.change(key, |count| *count = count.checked_add_signed(sum).expect(NOT_NEGATIVE));
+                add(&mut self.totals, key, sum as isize);
             }
-        }
-        for &key in before {
-            counts.change(key, |count| *count -= 1);
-            subtract(&mut self.totals, key, 1);
         }
         if counts.is_empty() {
             self.topics.remove(&topic);
@@ -239,7 +307,7 @@ impl<K: Ord + Copy> Tally<K> {
 
     pub(super) fn remove_topic(&mut self, topic: TopicId) {
         let counts = self.topics.remove(&topic).unwrap_or_default();
-        counts.iter().for_each(|(key, count)| subtract(&mut self.totals, *key, *count as usize));
+        counts.iter().for_each(|(key, count)| add(&mut self.totals, *key, -(*count as isize)));
     }
 
     pub(super) fn total(&self, key: K) -> usize {
@@ -252,9 +320,11 @@ impl<K: Ord + Copy> Tally<K> {
     }
 }
 
-fn subtract<K: Ord + Copy>(totals: &mut OrdMap<K, usize>, key: K, count: usize) {
-    let total = totals.get_mut(&key).expect("what is counted has a total");
-    *total -= count;
+const NOT_NEGATIVE: &str = "what is taken away was counted before";
+
+fn add<K: Ord + Copy>(totals: &mut OrdMap<K, usize>, key: K, change: isize) {
+    let total = totals.entry(key).or_default();
+    *total = total.checked_add_signed(change).expect(NOT_NEGATIVE);
     if *total == 0 {
         totals.remove(&key);
     }
@@ -299,6 +369,12 @@ mod tests {
         (0..3_u128, 0..60).prop_map(|(at, partition)| TopicPartition::new(topic(at), PartitionId::new(partition)))
     }
 
+    fn update(seats: &mut Seats, id: TopicPartition, before: Seated<'_>, after: Seated<'_>) {
+        let mut changes = Vec::new();
+        SeatChange::collect(id, before, after, &mut changes);
+        seats.update(id.topic, changes);
+    }
+
     fn check(seats: &Seats, model: &BTreeMap<TopicPartition, State>) -> Result<(), TestCaseError> {
         for broker in (0..40).map(BrokerId::new) {
             let those = |has: fn(&State, &BrokerId) -> bool| -> Vec<TopicPartition> {
@@ -322,19 +398,23 @@ mod tests {
         #[test]
         fn seats_are_those_of_the_partitions(changes in prop::collection::vec((ids(), states()), 0..300)) {
             let (mut seats, mut model) = (Seats::default(), BTreeMap::<TopicPartition, State>::new());
+            let (mut at_once, mut collected) = (Seats::default(), BTreeMap::<TopicId, Vec<SeatChange>>::new());
             for (id, state) in changes {
                 let before = model.insert(id, state.clone()).unwrap_or_default();
-                seats.update(id, seated(&before), seated(&state));
+                update(&mut seats, id, seated(&before), seated(&state));
+                SeatChange::collect(id, seated(&before), seated(&state), collected.entry(id.topic).or_default());
             }
             check(&seats, &model)?;
+            collected.into_iter().for_each(|(topic, changes)| at_once.update(topic, changes));
+            prop_assert_eq!(&seats, &at_once, "one by one and all at once is the same");
             let mut again = Seats::default();
-            model.iter().rev().for_each(|(id, state)| again.update(*id, Seated::default(), seated(state)));
+            model.iter().rev().for_each(|(id, state)| update(&mut again, *id, Seated::default(), seated(state)));
             prop_assert_eq!(&seats, &again, "equal contents are equal values");
             seats.remove_topic(topic(1));
             model.retain(|id, _| id.topic != topic(1));
             check(&seats, &model)?;
             for (id, state) in &model {
-                seats.update(*id, seated(state), Seated::default());
+                update(&mut seats, *id, seated(state), Seated::default());
             }
             prop_assert_eq!(seats, Seats::default());
         }
@@ -343,7 +423,7 @@ mod tests {
         fn a_tally_counts_by_topic_and_in_all(changes in prop::collection::vec((0..3_u128, 0..40_i32, 1..4_usize), 0..200)) {
             let (mut tally, mut model) = (Tally::default(), BTreeMap::<(u128, i32), usize>::new());
             for (at, key, count) in changes {
-                tally.update(topic(at), &[], &vec![key; count]);
+                tally.update(topic(at), vec![(key, 1); count]);
                 *model.entry((at, key)).or_default() += count;
             }
             let total = |model: &BTreeMap<(u128, i32), usize>, key| -> usize {
@@ -354,7 +434,7 @@ mod tests {
             model.retain(|(at, _), _| *at != 1);
             prop_assert!((0..40).all(|key| tally.total(key) == total(&model, key)));
             for ((at, key), count) in model {
-                tally.update(topic(at), &vec![key; count], &[]);
+                tally.update(topic(at), vec![(key, -1); count]);
             }
             prop_assert_eq!(tally, Tally::default());
         }

@@ -7,10 +7,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::moves::Moves;
 use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicPartition};
 use crate::mutant::Mutant;
 use crate::record::{Partition, PartitionRegistration, Record};
+
+/// Partitions that the index takes over at once while an image is restored.
+const MOVES_MAX: usize = 4_096;
 
 /// What of an image is not in its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +104,14 @@ impl MetadataImage {
             timestamp_ms: header.timestamp_ms,
             ..Self::default()
         };
+        let mut moves = Moves::default();
         for record in records {
-            image.restore(&record?)?;
+            image.restore(&record?, &mut moves)?;
+            if moves.len() >= MOVES_MAX {
+                image.index.update(std::mem::take(&mut moves));
+            }
         }
+        image.index.update(moves);
         if image.digest() == header.digest {
             return Ok(image);
         }
@@ -110,7 +119,7 @@ impl MetadataImage {
         Err(ReplayError::DigestMismatch { offset, expected, actual }.into())
     }
 
-    fn restore(&mut self, record: &Record) -> Result<(), ReplayError> {
+    fn restore(&mut self, record: &Record, moves: &mut Moves) -> Result<(), ReplayError> {
         match record {
             Record::ClusterCreated { .. }
             | Record::FeatureLevel { .. }
@@ -120,7 +129,7 @@ impl MetadataImage {
             | Record::CreatePartition(_)
             | Record::Config { .. }
             | Record::BeginReassignment(_)
-            | Record::ProducerIds { .. } => self.apply(record),
+            | Record::ProducerIds { .. } => self.apply(record, moves),
             Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
                 self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
                 Ok(())

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use super::moves::Moves;
 use super::{MetadataImage, PartitionIndex, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
@@ -244,7 +245,11 @@ impl MetadataImage {
 
     fn check_derived(&self, found: &mut Vec<Violation>) {
         let mut index = PartitionIndex::default();
-        self.partitions().for_each(|(id, partition)| index.add(id, partition));
+        for topic in self.topics.values() {
+            let mut moves = Moves::default();
+            topic.partitions().for_each(|(id, partition)| moves.add(id, None, Some(partition.clone())));
+            index.update(moves);
+        }
         found.extend(self.index.difference(&index).map(|list| Violation::IndexDiffers { list }));
         self.check_reassignment_index(found);
         let differs = |topic: &&Arc<Topic>| topic.partitions_digest != topic.recompute_digest();
@@ -457,7 +462,9 @@ mod tests {
     fn what_is_derived_agrees_with_what_it_is_derived_from() {
         let stray = |image: &mut MetadataImage| {
             let partition = image.partition(partition_id(0)).expect("the fixture has it").clone();
-            image.index.remove(partition_id(0), &partition);
+            let mut moves = Moves::default();
+            moves.add(partition_id(0), Some(partition), None);
+            image.index.update(moves);
         };
         assert_eq!(after_damage(stray), [Violation::IndexDiffers { list: "seats" }]);
         let silent = |image: &mut MetadataImage| {

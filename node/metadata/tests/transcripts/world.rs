@@ -71,7 +71,7 @@ impl World {
         assert!(self.image().verify_changed(&batch).is_empty());
         let mut line = |record| {
             let mut after = before.clone();
-            after.replay_record(record).unwrap();
+            after.replay_records(std::slice::from_ref(record)).unwrap();
             let line = display::change(&before, &after, record);
             before = after;
             line

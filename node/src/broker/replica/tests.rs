@@ -99,9 +99,7 @@ impl World {
 
     fn replay(&mut self, records: Vec<Record>) {
         self.image.controller_epoch = ControllerEpoch::new(1);
-        for record in &records {
-            self.image.replay_record(record).expect("a plan replays");
-        }
+        self.image.replay_records(&records).expect("a plan replays");
     }
 
     fn partition(&self) -> &Partition {
