@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use clap::Parser;
 use quorate_client::agent::{
-    AgentConfig, Assignment, BrokerAgent, DeleteReason, OfflineReason, PartitionHost, STRAY_GRACE, Standing,
+    AgentConfig, Assignment, BrokerAgent, DeleteReason, LeaderCheck, OfflineReason, PartitionHost, STRAY_GRACE,
 };
 use quorate_client::network::Network;
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{Endpoint, SecurityProtocol};
-use tokio::{sync::watch, time::Instant};
 
 #[derive(Parser)]
 struct Arguments {
@@ -65,12 +64,12 @@ impl PartitionHost for Counters {
     }
 }
 
-async fn count(counters: Arc<Counters>, standing: watch::Receiver<Standing>) {
+async fn count(counters: Arc<Counters>, leaders: LeaderCheck) {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         for (id, (epoch, count)) in counters.0.lock().expect("no holder panics").iter_mut() {
-            // The lease is looked at where it counts: it may have ended while the call that says so is on its way.
-            if standing.borrow().may_lead(Instant::now()) {
+            // It may have ended while the call that says so is on its way.
+            if leaders.may_lead(*id, *epoch) {
                 *count += 1;
                 println!("{id}: {count} at epoch {epoch}");
             }
@@ -92,7 +91,7 @@ async fn main() {
         stray_grace: STRAY_GRACE, network: Network::default() });
     let counters = Arc::new(Counters::default());
     agent.drive(counters.clone());
-    tokio::spawn(count(counters, agent.standing()));
+    tokio::spawn(count(counters, agent.leader_check()));
     tokio::select! {
         error = agent.failed() => return eprintln!("{error}"),
         _ = tokio::signal::ctrl_c() => println!("stopping: its shards move to other brokers first"),

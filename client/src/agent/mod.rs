@@ -34,8 +34,9 @@
 //! What the host has to heed:
 //!
 //! - **The lease.** `become_offline` is called when it ends, but a call can be late, behind another one that takes long
-//!   or in a process that was paused. So whoever is about to act as leader (acknowledge, or answer a read) asks
-//!   [`Standing::may_lead`] with the time after the work is done, not before it.
+//!   or in a process that was paused. So before a leader acknowledges, or answers a read, it asks
+//!   [`LeaderCheck::may_lead`] after the work is done, not before it. That compares the epoch with the newest metadata as
+//!   well, because the call that ends a leadership can be as late as the one that ends the lease.
 //! - **Epochs.** The leader epoch grows with every leader: stamp what is written with it, send it with every request
 //!   between replicas, and refuse a smaller one. The partition epoch grows with every change: of two states of a
 //!   partition the one with the greater partition epoch is the newer. The broker epoch tells one life of a broker from
@@ -60,6 +61,8 @@ mod fixture;
 mod follow;
 mod host;
 mod isr_changes;
+mod leader_check;
+mod lease;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -83,6 +86,7 @@ pub use calls::ControllerCalls;
 pub use follow::LocalMetadata;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
 pub use isr_changes::{AwaitedOutcome, IsrChange, IsrChanges, IsrOutcome};
+pub use leader_check::{LeaderCheck, LeaderState};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;
@@ -120,7 +124,7 @@ pub struct Standing {
     /// None until registered.
     pub epoch: Option<BrokerEpoch>,
     pub fenced: bool,
-    /// It may act as leader until then.
+    /// It may act as leader until then. After a lapse it has read what the controllers decided meanwhile.
     pub lease_until: Option<Instant>,
     /// It may stop: its leaderships are elsewhere, and every broker has seen it.
     pub may_stop: bool,
@@ -183,6 +187,11 @@ impl BrokerAgent {
     /// Where the leaders on this broker ask for changes of their ISR.
     pub fn isr_changes(&self) -> IsrChanges {
         self.isr_changes.clone()
+    }
+
+    /// What a leader asks before it acknowledges, or answers a read.
+    pub fn leader_check(&self) -> LeaderCheck {
+        LeaderCheck::new(self.broker(), self.standing(), self.cache.changes())
     }
 
     /// The other calls of a broker to its controllers.

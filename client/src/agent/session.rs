@@ -16,6 +16,7 @@ use tonic::{Request, Status, Streaming};
 use tracing::debug;
 
 use super::connect::{Candidates, connect};
+use super::lease::Lease;
 use super::{AgentConfig, MetadataCache, Standing, Wish};
 
 /// Until the first reply says otherwise.
@@ -39,7 +40,7 @@ pub(super) async fn run(
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
     let mut session =
-        Session { candidates: Candidates::new(&config), config, cache, told, standing, wish, previous_epoch: None };
+        Session { candidates: Candidates::new(&config), config, cache, told, standing, wish, lease: Lease::default(), previous_epoch: None };
     session.previous_epoch = session.config.previous_epoch;
     loop {
         let epoch = match session.register().await {
@@ -49,6 +50,7 @@ pub(super) async fn run(
         session.standing.send_replace(Standing { epoch: Some(epoch), ..Standing::UNREGISTERED });
         session.heartbeat_until_stale(epoch).await;
         session.standing.send_replace(Standing::UNREGISTERED);
+        session.lease.revoke();
         // What it wrote under an epoch that was taken from it proves nothing.
         session.previous_epoch = None;
     }
@@ -62,6 +64,7 @@ struct Session {
     told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
     wish: watch::Receiver<Wish>,
+    lease: Lease,
     previous_epoch: Option<BrokerEpoch>,
 }
 
@@ -127,6 +130,12 @@ impl Session {
                 Parted::Unanswered | Parted::WithoutLease => self.candidates.pass_over(&address),
             }
         }
+    }
+
+    /// The metadata has come further: a lease may have waited for it.
+    fn take_up_lease(&mut self) {
+        let lease_until = self.lease.taken_up(self.cache.next_offset());
+        self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.lease_until, lease_until) != lease_until);
     }
 
     async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Parted {
@@ -211,6 +220,7 @@ impl<'a> HeartbeatStream<'a> {
                 () = at(self.without_lease.map(|since| since + self.patience)) => return Parted::WithoutLease,
                 Ok(()) = wish.changed() => self.send(),
                 Ok(()) = metadata.changed() => {
+                    self.session.take_up_lease();
                     if self.is_awaited(&metadata.borrow_and_update().clone()) {
                         self.send();
                     }
@@ -267,11 +277,17 @@ impl<'a> HeartbeatStream<'a> {
             since => since.or(Some(Instant::now())),
         };
         let lease = sent.filter(|_| reply.lease_ms > 0).map(|at| at + Duration::from_millis(reply.lease_ms.into()));
+        if reply.fenced {
+            self.session.lease.revoke();
+        } else if let Some(until) = lease {
+            self.session.lease.grant(until, Offset::new(reply.metadata_offset), Instant::now());
+        }
+        let lease_until = self.session.lease.taken_up(self.session.cache.next_offset());
         self.session.standing.send_modify(|standing| {
             *standing = Standing {
                 epoch: Some(self.epoch),
                 fenced: reply.fenced,
-                lease_until: if reply.fenced { None } else { lease.or(standing.lease_until) },
+                lease_until,
                 may_stop: reply.should_shut_down,
             };
         });

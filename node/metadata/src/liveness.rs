@@ -22,6 +22,8 @@ struct Session {
     contact_ms: u64,
     /// The next metadata offset that it wants; 0 until it says.
     metadata_offset: Offset,
+    /// The controller moves its leaderships because it is taken for dead: contact from now on is too late for a lease.
+    fencing: bool,
 }
 
 impl Sessions {
@@ -31,7 +33,7 @@ impl Sessions {
 
     /// The broker was heard. A stale epoch never overwrites a newer one.
     pub fn touch(&mut self, broker: BrokerId, epoch: BrokerEpoch, now_ms: u64) {
-        let fresh = Session { epoch, contact_ms: now_ms, metadata_offset: Offset::default() };
+        let fresh = Session { epoch, contact_ms: now_ms, metadata_offset: Offset::default(), fencing: false };
         let session = self.sessions.entry(broker).or_insert(fresh);
         if epoch > session.epoch {
             *session = fresh;
@@ -45,6 +47,33 @@ impl Sessions {
         if let Some(session) = self.sessions.get_mut(&broker).filter(|session| session.epoch == epoch) {
             session.metadata_offset = session.metadata_offset.max(offset);
         }
+    }
+
+    /// The fencing of the broker begins, which may take many batches. A session that has ended before the lease can be
+    /// granted again must not be revived by late contact.
+    pub fn begin_fencing(&mut self, broker: BrokerId) {
+        if let Some(session) = self.sessions.get_mut(&broker) {
+            session.fencing = true;
+        }
+    }
+
+    /// The broker is unfenced.
+    pub fn end_fencing(&mut self, broker: BrokerId) {
+        if let Some(session) = self.sessions.get_mut(&broker) {
+            session.fencing = false;
+        }
+    }
+
+    /// Of the fencings that have begun, only those go on that `goes_on` names: the others were refused.
+    pub fn retain_fencings(&mut self, goes_on: impl Fn(BrokerId) -> bool) {
+        for (broker, session) in self.sessions.iter_mut().filter(|(_, session)| session.fencing) {
+            session.fencing = goes_on(*broker);
+        }
+    }
+
+    /// Whether the fencing of this incarnation has begun, and it has not been unfenced since.
+    pub fn is_fencing(&self, broker: BrokerId, epoch: BrokerEpoch) -> bool {
+        self.sessions.get(&broker).is_some_and(|session| session.epoch == epoch && session.fencing)
     }
 
     pub fn remove(&mut self, broker: BrokerId) {
@@ -204,6 +233,34 @@ mod tests {
         sessions.extend_all(5_000, 5_000);
         assert_eq!(sessions.expired(&image(), 7_999, |_| true), None);
         assert!(!sessions.has_live(broker(1), 8_000));
+    }
+
+    #[test]
+    fn contact_during_a_fencing_does_not_end_it() {
+        let mut sessions = started(0);
+        sessions.begin_fencing(broker(1));
+        sessions.touch(broker(1), epoch(1), 3_001);
+        assert!(sessions.is_fencing(broker(1), epoch(1)) && !sessions.is_fencing(broker(2), epoch(2)));
+        sessions.end_fencing(broker(1));
+        assert!(!sessions.is_fencing(broker(1), epoch(1)));
+    }
+
+    #[test]
+    fn a_fencing_is_that_of_one_incarnation() {
+        let mut sessions = started(0);
+        sessions.begin_fencing(broker(1));
+        assert!(!sessions.is_fencing(broker(1), epoch(7)));
+        sessions.touch(broker(1), epoch(7), 10);
+        assert!(!sessions.is_fencing(broker(1), epoch(7)));
+    }
+
+    #[test]
+    fn a_refused_fencing_ends() {
+        let mut sessions = started(0);
+        sessions.begin_fencing(broker(1));
+        sessions.begin_fencing(broker(2));
+        sessions.retain_fencings(|id| id == broker(2));
+        assert!(!sessions.is_fencing(broker(1), epoch(1)) && sessions.is_fencing(broker(2), epoch(2)));
     }
 
     #[test]

@@ -99,15 +99,19 @@ impl BrokerStream {
             offline_directories: directories(&request.offline_directories)?,
         };
         self.check_identity(&wanted)?;
-        self.stamp(&wanted);
+        let is_late = self.stamp(&wanted);
         // Another one may be in office, under whom the broker has registered anew. To hang up makes every broker look for
         // another controller, so it takes longer to come to than to grant no lease (see `reply`).
         if self.gateway.raft.is_deaf() {
             return Err(ApiError::new(ErrorName::NotController, "no majority answers this controller"));
         }
-        let answer = match self.unchanged(&wanted)? {
-            Some(answer) => answer,
-            None => self.decide(wanted).await?,
+        let answer = if is_late && !self.is_fenced(wanted.broker) {
+            // Its fencing goes on: a lease now would let it lead beside its successors.
+            HeartbeatAnswer { fenced: true, caught_up: false, should_shut_down: false }
+        } else if let Some(answer) = self.unchanged(&wanted)? {
+            answer
+        } else {
+            self.decide(wanted).await?
         };
         Ok(self.reply(request.sequence, &answer))
     }
@@ -124,14 +128,14 @@ impl BrokerStream {
     }
 
     /// Only for the registered epoch: a made-up higher one would shut the real broker's heartbeats out. Whoever was told
-    /// its epoch finds it here, for that was told after it was replayed.
-    fn stamp(&mut self, heartbeat: &Heartbeat) {
+    /// its epoch finds it here, for that was told after it was replayed. Returns whether its fencing has begun already.
+    fn stamp(&mut self, heartbeat: &Heartbeat) -> bool {
         let registered = self.gateway.view.inspect(|image| image.broker(heartbeat.broker).map(|known| known.epoch));
         if registered != Some(heartbeat.epoch) {
-            return;
+            return false;
         }
         let sessions = &self.gateway.controller.sessions;
-        sessions.touch(Contact {
+        let is_late = sessions.touch(Contact {
             broker: heartbeat.broker,
             epoch: heartbeat.epoch,
             metadata_offset: heartbeat.metadata_offset,
@@ -140,6 +144,12 @@ impl BrokerStream {
             let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
             self.open = Some((heartbeat.broker, heartbeat.epoch, open));
         }
+        is_late
+    }
+
+    /// By what is committed.
+    fn is_fenced(&self, broker: BrokerId) -> bool {
+        self.gateway.view.inspect(|image| image.broker(broker).is_none_or(|known| known.fenced))
     }
 
     /// The answer when nothing has to be written. What is committed decides; the event loop decides the rest.

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::select_all;
 use quorate_client::agent::{
-    Assignment, BrokerAgent, DeleteReason, MetadataCache, OfflineReason, PartitionHost, Standing,
+    Assignment, BrokerAgent, DeleteReason, LeaderCheck, MetadataCache, OfflineReason, PartitionHost,
 };
 use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs};
-use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
+use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
@@ -33,7 +33,7 @@ struct Inner {
     shards: Vec<ShardHandle>,
     replicas: Replicas,
     metadata: MetadataCache,
-    standing: watch::Receiver<Standing>,
+    leaders: LeaderCheck,
     strays: Mutex<BTreeSet<TopicPartition>>,
     producer_ids: ProducerIds,
     /// Apart, so that consumers of old records hold no follower up.
@@ -101,17 +101,17 @@ impl DataPlane {
     ) -> (Self, Signals) {
         let (proposals, proposed) = mpsc::unbounded_channel();
         let (failures, failed) = mpsc::unbounded_channel();
-        let (metadata, standing) = (agent.metadata().clone(), agent.standing());
+        let (metadata, leaders) = (agent.metadata().clone(), agent.leader_check());
         let replicas = Replicas::default();
         let (plane, closed) = watch::channel(());
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
-            fetchers: Fetchers::new(broker, metadata.changes(), standing.clone(), dialing),
+            fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), dialing),
             proposals,
             failures,
             metadata: metadata.changes(),
-            standing: standing.clone(),
+            leaders: leaders.clone(),
             plane: closed,
         };
         let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
@@ -122,7 +122,7 @@ impl DataPlane {
             shards,
             replicas,
             metadata,
-            standing,
+            leaders,
             strays: Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
             for_consumers: Reader::start("log-consumers", workers),
@@ -157,8 +157,9 @@ impl DataPlane {
         &self.inner.metadata
     }
 
-    pub fn standing(&self) -> Standing {
-        *self.inner.standing.borrow()
+    /// Whether this broker may answer as the leader of the partition at that epoch.
+    pub fn may_lead(&self, id: TopicPartition, epoch: LeaderEpoch) -> bool {
+        self.inner.leaders.may_lead(id, epoch)
     }
 
     pub fn producer_ids(&self) -> &ProducerIds {

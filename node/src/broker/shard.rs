@@ -13,7 +13,7 @@ mod upkeep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quorate_client::agent::Standing;
+use quorate_client::agent::LeaderCheck;
 use quorate_log::leadership::Proposal;
 use quorate_log::{LogDirectory, LogError, Writes};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
@@ -58,7 +58,7 @@ pub struct Surroundings {
     /// Directories that fail, and why.
     pub failures: mpsc::UnboundedSender<(DirectoryId, String)>,
     pub metadata: watch::Receiver<MetadataImage>,
-    pub standing: watch::Receiver<Standing>,
+    pub leaders: LeaderCheck,
     /// Closed when the owners have to end at once.
     pub plane: watch::Receiver<()>,
 }
@@ -227,11 +227,12 @@ impl Shard {
         if self.deletions.are_awaited() {
             self.finish_deletions();
         }
-        let (now_ms, may_lead) = (self.now_ms(), self.may_lead());
+        let now_ms = self.now_ms();
         for id in round.touched {
             let mut effects = Effects::default();
             if let Some(replica) = self.owned.get_mut(&id) {
-                replica.settle(may_lead, now_ms, &mut effects);
+                let state = replica.leader_state(&self.around.leaders);
+                replica.settle(state, now_ms, &mut effects);
             }
             self.tell(id, effects);
         }
@@ -308,10 +309,6 @@ impl Shard {
     /// By the monotonic clock, which goes on while the process is stopped.
     fn now_ms(&self) -> i64 {
         i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
-    }
-
-    fn may_lead(&self) -> bool {
-        self.around.standing.borrow().may_lead(Instant::now())
     }
 }
 

@@ -91,7 +91,8 @@ impl Claim {
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
         let current = self.draft.working().broker(broker).map(|known| (broker, known.epoch));
-        current.is_some() && self.steps.iter().any(|operation| operation.fences == current)
+        let mut begun = self.steps.iter().chain(&self.deferred);
+        current.is_some() && begun.any(|operation| operation.fences == current)
     }
 }
 

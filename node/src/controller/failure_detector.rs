@@ -49,6 +49,7 @@ impl EventLoop {
             return;
         }
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
+        self.sessions.begin_fencing(broker);
         self.metrics.brokers_fenced.inc();
         self.interrupt_large_plan();
         // A later step finds another incarnation where the broker has registered again meanwhile: that gave up its seats.

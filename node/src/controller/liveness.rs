@@ -101,12 +101,14 @@ impl SessionTable {
         self.streams().open.contains_key(&broker)
     }
 
-    /// Called by the RPC task as soon as a heartbeat has arrived.
-    pub fn touch(&self, contact: Contact) {
+    /// Called by the RPC task as soon as a heartbeat has arrived. Returns whether it came too late to keep a leader: the
+    /// fencing of the broker has begun. One lock decides, so that a heartbeat either extends the session or is late.
+    pub fn touch(&self, contact: Contact) -> bool {
         let now = self.now_ms();
         let mut sessions = self.lock();
         sessions.touch(contact.broker, contact.epoch, now);
         sessions.report_offset(contact.broker, contact.epoch, contact.metadata_offset);
+        sessions.is_fencing(contact.broker, contact.epoch)
     }
 
     /// Whether this broker's process is there as far as we know: it was heard from within the session timeout, and
@@ -135,10 +137,29 @@ impl SessionTable {
         self.lock().clear();
     }
 
-    /// A broker whose session has ended, but for those whose fencing is under way.
-    pub(super) fn expired(&self, image: &MetadataImage, is_fencing: impl Fn(BrokerId) -> bool) -> Option<BrokerId> {
+    /// A broker whose session has ended, but for those whose fencing is under way. Its own begins.
+    pub(super) fn take_expired(
+        &self,
+        image: &MetadataImage,
+        is_fencing: impl Fn(BrokerId) -> bool,
+    ) -> Option<BrokerId> {
         let now = self.now_ms();
-        self.lock().expired(image, now, |broker| !is_fencing(broker))
+        let mut sessions = self.lock();
+        let expired = sessions.expired(image, now, |broker| !is_fencing(broker))?;
+        sessions.begin_fencing(expired);
+        Some(expired)
+    }
+
+    pub(super) fn begin_fencing(&self, broker: BrokerId) {
+        self.lock().begin_fencing(broker);
+    }
+
+    pub(super) fn end_fencing(&self, broker: BrokerId) {
+        self.lock().end_fencing(broker);
+    }
+
+    pub(super) fn retain_fencings(&self, goes_on: impl Fn(BrokerId) -> bool) {
+        self.lock().retain_fencings(goes_on);
     }
 
     pub(super) fn extend_all(&self, stall: Duration) {

@@ -103,6 +103,7 @@ impl EventLoop {
             _ => None,
         };
         for broker in batches.iter().flatten().filter_map(unfenced) {
+            self.sessions.end_fencing(broker);
             if claim.draft.working().index.leaderless_on(broker, None).next().is_some() {
                 claim.returned.insert(broker, None);
             }

@@ -141,7 +141,10 @@ impl EventLoop {
     /// One broker a run, so that each decision sees the effect of the one before.
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
-        let Some(broker) = self.sessions.expired(claim.draft.working(), |broker| claim.is_fencing(broker)) else {
+        let draft = claim.draft.working();
+        let is_fenced = |broker| draft.broker(broker).is_none_or(|known| known.fenced);
+        self.sessions.retain_fencings(|broker| claim.is_fencing(broker) || is_fenced(broker));
+        let Some(broker) = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker)) else {
             return Next::Later;
         };
         self.fence(broker, "session timed out");

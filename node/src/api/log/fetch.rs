@@ -35,10 +35,10 @@ pub async fn fetch(plane: &DataPlane, request: FetchRequest) -> Result<FetchRepl
     loop {
         let mut found = look(plane, &request);
         let reads = std::mem::take(&mut found.reads);
-        let is_read = !reads.is_empty();
+        let led: Vec<_> = reads.iter().filter(|_| !request.from_follower).map(|read| (read.id, read.epoch)).collect();
         let bytes = read(plane, &mut found.partitions, reads, max_bytes).await;
-        if is_read && !request.from_follower && !plane.standing().may_lead(Instant::now()) {
-            // The lease has ended meanwhile: the next look says so.
+        if led.iter().any(|(id, epoch)| !plane.may_lead(*id, *epoch)) {
+            // A leadership has ended meanwhile: the next look says so.
             continue;
         }
         let is_enough = found.is_urgent || bytes >= usize::try_from(request.min_bytes).unwrap_or(usize::MAX).max(1);
@@ -61,6 +61,8 @@ struct Found {
 struct Read {
     /// In the reply.
     index: usize,
+    id: TopicPartition,
+    epoch: LeaderEpoch,
     reader: LogReader,
     from: LogOffset,
     below: LogOffset,
@@ -122,7 +124,15 @@ fn look_at(
     }
     let max_bytes = usize::try_from(asked.max_bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(usize::MAX);
     let below = now.high_watermark;
-    let read = (from < below).then_some(Read { index: 0, reader: replica.reader, from, below, max_bytes });
+    let read = (from < below).then_some(Read {
+        index: 0,
+        id,
+        epoch: now.leader_epoch,
+        reader: replica.reader,
+        from,
+        below,
+        max_bytes,
+    });
     Ok((read, watched))
 }
 

@@ -3,7 +3,6 @@
 use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::log::CurrentLeader;
-use tokio::time::Instant;
 
 use crate::api::request::topic_id;
 use crate::broker::{DataPlane, Published, ReplicaHandle, RoleName, authority, check_epoch};
@@ -34,7 +33,7 @@ pub fn check(
     leader_epoch: Option<i32>,
     any_replica: bool,
 ) -> Result<(), ApiError> {
-    let leads = replica.role == RoleName::Leader && plane.standing().may_lead(Instant::now());
+    let leads = replica.role == RoleName::Leader && plane.may_lead(id, replica.leader_epoch);
     let follows = any_replica && replica.role == RoleName::Follower;
     if !leads && !follows {
         return Err(not_here(id));

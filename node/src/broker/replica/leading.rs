@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use quorate_client::agent::LeaderState;
 use quorate_log::leadership::{Durability, Leadership, Outcome, Proposal};
 use quorate_log::{AppendRefused, LogOffset, LogReader, NewBatch, PartitionLog, Writes};
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, TopicPartition};
@@ -175,7 +176,7 @@ impl Leading {
         &mut self,
         id: TopicPartition,
         (log, tail): (&PartitionLog, &mut Tail),
-        may_lead: bool,
+        state: LeaderState,
         now_ms: i64,
         effects: &mut Effects,
     ) -> LogOffset {
@@ -185,7 +186,7 @@ impl Leading {
         {
             effects.proposals.push((id, proposal));
         }
-        self.acknowledge(may_lead);
+        self.acknowledge(state);
         self.supply(log, tail);
         let high_watermark = self.leadership.high_watermark();
         effects.bounds_due |= self.parked.iter().any(|(broker, parked)| self.lacks_bounds(*broker, parked, log));
@@ -202,9 +203,12 @@ impl Leading {
     }
 
     /// Whoever cannot lead now acknowledges nothing, whatever it has appended: another may lead already.
-    fn acknowledge(&mut self, may_lead: bool) {
-        if !may_lead {
-            return self.waiting.give_up("the lease of this broker has ended");
+    fn acknowledge(&mut self, state: LeaderState) {
+        match state {
+            LeaderState::Current => {}
+            // The change of role that is on its way answers.
+            LeaderState::Superseded => return,
+            LeaderState::LeaseEnded => return self.waiting.give_up("the lease of this broker has ended"),
         }
         self.waiting.acknowledge(self.leadership.high_watermark());
         if self.leadership.durability() == Durability::NotEnough {
@@ -267,8 +271,8 @@ impl Leading {
 
 impl Replica {
     /// Stages records. The answer comes when they are as safe as was asked for.
-    pub fn produce(&mut self, writes: &mut Writes, records: NewRecords, may_lead: bool) {
-        match self.append(writes, &records, may_lead) {
+    pub fn produce(&mut self, writes: &mut Writes, records: NewRecords, state: LeaderState) {
+        match self.append(writes, &records, state) {
             Ok((end, produced)) => self.park_producer(end, produced, records),
             Err(error) => answer(records.reply, Err(error)),
         }
@@ -278,14 +282,14 @@ impl Replica {
         &mut self,
         writes: &mut Writes,
         records: &NewRecords,
-        may_lead: bool,
+        state: LeaderState,
     ) -> Result<(LogOffset, Produced), ApiError> {
         let id = self.id();
         let Role::Leader(leading) = &self.role else { return Err(not_leader(id)) };
-        if !may_lead {
+        let leader_epoch = leading.leader_epoch();
+        if state != LeaderState::Current {
             return Err(not_leader(id));
         }
-        let leader_epoch = leading.leader_epoch();
         check_epoch(records.leader_epoch, leader_epoch)?;
         if records.acks == Acks::All && leading.leadership.durability() == Durability::NotEnough {
             let message = format!("{} replicas of {id} are in sync", leading.leadership.isr().len());

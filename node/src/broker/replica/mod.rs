@@ -17,6 +17,7 @@ mod tail;
 
 use std::sync::Arc;
 
+use quorate_client::agent::{LeaderCheck, LeaderState};
 use quorate_log::leadership::{Beginning, Leadership, Proposal};
 use quorate_log::{Epochs, LogError, LogOffset, PartitionLog, Writes};
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
@@ -126,6 +127,11 @@ impl Replica {
         matches!(self.role, Role::Leader(_))
     }
 
+    /// What a leader may do now. One that does not lead has nothing to acknowledge.
+    pub fn leader_state(&self, leaders: &LeaderCheck) -> LeaderState {
+        self.leading().map_or(LeaderState::Superseded, |leading| leaders.state(self.id(), leading.leader_epoch()))
+    }
+
     /// Leads at the epoch of the situation, or goes on to.
     pub fn lead(&mut self, writes: &mut Writes, situation: &Situation, now_ms: i64) {
         let epoch = situation.partition.leader_epoch;
@@ -210,13 +216,13 @@ impl Replica {
     }
 
     /// Told after a commit: what is in the log now is there for good.
-    pub fn settle(&mut self, may_lead: bool, now_ms: i64, effects: &mut Effects) {
+    pub fn settle(&mut self, state: LeaderState, now_ms: i64, effects: &mut Effects) {
         let id = self.id();
         let log_end = self.log.log_end();
         match &mut self.role {
             Role::Leader(leading) => {
                 let log = (&self.log, &mut self.tail);
-                self.high_watermark = leading.settle(id, log, may_lead, now_ms, effects);
+                self.high_watermark = leading.settle(id, log, state, now_ms, effects);
             }
             Role::Follower(following) => {
                 self.high_watermark = self.high_watermark.min(log_end);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quorate_client::agent::LeaderState;
 use quorate_log::leadership::{Outcome, Proposal};
 use quorate_log::{Flush, LogDirectory, LogOffset, NewBatch, Producer, Writes};
 use quorate_metadata::ids::{
@@ -128,7 +129,7 @@ impl World {
         stage(&mut running.replica, &mut writes);
         running.directory.commit(writes).expect("the disk works");
         let mut effects = Effects::default();
-        running.replica.settle(true, self.now_ms, &mut effects);
+        running.replica.settle(LeaderState::Current, self.now_ms, &mut effects);
         running.replica.tell_bounds();
         running.proposals.extend(effects.proposals.into_iter().map(|(_, proposal)| proposal));
         if let Some(said) = effects.positions.pop() {
@@ -180,7 +181,7 @@ impl World {
         let batch = NewBatch { record_count: 1, max_timestamp_ms: self.now_ms, producer, records };
         let records = NewRecords { leader_epoch: None, batch, acks: Acks::All, reply };
         self.replies.push((sequence, outcome));
-        self.round(broker, |replica, writes| replica.produce(writes, records, true));
+        self.round(broker, |replica, writes| replica.produce(writes, records, LeaderState::Current));
     }
 
     /// The follower's position reaches its leader.

@@ -43,10 +43,12 @@ impl Shard {
     }
 
     fn produce(&mut self, round: &mut Round, id: TopicPartition, records: NewRecords) {
-        let may_lead = self.may_lead();
         round.touched.insert(id);
         match self.owned.get_mut(&id) {
-            Some(replica) => replica.produce(&mut round.writes, records, may_lead),
+            Some(replica) => {
+                let state = replica.leader_state(&self.around.leaders);
+                replica.produce(&mut round.writes, records, state);
+            }
             None => drop(records.reply.send(Err(not_leader(id)))),
         }
     }

@@ -4,6 +4,7 @@ mod news;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_client::agent::Standing;
 use quorate_client::network::Network;
 use quorate_log::{Flush, MemoryLogs, NewBatch};
 use quorate_metadata::ids::{BrokerEpoch, ClusterId, ControllerEpoch, LeaderEpoch, PartitionId, TopicId};
@@ -82,7 +83,7 @@ impl Driven {
             proposals,
             failures,
             metadata: metadata.subscribe(),
-            standing: standing.subscribe(),
+            leaders: LeaderCheck::new(broker(1), standing.subscribe(), metadata.subscribe()),
             plane: plane.subscribe(),
         };
         let logs = MemoryLogs::new(DirectoryId::from_bytes([9; 16]));

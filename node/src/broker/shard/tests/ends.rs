@@ -103,3 +103,36 @@ async fn housekeeping_is_done_where_there_are_records() {
     driven.shard.housekeeping = Housekeeping::default();
     assert_eq!(driven.tick(), 1);
 }
+
+/// The metadata says that broker 2 leads partition 0 now.
+fn led_by_another() -> Record {
+    let change = PartitionChange {
+        replicas: Some(vec![broker(1), broker(2)]),
+        directories: Some(vec![DirectoryId::UNASSIGNED; 2]),
+        isr: Some(vec![broker(1), broker(2)]),
+        leader: Some(Some(broker(2))),
+        ..PartitionChange::none(id(0), Cause::Reassignment)
+    };
+    Record::PartitionChange(change)
+}
+
+#[tokio::test]
+async fn a_leader_acknowledges_nothing_once_the_metadata_has_another_epoch() {
+    let mut driven = Driven::leading().await;
+    let mut staged = driven.produce(id(0)).await;
+    let mut other = driven.produce(id(1)).await;
+    let mut round = Round::default();
+    driven.shard.take_waiting(&mut round, &mut driven.inbox);
+    // The change of role is still on its way.
+    driven.metadata.send_modify(|image| replay(image, vec![led_by_another()]));
+    driven.end(round);
+    assert!(staged.try_recv().is_err(), "neither acknowledged nor refused");
+    assert!(matches!(other.try_recv(), Ok(Ok(_))));
+    let mut late = driven.produce(id(0)).await;
+    driven.round();
+    assert!(matches!(late.try_recv(), Ok(Err(error)) if error.name == ErrorName::NotLeaderOrFollower));
+    let source = Source { leader: broker(2), leader_epoch: LeaderEpoch::new(1) };
+    driven.change(RoleChange::Follow { id: id(0), source }).await;
+    driven.round();
+    assert!(matches!(staged.try_recv(), Ok(Err(error)) if error.name == ErrorName::OutcomeUnknown));
+}

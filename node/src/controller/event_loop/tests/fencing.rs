@@ -56,3 +56,36 @@ async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
     driven.event_loop.run_unfinished_tasks();
     assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
 }
+
+#[tokio::test]
+async fn contact_is_late_from_the_first_step_of_a_fencing_until_the_broker_is_unfenced() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    let epochs = [1, 2].map(|id| driven.draft().broker(broker(id)).expect("registered").epoch);
+    let late = |driven: &Driven| {
+        [1, 2].map(|id| {
+            let (broker, epoch) = (broker(id), epochs[id as usize - 1]);
+            driven.event_loop.sessions.touch(Contact { broker, epoch, metadata_offset: Offset::default() })
+        })
+    };
+    assert_eq!(late(&driven), [false, false]);
+    driven.event_loop.fence(broker(1), "a test");
+    assert!(!driven.is_fenced(1));
+    driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
+    assert_eq!(late(&driven), [true, false]);
+    driven.finish().await;
+    assert!(driven.is_fenced(1));
+    assert_eq!(late(&driven), [true, false]);
+    driven.run([operation(|image| brokers::unfence(image, broker(1))).0]);
+    assert_eq!(late(&driven), [false, false]);
+}
+
+#[tokio::test]
+async fn a_fencing_that_was_refused_makes_no_contact_late() {
+    let mut driven = Driven::with_partitions(1).await;
+    let epoch = driven.draft().broker(broker(1)).expect("registered").epoch;
+    driven.event_loop.sessions.begin_fencing(broker(1));
+    let contact = Contact { broker: broker(1), epoch, metadata_offset: Offset::default() };
+    assert!(driven.event_loop.sessions.touch(contact));
+    driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
+    assert!(!driven.event_loop.sessions.touch(contact));
+}
