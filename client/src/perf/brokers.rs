@@ -26,6 +26,7 @@ use quorate_metadata::plan::features;
 use quorate_proto::broker::RegisterRequest;
 use quorate_proto::{features_to_wire, metadata};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -70,12 +71,16 @@ pub(super) struct Fleet {
     registered: Vec<(i32, i64)>,
     port: u16,
     listener: JoinHandle<Infallible>,
+    /// A thread for the heartbeats alone: feeds of a million partitions would hold them up past the session timeout.
+    heart_thread: Option<Runtime>,
     hearts: JoinSet<Result<Samples, PerfError>>,
     followers: JoinSet<Infallible>,
 }
 
 struct Shared {
     connections: Connections,
+    /// Those of the heartbeats, which the thread of the heartbeats serves.
+    heart_connections: Connections,
     behaviour: Behaviour,
     order: watch::Sender<Order>,
     /// How many of them have been answered that they are unfenced.
@@ -92,11 +97,13 @@ impl Fleet {
         if !behaviour.takes_over {
             refuse_taken(&admin, ids).await?;
         }
+        let heart_thread = heart_thread()?;
         let io = |source| PerfError::Io { what: "cannot listen on loopback".to_owned(), source };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io)?;
         let port = listener.local_addr().map_err(io)?.port();
         let shared = Shared {
             connections: Connections::new(target.clone(), behaviour.per_connection),
+            heart_connections: Connections::new(target.clone(), behaviour.per_connection),
             behaviour,
             order: watch::Sender::new(Order::Run),
             unfenced: watch::Sender::new(0),
@@ -109,6 +116,7 @@ impl Fleet {
             registered: Vec::new(),
             port,
             listener: tokio::spawn(accept(listener)),
+            heart_thread: Some(heart_thread),
             hearts: JoinSet::new(),
             followers: JoinSet::new(),
         };
@@ -133,7 +141,9 @@ impl Fleet {
         while let Some((id, epoch)) = registering.try_next().await? {
             self.registered.push((id, epoch));
             let place = self.registered.len() - 1;
-            self.hearts.spawn(Heart::new(self.shared.clone(), place, id, epoch).beat());
+            let heart = Heart::new(self.shared.clone(), place, id, epoch).beat();
+            let thread = self.heart_thread.as_ref().expect("it ends with the fleet");
+            self.hearts.spawn_on(heart, thread.handle());
             if self.shared.behaviour.follows {
                 self.followers.spawn(follower::run(self.shared.clone(), place, id, epoch));
             }
@@ -212,7 +222,15 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.listener.abort();
+        if let Some(thread) = self.heart_thread.take() {
+            thread.shutdown_background();
+        }
     }
+}
+
+fn heart_thread() -> Result<Runtime, PerfError> {
+    let io = |source| PerfError::Io { what: "cannot start the thread of the heartbeats".to_owned(), source };
+    Builder::new_multi_thread().worker_threads(1).thread_name("hearts").enable_all().build().map_err(io)
 }
 
 async fn refuse_taken(admin: &AdminClient, ids: &[i32]) -> Result<(), PerfError> {

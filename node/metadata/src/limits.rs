@@ -28,9 +28,10 @@ pub const ELECTIONS_PER_RUN_MAX: usize = 1_000;
 /// Partitions that one run of a periodic task looks at, whether or not it elects: a few milliseconds of the event loop.
 pub const SCANNED_PER_RUN_MAX: usize = 5_000;
 
-/// Partition changes that one step of a plan makes: some ten milliseconds of the event loop to plan, replay and encode.
-/// What a broker's end, start or shutdown changes beyond it follows in further steps.
-pub const CHANGES_PER_STEP_MAX: usize = 2_000;
+/// Partition changes that one step of a plan makes: a few milliseconds of the event loop to plan, replay and encode, which
+/// the first leaders of a fenced broker and all other mutations wait for. What a broker's end, start or shutdown changes
+/// beyond it follows in further steps.
+pub const CHANGES_PER_STEP_MAX: usize = 500;
 
 /// Log directories of one broker. Each registration is compared with the directories of all brokers, and the place of each
 /// new replica is chosen among those of its broker.

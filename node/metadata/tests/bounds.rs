@@ -10,11 +10,12 @@ use quorate_metadata::limits::{
     CHANGES_PER_STEP_MAX, CONFIG_LIST_ITEMS_MAX, CONFIG_VALUE_BYTES_MAX, DIRECTORIES_PER_BROKER_MAX,
     ELECTIONS_PER_RUN_MAX, SCANNED_PER_RUN_MAX,
 };
-use quorate_metadata::plan::brokers::{self, RegisterBroker};
+use quorate_metadata::plan::brokers::{self, Fencing, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
-    ConfigResource, Endpoint, Partition, PartitionRegistration, PartitionState, SecurityProtocol,
+    Cause, ConfigResource, Endpoint, Partition, PartitionChange, PartitionRegistration, PartitionState,
+    SecurityProtocol,
 };
 use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, Plan, Record};
 
@@ -130,9 +131,32 @@ fn a_broker_of_many_partitions_is_fenced_in_steps() {
         assert!(!ledger.working().broker(broker).expect("registered").fenced, "its record comes last");
         brokers::fence(ledger.working(), broker)
     });
-    assert_eq!(steps, PARTITIONS as usize / CHANGES_PER_STEP_MAX + 1);
+    assert_eq!(steps, (PARTITIONS as usize).div_ceil(CHANGES_PER_STEP_MAX));
     assert!(world.ledger.working().broker(broker).expect("registered").fenced);
     assert_eq!(world.count(led_by(2)), PARTITIONS as usize);
+    assert_eq!(world.ledger.working().verify(), []);
+}
+
+#[test]
+fn a_fencing_goes_on_where_it_was_and_misses_nothing_that_came_back() {
+    let mut world = World::new();
+    let broker = BrokerId::new(2);
+    let mut fencing = Fencing::default();
+    let (mut steps, mut is_partial) = (0, true);
+    while is_partial {
+        let plan = fencing.step(world.ledger.working(), broker).expect("registered");
+        world.apply(plan.records);
+        (steps, is_partial) = (steps + 1, plan.is_partial);
+        if steps == 2 {
+            let first = world.ledger.working().partitions().next().map(|(id, _)| id).expect("there are many");
+            let isr = Some(vec![BrokerId::new(1), broker]);
+            let change = PartitionChange { isr, elr: Some(Vec::new()), ..PartitionChange::none(first, Cause::AlterPartition(broker)) };
+            world.apply(vec![Record::PartitionChange(change)]);
+        }
+    }
+    assert_eq!(steps, (PARTITIONS as usize).div_ceil(CHANGES_PER_STEP_MAX) + 1, "and the one that came back in the last step");
+    assert!(world.ledger.working().broker(broker).expect("registered").fenced);
+    assert_eq!(world.count(|partition| partition.isr.contains(&broker)), 0);
     assert_eq!(world.ledger.working().verify(), []);
 }
 

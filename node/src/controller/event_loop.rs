@@ -88,6 +88,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
+    fn can_step(&self) -> bool {
+        !self.steps.is_empty() && !self.in_flight.is_full_for_steps()
+    }
+
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
         let current = self.draft.working().broker(broker).map(|known| (broker, known.epoch));
@@ -258,7 +262,7 @@ impl EventLoop {
     fn can_go_on(&self) -> bool {
         self.claim.as_ref().is_some_and(|claim| {
             let has_work = claim.large.has_batches()
-                || !claim.steps.is_empty()
+                || claim.can_step()
                 || !claim.deferred.is_empty()
                 || claim.large.can_start()
                 || (claim.tasks.has_unfinished() && !claim.large.is_busy());
@@ -271,7 +275,9 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return };
         if claim.large.has_batches() {
             self.propose_next_batch();
-        } else if let Some(operation) = claim.steps.pop_front() {
+        } else if claim.can_step()
+            && let Some(operation) = claim.steps.pop_front()
+        {
             self.run_all(vec![operation]);
         } else if !claim.deferred.is_empty() {
             let deferred = std::mem::take(&mut claim.deferred);

@@ -1,7 +1,7 @@
 //! Decides which brokers are gone: by broken streams, refused probes and ended sessions.
 
 use quorate_metadata::ids::BrokerId;
-use quorate_metadata::plan::brokers;
+use quorate_metadata::plan::brokers::Fencing;
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{MetadataImage, Plan};
 use tokio::time::Instant;
@@ -53,8 +53,9 @@ impl EventLoop {
         self.metrics.brokers_fenced.inc();
         self.interrupt_large_plan();
         // A later step finds another incarnation where the broker has registered again meanwhile: that gave up its seats.
+        let mut fencing = Fencing::default();
         let fence = move |image: &MetadataImage, _: &mut Rng| match image.broker(broker) {
-            Some(known) if known.epoch == epoch => brokers::fence(image, broker),
+            Some(known) if known.epoch == epoch => fencing.step(image, broker),
             Some(_) | None => Ok(Plan::new(Vec::new(), ())),
         };
         let operation = Operation { fences: Some((broker, epoch)), ..Operation::internal("fence", fence) };

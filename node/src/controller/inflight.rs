@@ -14,6 +14,10 @@ use crate::raft::{Outcome, ProposeError, ReadError};
 /// for replies without records count as well: who floods a controller with refusals waits, as others do.
 pub const IN_FLIGHT_MAX: usize = 8;
 
+/// Steps of what changes much are planned while no more than so many batches travel: one to be replayed while the next is
+/// written. More would only make other mutations wait behind them.
+const STEPS_IN_FLIGHT_MAX: usize = 2;
+
 /// And in bytes: a batch is seldom above 1 MiB, and may have 4.
 pub const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
@@ -88,6 +92,11 @@ impl InFlight {
 
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= IN_FLIGHT_MAX || self.bytes >= IN_FLIGHT_BYTES_MAX
+    }
+
+    /// Whether the next step of what changes much has to wait.
+    pub fn is_full_for_steps(&self) -> bool {
+        self.waiting.len() >= STEPS_IN_FLIGHT_MAX
     }
 
     /// Of the batches that are not replayed yet.

@@ -11,7 +11,8 @@ use crate::nodes::{Node, Nodes};
 use crate::perf::{PerfError, Target};
 use crate::{AdminClient, InvalidAddress};
 
-/// How long an answer about the active controller serves all brokers: thousands lose it at the same time.
+/// How long an answer about the active controller serves all brokers, also that there is none: thousands ask at the same
+/// time.
 const CONTROLLER_KNOWN_FOR: Duration = Duration::from_millis(50);
 
 pub(super) struct Connections {
@@ -19,7 +20,14 @@ pub(super) struct Connections {
     per_connection: usize,
     /// By address and group of brokers.
     channels: Mutex<HashMap<(String, usize), Channel>>,
-    controller: tokio::sync::Mutex<Option<(Instant, String)>>,
+    controller: tokio::sync::Mutex<Option<Known>>,
+}
+
+/// What was found out about the active controller, and when.
+struct Known {
+    since: Instant,
+    /// `None`: nobody said.
+    address: Option<String>,
 }
 
 impl Connections {
@@ -30,7 +38,8 @@ impl Connections {
     /// To a node that is known to be the active controller, for as long as an answer about it counts.
     #[cfg(test)]
     pub fn to_controller(target: Target, address: String) -> Self {
-        let controller = tokio::sync::Mutex::new(Some((Instant::now() + Duration::from_secs(3600), address)));
+        let since = Instant::now() + Duration::from_secs(3600);
+        let controller = tokio::sync::Mutex::new(Some(Known { since, address: Some(address) }));
         Self { controller, ..Self::new(target, 1) }
     }
 
@@ -38,14 +47,17 @@ impl Connections {
     pub async fn controller(&self, place: usize) -> Result<Channel, PerfError> {
         let mut known = self.controller.lock().await;
         let address = match &*known {
-            Some((since, address)) if since.elapsed() < CONTROLLER_KNOWN_FOR => address.clone(),
+            Some(known) if known.since.elapsed() < CONTROLLER_KNOWN_FOR => known.address.clone(),
             _ => {
-                let address = self.target.controller_first().await?.bootstrap.swap_remove(0);
-                *known = Some((Instant::now(), address.clone()));
+                let found = self.target.controller_first().await;
+                let address = found.as_ref().ok().map(|target| target.bootstrap[0].clone());
+                *known = Some(Known { since: Instant::now(), address: address.clone() });
+                found?;
                 address
             }
         };
         drop(known);
+        let address = address.ok_or_else(|| PerfError::cluster("no node knows the active controller"))?;
         Ok(self.channel(&address, place)?)
     }
 

@@ -70,7 +70,12 @@ impl Heart {
     /// Until it is stopped, over any change of the active controller. Fails when the epoch is refused.
     pub async fn beat(mut self) -> Result<Samples, PerfError> {
         while !self.is_over() {
-            let ended = match self.open().await {
+            let line = tokio::select! {
+                biased;
+                () = stopped(self.shared.order.subscribe()) => break,
+                line = self.open() => line,
+            };
+            let ended = match line {
                 Ok(line) => self.beat_on(line).await,
                 Err(_) => Ok(()),
             };
@@ -127,7 +132,7 @@ impl Heart {
     /// A stream to the active controller. The first request travels with it.
     async fn open(&self) -> Result<Line, PerfError> {
         let (requests, queue) = mpsc::channel(1);
-        let mut wire = wire(self.shared.connections.controller(self.place).await?);
+        let mut wire = wire(self.shared.heart_connections.controller(self.place).await?);
         match timeout(REPLY_TIMEOUT, wire.heartbeat(ReceiverStream::new(queue))).await {
             Ok(Ok(replies)) => Ok(Line { requests, replies: replies.into_inner(), sequence: 0 }),
             Ok(Err(status)) => Err(PerfError::cluster(status.to_string())),
@@ -157,6 +162,12 @@ impl Heart {
             }
         }
     }
+}
+
+/// An order to stop must not wait for a cluster that does not answer.
+async fn stopped(mut order: watch::Receiver<Order>) {
+    // The sender is held by the one who waits.
+    let _ = order.wait_for(|order| *order == Order::Stop).await;
 }
 
 /// Registered anew elsewhere, or unregistered: no stream will be accepted any more.

@@ -89,7 +89,8 @@ async fn node(interval: Duration) -> (Arc<Shared>, mpsc::UnboundedReceiver<Heart
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     let target = Target::new(vec![address.clone()], Options::default());
     let shared = Shared {
-        connections: Connections::to_controller(target, address),
+        connections: Connections::new(target.clone(), 1),
+        heart_connections: Connections::to_controller(target, address),
         behaviour: Behaviour { interval, ..Behaviour::default() },
         order: watch::Sender::new(Order::Run),
         unfenced: watch::Sender::new(0),

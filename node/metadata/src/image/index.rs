@@ -39,10 +39,18 @@ impl PartitionIndex {
     }
 
     pub fn in_isr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        self.in_isr_after(broker, None)
+    }
+
+    /// As `in_isr`, of the partitions behind `after`. What lies before it costs nothing.
+    pub fn in_isr_after(
+        &self,
+        broker: BrokerId,
+        after: Option<TopicPartition>,
+    ) -> impl Iterator<Item = TopicPartition> {
         let out_of_sync = self.out_of_sync.0.get(&broker);
-        let in_sync =
-            self.seats.hosted_without(broker, move |topic| out_of_sync.and_then(|out| out.topics.get(&topic)));
-        in_sync.chain(self.strays.of(broker))
+        let out_of_topic = move |topic| out_of_sync.and_then(|out| out.topics.get(&topic));
+        self.seats.hosted_without(broker, after, out_of_topic).chain(self.strays.of_after(broker, after))
     }
 
     pub fn in_elr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {

@@ -64,6 +64,15 @@ impl PartitionSet {
         few.iter().copied().filter(move |number| *number >= first).chain(many)
     }
 
+    /// As `iter_from`, of those that `others` does not have. Both are walked once: a look-up for each member costs more.
+    pub(super) fn iter_without<'a>(&'a self, others: Option<&'a Self>, first: u32) -> impl Iterator<Item = u32> + 'a {
+        let mut others = others.into_iter().flat_map(move |others| others.iter_from(first)).peekable();
+        self.iter_from(first).filter(move |number| {
+            while others.next_if(|other| other < number).is_some() {}
+            others.peek() != Some(number)
+        })
+    }
+
     pub(super) fn contains(&self, number: u32) -> bool {
         match self {
             Self::Few { len, members } => members[..usize::from(*len)].contains(&number),

@@ -174,37 +174,43 @@ impl Seats {
 
     /// Sorted by topic and partition.
     pub(super) fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        let seats = self.seats_of(broker, |topics| topics.led > 0);
+        let seats = self.seats_from(None, broker, |topics| topics.led > 0);
         seats.flat_map(|(topic, seat)| seat.led.iter().map(move |number| id_of(topic, number)))
     }
 
     /// Sorted by topic and partition.
     pub(super) fn hosted_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        self.hosted_without(broker, |_| None)
+        self.hosted_without(broker, None, |_| None)
     }
 
-    /// As `hosted_by`, of those that `others` does not have.
+    /// As `hosted_by`, of those behind `after` that `others` does not have.
     pub(super) fn hosted_without<'a>(
         &'a self,
         broker: BrokerId,
+        after: Option<TopicPartition>,
         others: impl Fn(TopicId) -> Option<&'a PartitionSet>,
     ) -> impl Iterator<Item = TopicPartition> {
-        self.seats_of(broker, |_| true).flat_map(move |(topic, seat)| {
-            let others = others(topic);
-            let stays = move |number: &u32| others.is_none_or(|others| !others.contains(*number));
-            seat.hosted.iter().filter(stays).map(move |number| id_of(topic, number))
+        self.seats_from(after.map(|id| id.topic), broker, |_| true).flat_map(move |(topic, seat)| {
+            let behind = after.filter(|id| id.topic == topic);
+            let first = behind.map_or(0, |id| number_of(id).saturating_add(1));
+            seat.hosted.iter_without(others(topic), first).map(move |number| id_of(topic, number))
         })
     }
 
-    /// The seats of a broker by topic, in those buckets that `counts` asks for.
-    fn seats_of(
+    /// The seats of a broker by topic, from the topic `first` on, in those buckets that `counts` asks for.
+    fn seats_from(
         &self,
+        first: Option<TopicId>,
         broker: BrokerId,
         counts: impl Fn(&SeatedTopics) -> bool,
     ) -> impl Iterator<Item = (TopicId, &Seat)> {
-        let buckets = self.brokers.get(&broker).into_iter().flat_map(|_| &self.buckets);
+        let first = first.unwrap_or(TopicId::from_bytes([0; 16]));
+        let buckets = self.brokers.get(&broker).into_iter().flat_map(move |_| self.buckets.range(bucket_of(first)..));
         let buckets = buckets.filter(move |(_, brokers)| brokers.get(&broker).is_some_and(&counts));
-        let topics = buckets.flat_map(|(bucket, _)| self.topics.range(topics_in(*bucket)));
+        let topics = buckets.flat_map(move |(bucket, _)| {
+            let (begin, end) = topics_in(*bucket).into_inner();
+            self.topics.range(begin.max(first)..=end)
+        });
         topics.filter_map(move |(topic, seats)| seats.get(&broker).map(|seat| (*topic, seat)))
     }
 }

@@ -245,8 +245,40 @@ pub fn fence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiErr
     if registration.fenced {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let step = leave_isr(image, broker, Cause::BrokerFenced(broker));
+    let step = leave_isr(image, broker, None, Cause::BrokerFenced(broker));
     Ok(finish(step, (), Record::FenceBroker { broker, epoch: registration.epoch }))
+}
+
+/// The fencing of a broker in steps, each of which goes on where the one before ended. Without `reached` each would walk
+/// what the others have changed already.
+#[derive(Debug, Default)]
+pub struct Fencing {
+    /// The last follower that has left its ISR.
+    reached: Option<TopicPartition>,
+}
+
+impl Fencing {
+    pub fn step(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+        let registration = registered(image, broker)?;
+        if self.reached.is_none() || registration.fenced {
+            return self.note(image, broker, fence(image, broker)?);
+        }
+        let step = leave_isr(image, broker, self.reached, Cause::BrokerFenced(broker));
+        if step.records.is_empty() {
+            // Seats that it has got meanwhile lie anywhere.
+            self.reached = None;
+            return self.step(image, broker);
+        }
+        self.note(image, broker, Plan::partial(step.records, ()))
+    }
+
+    fn note(&mut self, image: &MetadataImage, broker: BrokerId, plan: Plan<()>) -> Result<Plan<()>, ApiError> {
+        if let Some(Record::PartitionChange(change)) = plan.records.last() {
+            let has_led = image.partition(change.id).is_some_and(|partition| partition.leader == Some(broker));
+            self.reached = (!has_led).then_some(change.id);
+        }
+        Ok(plan)
+    }
 }
 
 /// Begins a controlled shutdown. Its record stands last, so that its offset is the barrier: who has replayed it
@@ -256,14 +288,15 @@ pub fn begin_controlled_shutdown(image: &MetadataImage, broker: BrokerId) -> Res
     if registration.fenced || registration.in_controlled_shutdown {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let step = leave_isr(image, broker, Cause::ControlledShutdown(broker));
+    let step = leave_isr(image, broker, None, Cause::ControlledShutdown(broker));
     Ok(finish(step, (), Record::BeginControlledShutdown { broker, epoch: registration.epoch }))
 }
 
-/// A partition without a leader serves nothing, so those that `broker` leads come before those that it follows.
-fn leave_isr(image: &MetadataImage, broker: BrokerId, cause: Cause) -> Step {
+/// A partition without a leader serves nothing, so those that `broker` leads come before those that it follows, of which
+/// those up to `after` are left out.
+fn leave_isr(image: &MetadataImage, broker: BrokerId, after: Option<TopicPartition>, cause: Cause) -> Step {
     let leads = |id: &TopicPartition| image.partition(*id).is_some_and(|at| at.leader == Some(broker));
-    let follows = image.index.in_isr(broker).filter(|id| !leads(id));
+    let follows = image.index.in_isr_after(broker, after).filter(|id| !leads(id));
     change_step(image, image.index.led_by(broker).chain(follows), cause, |change| change.without(broker))
 }
 
