@@ -26,11 +26,17 @@ pub(super) struct Phase {
     pub samples: Samples,
     /// Not acknowledged within the client's timeout. They are among the samples, with the time that they took.
     pub failed: u64,
+    /// Of the first of them.
+    pub error: Option<String>,
 }
 
 impl Phase {
     pub fn report(&self, measurement: &'static str, parameters: serde_json::Value) -> Report {
-        Report::new(measurement, &self.samples, parameters).with_result("failed", self.failed)
+        let report = Report::new(measurement, &self.samples, parameters).with_result("failed", self.failed);
+        match &self.error {
+            Some(error) => report.with_result("first_error", error.as_str()),
+            None => report,
+        }
     }
 }
 
@@ -112,6 +118,9 @@ impl Shared {
         let outcome = set(&self.client, &self.topic[0], number).await;
         let mut phases = self.phases.lock().expect(UNPOISONED);
         phases[phase].samples.record(due.elapsed());
-        phases[phase].failed += u64::from(outcome.is_err());
+        if let Err(error) = outcome {
+            phases[phase].failed += 1;
+            phases[phase].error.get_or_insert_with(|| error.to_string());
+        }
     }
 }

@@ -89,7 +89,7 @@ pub(super) struct Claim {
 
 impl Claim {
     fn can_step(&self) -> bool {
-        !self.steps.is_empty() && !self.in_flight.is_full_for_steps()
+        !self.steps.is_empty() && !self.in_flight.is_full_of_steps()
     }
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
@@ -278,7 +278,7 @@ impl EventLoop {
         } else if claim.can_step()
             && let Some(operation) = claim.steps.pop_front()
         {
-            self.run_all(vec![operation]);
+            self.run_step(operation);
         } else if !claim.deferred.is_empty() {
             let deferred = std::mem::take(&mut claim.deferred);
             self.run_all(deferred);
@@ -291,6 +291,13 @@ impl EventLoop {
             && let Ok(first) = self.operations.try_recv()
         {
             self.run_operations(first);
+        }
+    }
+
+    fn run_step(&mut self, operation: Operation) {
+        self.run_all(vec![operation]);
+        if let Some(claim) = &mut self.claim {
+            claim.in_flight.mark_step();
         }
     }
 

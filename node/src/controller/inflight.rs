@@ -14,8 +14,8 @@ use crate::raft::{Outcome, ProposeError, ReadError};
 /// for replies without records count as well: who floods a controller with refusals waits, as others do.
 pub const IN_FLIGHT_MAX: usize = 8;
 
-/// Steps of what changes much are planned while no more than so many batches travel: one to be replayed while the next is
-/// written. More would only make other mutations wait behind them.
+/// Steps of what changes much that travel at once: one is replayed while the next is written. More would only make other
+/// mutations wait behind them.
 const STEPS_IN_FLIGHT_MAX: usize = 2;
 
 /// And in bytes: a batch is seldom above 1 MiB, and may have 4.
@@ -49,6 +49,8 @@ enum Awaited {
 struct Waiting {
     awaited: Awaited,
     parked: Vec<Parked>,
+    /// A step of what changes much.
+    is_step: bool,
 }
 
 impl Waiting {
@@ -95,8 +97,15 @@ impl InFlight {
     }
 
     /// Whether the next step of what changes much has to wait.
-    pub fn is_full_for_steps(&self) -> bool {
-        self.waiting.len() >= STEPS_IN_FLIGHT_MAX
+    pub fn is_full_of_steps(&self) -> bool {
+        self.waiting.iter().filter(|waiting| waiting.is_step).count() >= STEPS_IN_FLIGHT_MAX
+    }
+
+    /// What was pushed last is such a step.
+    pub fn mark_step(&mut self) {
+        if let Some(last) = self.waiting.back_mut() {
+            last.is_step = true;
+        }
     }
 
     /// Of the batches that are not replayed yet.
@@ -112,12 +121,16 @@ impl InFlight {
         parked: Vec<Parked>,
     ) {
         self.bytes += bytes;
-        self.waiting.push_back(Waiting { awaited: Awaited::Replay { next_offset, bytes, replayed }, parked });
+        self.waiting.push_back(Waiting {
+            awaited: Awaited::Replay { next_offset, bytes, replayed },
+            parked,
+            is_step: false,
+        });
     }
 
     /// Replies without records, which also rest on everything in flight before them.
     pub fn push_without_records(&mut self, office: oneshot::Receiver<Result<(), ReadError>>, parked: Vec<Parked>) {
-        self.waiting.push_back(Waiting { awaited: Awaited::Office(office), parked });
+        self.waiting.push_back(Waiting { awaited: Awaited::Office(office), parked, is_step: false });
     }
 
     /// Waits for the oldest and releases its replies. Pending for ever while there is none. Cancel safe.
