@@ -39,8 +39,16 @@ pub(super) async fn run(
     standing: watch::Sender<Standing>,
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
-    let mut session =
-        Session { candidates: Candidates::new(&config), config, cache, told, standing, wish, lease: Lease::default(), previous_epoch: None };
+    let mut session = Session {
+        candidates: Candidates::new(&config),
+        config,
+        cache,
+        told,
+        standing,
+        wish,
+        lease: Lease::default(),
+        previous_epoch: None,
+    };
     session.previous_epoch = session.config.previous_epoch;
     loop {
         let epoch = match session.register().await {
@@ -135,7 +143,8 @@ impl Session {
     /// The metadata has come further: a lease may have waited for it.
     fn take_up_lease(&mut self) {
         let lease_until = self.lease.taken_up(self.cache.next_offset());
-        self.standing.send_if_modified(|standing| std::mem::replace(&mut standing.lease_until, lease_until) != lease_until);
+        self.standing
+            .send_if_modified(|standing| std::mem::replace(&mut standing.lease_until, lease_until) != lease_until);
     }
 
     async fn heartbeat(&mut self, address: &str, epoch: BrokerEpoch) -> Parted {

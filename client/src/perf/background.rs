@@ -31,6 +31,12 @@ pub(super) struct Phase {
 }
 
 impl Phase {
+    pub fn merge(&mut self, other: &Self) {
+        self.samples.merge(&other.samples);
+        self.failed += other.failed;
+        self.error = self.error.take().or_else(|| other.error.clone());
+    }
+
     pub fn report(&self, measurement: &'static str, parameters: serde_json::Value) -> Report {
         let report = Report::new(measurement, &self.samples, parameters).with_result("failed", self.failed);
         match &self.error {

@@ -150,11 +150,19 @@ fn a_fencing_goes_on_where_it_was_and_misses_nothing_that_came_back() {
         if steps == 2 {
             let first = world.ledger.working().partitions().next().map(|(id, _)| id).expect("there are many");
             let isr = Some(vec![BrokerId::new(1), broker]);
-            let change = PartitionChange { isr, elr: Some(Vec::new()), ..PartitionChange::none(first, Cause::AlterPartition(broker)) };
+            let change = PartitionChange {
+                isr,
+                elr: Some(Vec::new()),
+                ..PartitionChange::none(first, Cause::AlterPartition(broker))
+            };
             world.apply(vec![Record::PartitionChange(change)]);
         }
     }
-    assert_eq!(steps, (PARTITIONS as usize).div_ceil(CHANGES_PER_STEP_MAX) + 1, "and the one that came back in the last step");
+    assert_eq!(
+        steps,
+        (PARTITIONS as usize).div_ceil(CHANGES_PER_STEP_MAX) + 1,
+        "and the one that came back in the last step"
+    );
     assert!(world.ledger.working().broker(broker).expect("registered").fenced);
     assert_eq!(world.count(|partition| partition.isr.contains(&broker)), 0);
     assert_eq!(world.ledger.working().verify(), []);

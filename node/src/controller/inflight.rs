@@ -14,9 +14,9 @@ use crate::raft::{Outcome, ProposeError, ReadError};
 /// for replies without records count as well: who floods a controller with refusals waits, as others do.
 pub const IN_FLIGHT_MAX: usize = 8;
 
-/// Steps of what changes much that travel at once: one is replayed while the next is written. More would only make other
-/// mutations wait behind them.
-const STEPS_IN_FLIGHT_MAX: usize = 2;
+/// Steps of what changes much that travel at once: enough to keep the disk and the replays busy. Other mutations wait
+/// behind them, and have room beside them.
+const STEPS_IN_FLIGHT_MAX: usize = 6;
 
 /// And in bytes: a batch is seldom above 1 MiB, and may have 4.
 pub const IN_FLIGHT_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -236,6 +236,25 @@ mod tests {
         assert!(in_flight.is_full());
         in_flight.fail_all();
         assert_eq!((in_flight.is_full(), in_flight.bytes()), (false, 0));
+    }
+
+    #[tokio::test]
+    async fn steps_leave_room_for_others_and_others_for_them() {
+        let mut in_flight = InFlight::default();
+        let push = |in_flight: &mut InFlight| {
+            let (commit, replayed) = oneshot::channel();
+            commit.send(Ok(Outcome::Replayed { next_offset: Offset::new(7) })).expect("it waits");
+            in_flight.push(Offset::new(7), 1, replayed, Vec::new());
+        };
+        for _ in 0..STEPS_IN_FLIGHT_MAX {
+            assert!(!in_flight.is_full_of_steps());
+            push(&mut in_flight);
+            in_flight.mark_step();
+        }
+        assert!(in_flight.is_full_of_steps() && !in_flight.is_full());
+        in_flight.next_settled().await.expect("it is replayed");
+        push(&mut in_flight);
+        assert!(!in_flight.is_full_of_steps(), "a batch of others is no step");
     }
 
     #[tokio::test]

@@ -99,8 +99,7 @@ fn report(rounds: &[Round], parameters: &Value) -> Vec<Report> {
     let mutations = |measurement, phase: fn(&Round) -> &Phase| {
         let mut all = Phase::default();
         for round in rounds {
-            all.samples.merge(&phase(round).samples);
-            all.failed += phase(round).failed;
+            all.merge(phase(round));
         }
         all.report(measurement, parameters.clone())
     };

@@ -234,11 +234,7 @@ impl MetadataImage {
         Ok(())
     }
 
-    fn create_partition(
-        &mut self,
-        registration: &PartitionRegistration,
-        moves: &mut Moves,
-    ) -> Result<(), ReplayError> {
+    fn create_partition(&mut self, registration: &PartitionRegistration, moves: &mut Moves) -> Result<(), ReplayError> {
         let PartitionRegistration { id, state } = registration;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let next = topic.partitions.len();
