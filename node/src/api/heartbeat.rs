@@ -239,3 +239,58 @@ struct Decision {
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use quorate_metadata::ids::IncarnationId;
+    use quorate_metadata::record::BrokerRegistration;
+    use quorate_metadata::{Batch, Record};
+    use quorate_proto::batch;
+
+    use super::*;
+    use crate::api::fixture::lone_gateway;
+    use crate::raft::Replica;
+    use crate::replica::MetadataReplica;
+
+    const BROKER: BrokerId = BrokerId::new(1);
+
+    /// The committed metadata has the broker, unfenced.
+    fn register(view: &crate::replica::MetadataView) {
+        let registration = BrokerRegistration {
+            broker: BROKER,
+            epoch: BrokerEpoch::new(0),
+            incarnation: IncarnationId::default(),
+            endpoints: Vec::new(),
+            rack: None,
+            features: BTreeMap::new(),
+            directories: Vec::new(),
+            cordoned_directories: None,
+            fenced: false,
+            in_controlled_shutdown: false,
+            controlled_shutdown_offset: None,
+        };
+        let controller_epoch = ControllerEpoch::new(1);
+        let records = vec![Record::RegisterBroker(registration)];
+        let payload = batch::encode(Offset::default(), &Batch { controller_epoch, timestamp_ms: 0, records });
+        let mut replica = MetadataReplica::new(view.clone(), BTreeMap::new());
+        replica.replay(controller_epoch, &payload).expect("it is the first batch");
+        replica.publish();
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_is_being_fenced_is_answered_as_fenced() {
+        let gateway = lone_gateway().await;
+        register(&gateway.view);
+        let second = Duration::from_secs(1);
+        let terms = HeartbeatTerms { interval: second, lease: second, quorum_silence_max: second };
+        let mut stream = BrokerStream { gateway, terms, open: None };
+        let request = || HeartbeatRequest { broker: BROKER.get(), metadata_offset: 1, ..HeartbeatRequest::default() };
+        let reply = stream.answer(request()).await.expect("the broker is registered");
+        assert!(!reply.fenced);
+        stream.gateway.controller.sessions.begin_fencing(BROKER);
+        let reply = stream.answer(request()).await.expect("the broker is registered");
+        assert!(reply.fenced && reply.lease_ms == 0);
+    }
+}

@@ -6,6 +6,8 @@ mod controllers;
 mod describe;
 mod elections;
 mod features;
+#[cfg(test)]
+mod fixture;
 mod gateway;
 mod heartbeat;
 mod inventory;

@@ -150,7 +150,8 @@ impl SessionTable {
         Some(expired)
     }
 
-    pub(super) fn begin_fencing(&self, broker: BrokerId) {
+    /// What comes from the broker from now on is late, until it is unfenced.
+    pub fn begin_fencing(&self, broker: BrokerId) {
         self.lock().begin_fencing(broker);
     }
 
