@@ -2,10 +2,8 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use quorate_metadata::ids::ClientId;
 use quorate_metadata::mutant::Mutant;
 use quorate_proto::admin as wire;
 use quorate_proto::admin::admin_client::AdminClient as Wire;
@@ -15,11 +13,11 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::error::{ClientError, InvalidAddress};
+use crate::identities::{Identities, Identity};
 use crate::nodes::{Nodes, Options};
 use crate::pages::all_pages;
 use crate::retry::{Effect, Timed, run};
 use crate::watch::{Watch, WatchFilter};
-use crate::world;
 
 /// A description of a hundred thousand partitions fits; a peer gone mad does not take all memory.
 pub(crate) const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -49,8 +47,7 @@ pub enum Freshness {
 pub struct AdminClient {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) options: Options,
-    identity: ClientId,
-    last_request: Arc<AtomicU64>,
+    identities: Identities,
 }
 
 impl AdminClient {
@@ -60,8 +57,7 @@ impl AdminClient {
     }
 
     pub(crate) fn over(nodes: Nodes, options: Options) -> Self {
-        let identity = ClientId::new(world::uuid());
-        Self { nodes: Arc::new(nodes), options, identity, last_request: Arc::default() }
+        Self { nodes: Arc::new(nodes), options, identities: Identities::default() }
     }
 
     /// The same client with another deadline.
@@ -76,8 +72,8 @@ impl AdminClient {
         topics: Vec<wire::NewTopic>,
         mode: Mode,
     ) -> Result<wire::CreateTopicsReply, ClientError> {
-        let request = wire::CreateTopicsRequest { options: self.mutation(mode), topics };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.create_topics(request).await }).await
+        let request = |options| wire::CreateTopicsRequest { options, topics };
+        self.mutate(mode, request, |mut wire, request| async move { wire.create_topics(request).await }).await
     }
 
     pub async fn delete_topics(
@@ -85,8 +81,8 @@ impl AdminClient {
         topics: Vec<wire::TopicRef>,
         mode: Mode,
     ) -> Result<wire::DeleteTopicsReply, ClientError> {
-        let request = wire::DeleteTopicsRequest { options: self.mutation(mode), topics };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.delete_topics(request).await }).await
+        let request = |options| wire::DeleteTopicsRequest { options, topics };
+        self.mutate(mode, request, |mut wire, request| async move { wire.delete_topics(request).await }).await
     }
 
     pub async fn create_partitions(
@@ -94,9 +90,8 @@ impl AdminClient {
         topics: Vec<wire::MorePartitions>,
         mode: Mode,
     ) -> Result<wire::CreatePartitionsReply, ClientError> {
-        let request = wire::CreatePartitionsRequest { options: self.mutation(mode), topics };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.create_partitions(request).await })
-            .await
+        let request = |options| wire::CreatePartitionsRequest { options, topics };
+        self.mutate(mode, request, |mut wire, request| async move { wire.create_partitions(request).await }).await
     }
 
     /// Elects leaders of these partitions, or with `None` of all.
@@ -108,8 +103,8 @@ impl AdminClient {
     ) -> Result<wire::ElectLeadersReply, ClientError> {
         let all = partitions.is_none();
         let partitions = partitions.unwrap_or_default();
-        let request = wire::ElectLeadersRequest { options: self.mutation(mode), kind: kind.into(), partitions, all };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.elect_leaders(request).await }).await
+        let request = |options| wire::ElectLeadersRequest { options, kind: kind.into(), partitions, all };
+        self.mutate(mode, request, |mut wire, request| async move { wire.elect_leaders(request).await }).await
     }
 
     pub async fn alter_configs(
@@ -117,14 +112,13 @@ impl AdminClient {
         resources: Vec<wire::ConfigAlteration>,
         mode: Mode,
     ) -> Result<wire::AlterConfigsReply, ClientError> {
-        let request = wire::AlterConfigsRequest { options: self.mutation(mode), resources };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.alter_configs(request).await }).await
+        let request = |options| wire::AlterConfigsRequest { options, resources };
+        self.mutate(mode, request, |mut wire, request| async move { wire.alter_configs(request).await }).await
     }
 
     pub async fn unregister_broker(&self, broker: i32, mode: Mode) -> Result<wire::UnregisterBrokerReply, ClientError> {
-        let request = wire::UnregisterBrokerRequest { options: self.mutation(mode), broker };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.unregister_broker(request).await })
-            .await
+        let request = |options| wire::UnregisterBrokerRequest { options, broker };
+        self.mutate(mode, request, |mut wire, request| async move { wire.unregister_broker(request).await }).await
     }
 
     /// All topics, fetched page by page. The offset is that of the first page.
@@ -233,10 +227,8 @@ impl AdminClient {
         throttle_bytes_per_second: Option<u64>,
         mode: Mode,
     ) -> Result<wire::StartReassignmentReply, ClientError> {
-        let options = self.mutation(mode);
-        let request = wire::StartReassignmentRequest { options, partitions, throttle_bytes_per_second };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.start_reassignment(request).await })
-            .await
+        let request = |options| wire::StartReassignmentRequest { options, partitions, throttle_bytes_per_second };
+        self.mutate(mode, request, |mut wire, request| async move { wire.start_reassignment(request).await }).await
     }
 
     /// Leads partitions back to the replicas they had. Which ones, says the request; its options are filled in.
@@ -245,9 +237,8 @@ impl AdminClient {
         what: wire::CancelReassignmentRequest,
         mode: Mode,
     ) -> Result<wire::CancelReassignmentReply, ClientError> {
-        let request = wire::CancelReassignmentRequest { options: self.mutation(mode), ..what };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.cancel_reassignment(request).await })
-            .await
+        let request = |options| wire::CancelReassignmentRequest { options, ..what };
+        self.mutate(mode, request, |mut wire, request| async move { wire.cancel_reassignment(request).await }).await
     }
 
     /// Pauses, resumes or throttles. What is to change, says the request; its options are filled in.
@@ -256,9 +247,8 @@ impl AdminClient {
         what: wire::ChangeReassignmentRequest,
         mode: Mode,
     ) -> Result<wire::ChangeReassignmentReply, ClientError> {
-        let request = wire::ChangeReassignmentRequest { options: self.mutation(mode), ..what };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.change_reassignment(request).await })
-            .await
+        let request = |options| wire::ChangeReassignmentRequest { options, ..what };
+        self.mutate(mode, request, |mut wire, request| async move { wire.change_reassignment(request).await }).await
     }
 
     /// Moves a replica to another log directory of its broker. The request's options are filled in.
@@ -267,8 +257,8 @@ impl AdminClient {
         what: wire::MoveReplicaRequest,
         mode: Mode,
     ) -> Result<wire::MoveReplicaReply, ClientError> {
-        let request = wire::MoveReplicaRequest { options: self.mutation(mode), ..what };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.move_replica(request).await }).await
+        let request = |options| wire::MoveReplicaRequest { options, ..what };
+        self.mutate(mode, request, |mut wire, request| async move { wire.move_replica(request).await }).await
     }
 
     /// All reassignments under way, fetched page by page. The offset is that of the first page.
@@ -300,8 +290,8 @@ impl AdminClient {
         updates: Vec<wire::FeatureUpdate>,
         mode: Mode,
     ) -> Result<wire::UpdateFeaturesReply, ClientError> {
-        let request = wire::UpdateFeaturesRequest { options: self.mutation(mode), updates };
-        self.call(mode.effect(), request, |mut wire, request| async move { wire.update_features(request).await }).await
+        let request = |options| wire::UpdateFeaturesRequest { options, updates };
+        self.mutate(mode, request, |mut wire, request| async move { wire.update_features(request).await }).await
     }
 
     /// Follows the committed records.
@@ -345,18 +335,34 @@ impl AdminClient {
         run(&self.nodes, &self.options, effect, request, send).await
     }
 
-    /// The options of a new mutation: a request id that no other has. The timeout is set attempt by attempt.
-    fn mutation(&self, mode: Mode) -> Option<wire::MutationOptions> {
-        Some(wire::MutationOptions {
-            client_id: self.identity.to_string(),
-            request_id: self.last_request.fetch_add(1, Ordering::Relaxed) + 1,
-            timeout_ms: 0,
-            plan_only: mode == Mode::PlanOnly,
-        })
-        .map(|options| match Mutant::UnnamedRequests.is_on() {
-            true => wire::MutationOptions { client_id: String::new(), request_id: 0, ..options },
-            false => options,
-        })
+    /// As `call`, under a request id that no other mutation has.
+    async fn mutate<Req, Rep, Answer>(
+        &self,
+        mode: Mode,
+        request: impl FnOnce(Option<wire::MutationOptions>) -> Req,
+        send: impl Fn(Wire<Channel>, Request<Req>) -> Answer,
+    ) -> Result<Rep, ClientError>
+    where
+        Req: Timed,
+        Answer: Future<Output = Result<Response<Rep>, Status>>,
+    {
+        let identity = self.identities.next();
+        let request = request(Some(options(&identity, mode)));
+        self.call(mode.effect(), request, send).await
+    }
+}
+
+/// Of a new mutation. The timeout is set attempt by attempt.
+fn options(identity: &Identity, mode: Mode) -> wire::MutationOptions {
+    let plan_only = mode == Mode::PlanOnly;
+    if Mutant::UnnamedRequests.is_on() {
+        return wire::MutationOptions { plan_only, ..wire::MutationOptions::default() };
+    }
+    wire::MutationOptions {
+        client_id: identity.client.to_string(),
+        request_id: identity.request,
+        timeout_ms: 0,
+        plan_only,
     }
 }
 
