@@ -5,17 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mimalloc::MiMalloc;
 use quorate_metadata::ids::ControllerId;
 use quorate_node::config::{self, NodeConfig};
 use quorate_node::machine::Machine;
 use quorate_node::{inspect, node, raft, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Replay makes and drops many small tree nodes, on other threads than those that read them: it takes a third less time
-/// than with the allocator of the C library.
-#[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// For tests of clusters whose nodes run different releases: the highest `metadata.version` that the node supports.
 const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
