@@ -35,11 +35,14 @@ pub async fn fetch(plane: &DataPlane, request: FetchRequest) -> Result<FetchRepl
     loop {
         let mut found = look(plane, &request);
         let reads = std::mem::take(&mut found.reads);
-        let led: Vec<_> = reads.iter().filter(|_| !request.from_follower).map(|read| (read.id, read.epoch)).collect();
+        let led: Vec<_> = reads.iter().map(|read| (read.index, read.id, read.epoch)).collect();
         let bytes = read(plane, &mut found.partitions, reads, max_bytes).await;
-        if led.iter().any(|(id, epoch)| !plane.may_lead(*id, *epoch)) {
-            // A leadership has ended meanwhile: the next look says so.
-            continue;
+        if !request.from_follower {
+            // A leadership may have ended meanwhile.
+            for (index, id, _) in led.into_iter().filter(|(_, id, epoch)| !plane.may_lead(*id, *epoch)) {
+                found.is_urgent = true;
+                refuse(plane, id, &mut found.partitions[index], &partition::not_here(id));
+            }
         }
         let is_enough = found.is_urgent || bytes >= usize::try_from(request.min_bytes).unwrap_or(usize::MAX).max(1);
         if is_enough || Instant::now() >= deadline || found.watched.is_empty() {
@@ -90,14 +93,22 @@ fn look(plane: &DataPlane, request: &FetchRequest) -> Found {
             }
             Err(error) => {
                 found.is_urgent = true;
-                let id = partition::parse(&asked.topic_id, asked.partition).ok();
-                fetched.current_leader = id.and_then(|id| partition::current_leader(plane, id, &error));
-                fetched.error = Some(to_item(&error));
+                match partition::parse(&asked.topic_id, asked.partition) {
+                    Ok(id) => refuse(plane, id, &mut fetched, &error),
+                    Err(error) => fetched.error = Some(to_item(&error)),
+                }
             }
         }
         found.partitions.push(fetched);
     }
     found
+}
+
+/// Answers for a partition with the error and the leader to ask instead.
+fn refuse(plane: &DataPlane, id: TopicPartition, fetched: &mut FetchedPartition, error: &ApiError) {
+    fetched.batches.clear();
+    fetched.current_leader = partition::current_leader(plane, id, error);
+    fetched.error = Some(to_item(error));
 }
 
 fn look_at(

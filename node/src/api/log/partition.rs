@@ -41,7 +41,7 @@ pub fn check(
     check_epoch(leader_epoch.map(LeaderEpoch::new), replica.leader_epoch)
 }
 
-fn not_here(id: TopicPartition) -> ApiError {
+pub fn not_here(id: TopicPartition) -> ApiError {
     ApiError::new(ErrorName::NotLeaderOrFollower, format!("this broker does not lead {id}"))
 }
 
