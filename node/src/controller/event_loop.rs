@@ -92,6 +92,11 @@ impl Claim {
         !self.steps.is_empty() && !self.in_flight.is_full_of_steps()
     }
 
+    /// A plan that is made between two steps is stale when it comes.
+    fn can_start_large(&self) -> bool {
+        self.steps.is_empty() && self.large.can_start()
+    }
+
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
         let current = self.draft.working().broker(broker).map(|known| (broker, known.epoch));
@@ -264,7 +269,7 @@ impl EventLoop {
             let has_work = claim.large.has_batches()
                 || claim.can_step()
                 || !claim.deferred.is_empty()
-                || claim.large.can_start()
+                || claim.can_start_large()
                 || (claim.tasks.has_unfinished() && !claim.large.is_busy());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
         })
@@ -282,7 +287,9 @@ impl EventLoop {
         } else if !claim.deferred.is_empty() {
             let deferred = std::mem::take(&mut claim.deferred);
             self.run_all(deferred);
-        } else if let Some(operation) = claim.large.start(Instant::now()) {
+        } else if claim.can_start_large()
+            && let Some(operation) = claim.large.start(Instant::now())
+        {
             self.prepare(operation);
         } else {
             self.run_unfinished_tasks();

@@ -40,7 +40,7 @@ struct Seat {
 }
 
 impl SeatedTopics {
-    /// Of one topic.
+    /// The counts of a single topic.
     fn of(seat: &Seat) -> Self {
         Self { any: u32::from(*seat != Seat::default()), led: u32::from(seat.led.len() > 0) }
     }
@@ -174,7 +174,8 @@ impl Seats {
 
     /// Sorted by topic and partition.
     pub(super) fn led_by(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
-        let seats = self.seats_from(None, broker, |topics| topics.led > 0);
+        let leads = self.led_count(broker) > 0;
+        let seats = leads.then(|| self.seats_from(None, broker, |topics| topics.led > 0)).into_iter().flatten();
         seats.flat_map(|(topic, seat)| seat.led.iter().map(move |number| id_of(topic, number)))
     }
 
