@@ -352,7 +352,7 @@ impl AdminClient {
     }
 }
 
-/// Of a new mutation. The timeout is set attempt by attempt.
+/// The options of a new mutation. The timeout is set attempt by attempt.
 fn options(identity: &Identity, mode: Mode) -> wire::MutationOptions {
     let plan_only = mode == Mode::PlanOnly;
     if Mutant::UnnamedRequests.is_on() {

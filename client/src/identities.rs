@@ -19,12 +19,12 @@ const SPAN_MAX: u64 = REQUESTS_PER_CLIENT_MAX as u64 / 2;
 /// Clones hand out the same ids.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Identities {
-    lanes: Arc<Mutex<Vec<Lane>>>,
+    windows: Arc<Mutex<Vec<ClientWindow>>>,
 }
 
 /// The requests under one client id.
 #[derive(Debug)]
-struct Lane {
+struct ClientWindow {
     client: ClientId,
     last: u64,
     under_way: BTreeSet<u64>,
@@ -34,30 +34,30 @@ struct Lane {
 #[derive(Debug)]
 pub(crate) struct Identity {
     identities: Identities,
-    lane: usize,
+    window: usize,
     pub client: ClientId,
     pub request: u64,
 }
 
 impl Identities {
     pub fn next(&self) -> Identity {
-        let mut lanes = self.lock();
-        let lane = lanes.iter().position(Lane::has_room).unwrap_or_else(|| {
-            lanes.push(Lane { client: ClientId::new(world::uuid()), last: 0, under_way: BTreeSet::new() });
-            lanes.len() - 1
+        let mut windows = self.lock();
+        let window = windows.iter().position(ClientWindow::has_room).unwrap_or_else(|| {
+            windows.push(ClientWindow { client: ClientId::new(world::uuid()), last: 0, under_way: BTreeSet::new() });
+            windows.len() - 1
         });
-        let Lane { client, last, under_way } = &mut lanes[lane];
+        let ClientWindow { client, last, under_way } = &mut windows[window];
         *last += 1;
         under_way.insert(*last);
-        Identity { identities: self.clone(), lane, client: *client, request: *last }
+        Identity { identities: self.clone(), window, client: *client, request: *last }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Lane>> {
-        self.lanes.lock().expect("no one panics while holding the ids")
+    fn lock(&self) -> MutexGuard<'_, Vec<ClientWindow>> {
+        self.windows.lock().expect("no one panics while holding the ids")
     }
 }
 
-impl Lane {
+impl ClientWindow {
     fn has_room(&self) -> bool {
         self.under_way.first().is_none_or(|oldest| self.last + 1 - oldest < SPAN_MAX)
     }
@@ -65,7 +65,7 @@ impl Lane {
 
 impl Drop for Identity {
     fn drop(&mut self) {
-        self.identities.lock()[self.lane].under_way.remove(&self.request);
+        self.identities.lock()[self.window].under_way.remove(&self.request);
     }
 }
 

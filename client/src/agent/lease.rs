@@ -10,15 +10,15 @@ use tokio::time::Instant;
 #[derive(Debug, Default)]
 pub(super) struct Lease {
     until: Option<Instant>,
-    /// What must be read before it is taken up, where it was granted after a lapse.
-    awaits: Option<Offset>,
+    /// The metadata that must be read first, if the lease was granted after a lapse.
+    required_offset: Option<Offset>,
 }
 
 impl Lease {
     /// Granted by a reply of a controller whose metadata ended at `metadata_offset`.
     pub fn grant(&mut self, until: Instant, metadata_offset: Offset, now: Instant) {
         if self.until.is_none_or(|until| until <= now) {
-            self.awaits = Some(metadata_offset);
+            self.required_offset = Some(metadata_offset);
         }
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
     }
@@ -28,9 +28,9 @@ impl Lease {
     }
 
     /// Until when the broker may lead, if it has read everything below `next_offset`.
-    pub fn taken_up(&mut self, next_offset: Offset) -> Option<Instant> {
-        self.awaits = self.awaits.filter(|awaited| next_offset < *awaited);
-        self.until.filter(|_| self.awaits.is_none())
+    pub fn usable_until(&mut self, next_offset: Offset) -> Option<Instant> {
+        self.required_offset = self.required_offset.filter(|required| next_offset < *required);
+        self.until.filter(|_| self.required_offset.is_none())
     }
 }
 
@@ -47,12 +47,12 @@ mod tests {
         let start = Instant::now();
         let mut lease = Lease::default();
         lease.grant(start + LEASE, Offset::new(10), start);
-        assert_eq!(lease.taken_up(Offset::new(9)), None);
-        assert_eq!(lease.taken_up(Offset::new(10)), Some(start + LEASE));
+        assert_eq!(lease.usable_until(Offset::new(9)), None);
+        assert_eq!(lease.usable_until(Offset::new(10)), Some(start + LEASE));
         let later = start + LEASE;
         lease.grant(later + LEASE, Offset::new(20), later);
-        assert_eq!(lease.taken_up(Offset::new(19)), None);
-        assert_eq!(lease.taken_up(Offset::new(20)), Some(later + LEASE));
+        assert_eq!(lease.usable_until(Offset::new(19)), None);
+        assert_eq!(lease.usable_until(Offset::new(20)), Some(later + LEASE));
     }
 
     #[test]
@@ -61,8 +61,8 @@ mod tests {
         let mut lease = Lease::default();
         lease.grant(start + LEASE, Offset::new(10), start);
         lease.grant(start + 2 * LEASE, Offset::new(30), start + LEASE / 2);
-        assert_eq!(lease.taken_up(Offset::new(9)), None, "the first one waits still");
-        assert_eq!(lease.taken_up(Offset::new(10)), Some(start + 2 * LEASE));
+        assert_eq!(lease.usable_until(Offset::new(9)), None, "the first one waits still");
+        assert_eq!(lease.usable_until(Offset::new(10)), Some(start + 2 * LEASE));
     }
 
     #[test]
@@ -71,9 +71,9 @@ mod tests {
         let mut lease = Lease::default();
         lease.grant(start + LEASE, Offset::new(10), start);
         lease.revoke();
-        assert_eq!(lease.taken_up(Offset::new(10)), None);
+        assert_eq!(lease.usable_until(Offset::new(10)), None);
         lease.grant(start + LEASE, Offset::new(20), start);
-        assert_eq!(lease.taken_up(Offset::new(10)), None);
+        assert_eq!(lease.usable_until(Offset::new(10)), None);
     }
 
     #[test]
@@ -82,6 +82,6 @@ mod tests {
         let mut lease = Lease::default();
         lease.grant(start + 2 * LEASE, Offset::new(0), start);
         lease.grant(start + LEASE, Offset::new(0), start);
-        assert_eq!(lease.taken_up(Offset::new(0)), Some(start + 2 * LEASE));
+        assert_eq!(lease.usable_until(Offset::new(0)), Some(start + 2 * LEASE));
     }
 }

@@ -142,7 +142,7 @@ impl Session {
 
     /// The metadata has come further: a lease may have waited for it.
     fn take_up_lease(&mut self) {
-        let lease_until = self.lease.taken_up(self.cache.next_offset());
+        let lease_until = self.lease.usable_until(self.cache.next_offset());
         self.standing
             .send_if_modified(|standing| std::mem::replace(&mut standing.lease_until, lease_until) != lease_until);
     }
@@ -291,7 +291,7 @@ impl<'a> HeartbeatStream<'a> {
         } else if let Some(until) = lease {
             self.session.lease.grant(until, Offset::new(reply.metadata_offset), Instant::now());
         }
-        let lease_until = self.session.lease.taken_up(self.session.cache.next_offset());
+        let lease_until = self.session.lease.usable_until(self.session.cache.next_offset());
         self.session.standing.send_modify(|standing| {
             *standing = Standing {
                 epoch: Some(self.epoch),

@@ -26,7 +26,7 @@ pub(super) struct Phase {
     pub samples: Samples,
     /// Not acknowledged within the client's timeout. They are among the samples, with the time that they took.
     pub failed: u64,
-    /// Of the first of them.
+    /// The error of the first that failed.
     pub error: Option<String>,
 }
 

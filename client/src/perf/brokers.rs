@@ -97,10 +97,11 @@ impl Fleet {
         if !behaviour.takes_over {
             refuse_taken(&admin, ids).await?;
         }
-        let heart_thread = heart_thread()?;
         let io = |source| PerfError::Io { what: "cannot listen on loopback".to_owned(), source };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io)?;
         let port = listener.local_addr().map_err(io)?.port();
+        // Last of what can fail: a runtime must not be dropped in a task.
+        let heart_thread = heart_thread()?;
         let shared = Shared {
             connections: Connections::new(target.clone(), behaviour.per_connection),
             heart_connections: Connections::new(target.clone(), behaviour.per_connection),

@@ -138,7 +138,7 @@ fn a_broker_of_many_partitions_is_fenced_in_steps() {
 }
 
 #[test]
-fn a_fencing_goes_on_where_it_was_and_misses_nothing_that_came_back() {
+fn a_fencing_resumes_and_covers_seats_that_came_back() {
     let mut world = World::new();
     let broker = BrokerId::new(2);
     let mut fencing = Fencing::default();

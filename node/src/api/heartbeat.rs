@@ -128,7 +128,7 @@ impl BrokerStream {
     }
 
     /// Only for the registered epoch: a made-up higher one would shut the real broker's heartbeats out. Whoever was told
-    /// its epoch finds it here, for that was told after it was replayed. Returns whether its fencing has begun already.
+    /// its epoch finds it here, since the reply came after the replay. Returns whether its fencing has begun already.
     fn stamp(&mut self, heartbeat: &Heartbeat) -> bool {
         let registered = self.gateway.view.inspect(|image| image.broker(heartbeat.broker).map(|known| known.epoch));
         if registered != Some(heartbeat.epoch) {
@@ -147,7 +147,7 @@ impl BrokerStream {
         is_late
     }
 
-    /// By what is committed.
+    /// Whether the committed metadata has the broker fenced.
     fn is_fenced(&self, broker: BrokerId) -> bool {
         self.gateway.view.inspect(|image| image.broker(broker).is_none_or(|known| known.fenced))
     }
@@ -244,35 +244,22 @@ fn millis(duration: Duration) -> u32 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use quorate_metadata::ids::IncarnationId;
     use quorate_metadata::record::BrokerRegistration;
     use quorate_metadata::{Batch, Record};
     use quorate_proto::batch;
 
     use super::*;
-    use crate::api::fixture::lone_gateway;
+    use crate::api::fixture::{lone_gateway, registration};
     use crate::raft::Replica;
-    use crate::replica::MetadataReplica;
+    use crate::replica::{MetadataReplica, MetadataView};
 
     const BROKER: BrokerId = BrokerId::new(1);
 
     /// The committed metadata has the broker, unfenced.
-    fn register(view: &crate::replica::MetadataView) {
-        let registration = BrokerRegistration {
-            broker: BROKER,
-            epoch: BrokerEpoch::new(0),
-            incarnation: IncarnationId::default(),
-            endpoints: Vec::new(),
-            rack: None,
-            features: BTreeMap::new(),
-            directories: Vec::new(),
-            cordoned_directories: None,
-            fenced: false,
-            in_controlled_shutdown: false,
-            controlled_shutdown_offset: None,
-        };
+    fn register(view: &MetadataView) {
         let controller_epoch = ControllerEpoch::new(1);
-        let records = vec![Record::RegisterBroker(registration)];
+        let unfenced = BrokerRegistration { fenced: false, ..registration(BROKER.get()) };
+        let records = vec![Record::RegisterBroker(unfenced)];
         let payload = batch::encode(Offset::default(), &Batch { controller_epoch, timestamp_ms: 0, records });
         let mut replica = MetadataReplica::new(view.clone(), BTreeMap::new());
         replica.replay(controller_epoch, &payload).expect("it is the first batch");
@@ -286,7 +273,12 @@ mod tests {
         let second = Duration::from_secs(1);
         let terms = HeartbeatTerms { interval: second, lease: second, quorum_silence_max: second };
         let mut stream = BrokerStream { gateway, terms, open: None };
-        let request = || HeartbeatRequest { broker: BROKER.get(), metadata_offset: 1, ..HeartbeatRequest::default() };
+        let request = || HeartbeatRequest {
+            broker: BROKER.get(),
+            broker_epoch: 1,
+            metadata_offset: 2,
+            ..HeartbeatRequest::default()
+        };
         let reply = stream.answer(request()).await.expect("the broker is registered");
         assert!(!reply.fenced);
         stream.gateway.controller.sessions.begin_fencing(BROKER);

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn steps_leave_room_for_others_and_others_for_them() {
+    async fn steps_and_other_batches_leave_each_other_room() {
         let mut in_flight = InFlight::default();
         let push = |in_flight: &mut InFlight| {
             let (commit, replayed) = oneshot::channel();

@@ -15,6 +15,8 @@ mod activation;
 mod batcher;
 mod event_loop;
 mod failure_detector;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod handle;
 mod inflight;
 mod large_plan;

@@ -26,7 +26,7 @@ pub(super) struct Connections {
 /// What was found out about the active controller, and when.
 struct Known {
     since: Instant,
-    /// `None`: nobody said.
+    /// `None`: no node named it.
     address: Option<String>,
 }
 

@@ -7,7 +7,7 @@ use std::ops::Bound;
 use imbl::OrdMap;
 
 use super::Topic;
-use super::moves::Moves;
+use super::partition_changes::PartitionChanges;
 use super::partition_set::PartitionSet;
 use super::seats::{SeatChange, Seated, Seats, Tally, id_of, number_of};
 use crate::ids::{BrokerId, DirectoryId, TopicId, TopicPartition};
@@ -139,10 +139,11 @@ impl PartitionIndex {
     }
 
     /// Takes over what a batch has changed, topic by topic, so that each list is looked up once for all of it.
-    pub(super) fn update(&mut self, moves: Moves) {
-        for (topic, moves) in moves.by_topic() {
+    pub(super) fn update(&mut self, mut changes: PartitionChanges) {
+        for changes in changes.by_topic() {
+            let topic = changes[0].id.topic;
             let (mut seats, mut directories) = (Vec::new(), Vec::new());
-            for change in moves {
+            for change in changes {
                 let [before, after] = [&change.before, &change.after].map(|at| Place::of(at.as_deref()));
                 SeatChange::collect(change.id, before.seated(), after.seated(), &mut seats);
                 if before.hosted != after.hosted || before.directories != after.directories {
@@ -160,9 +161,9 @@ impl PartitionIndex {
     pub(super) fn remove_topic(&mut self, topic: &Topic) {
         // The lists of few partitions are looked through broker by broker.
         if 2 * topic.partitions.len() <= self.seats.broker_count() {
-            let mut moves = Moves::default();
-            topic.partitions().for_each(|(id, partition)| moves.add(id, Some(partition.clone()), None));
-            return self.update(moves);
+            let mut changes = PartitionChanges::default();
+            topic.partitions().for_each(|(id, partition)| changes.add(id, Some(partition.clone()), None));
+            return self.update(changes);
         }
         let Self { out_of_sync, strays, elr, leaderless, leaderless_on, not_preferred, misplaced, .. } = self;
         for list in [out_of_sync, strays, elr, leaderless_on, not_preferred] {

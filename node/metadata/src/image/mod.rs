@@ -12,7 +12,7 @@ pub(crate) mod fixture;
 mod index;
 mod ledger;
 mod levels;
-mod moves;
+mod partition_changes;
 mod partition_set;
 mod reassignments;
 mod replay;

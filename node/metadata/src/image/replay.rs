@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::canonical::Entity;
 use super::digest::Digest;
-use super::moves::Moves;
+use super::partition_changes::PartitionChanges;
 use super::requests::RequestOutcome;
 use super::{MetadataImage, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
@@ -72,17 +72,17 @@ impl MetadataImage {
 
     /// Replays records from `next_offset` on, under the epoch and time of the image.
     pub fn replay_records(&mut self, records: &[Record]) -> Result<(), ReplayError> {
-        let mut moves = Moves::default();
+        let mut changes = PartitionChanges::default();
         for record in records {
-            self.apply(record, &mut moves)?;
+            self.apply(record, &mut changes)?;
             self.next_offset = self.next_offset.next();
         }
-        self.index.update(moves);
+        self.index.update(changes);
         Ok(())
     }
 
-    /// Applies a record, but for the index: that takes over `moves` later.
-    pub(super) fn apply(&mut self, record: &Record, moves: &mut Moves) -> Result<(), ReplayError> {
+    /// Applies a record, but for the index: that takes over `changes` later.
+    pub(super) fn apply(&mut self, record: &Record, changes: &mut PartitionChanges) -> Result<(), ReplayError> {
         match record {
             Record::ClusterCreated { cluster } => self.create_cluster(*cluster)?,
             Record::FeatureLevel { name, level } => self.set_feature(name, *level),
@@ -107,11 +107,11 @@ impl MetadataImage {
             Record::UnregisterBroker { broker, epoch } => self.remove_broker(*broker, *epoch)?,
             Record::CreateTopic { topic, name } => self.create_topic(*topic, name)?,
             Record::RemoveTopic { topic } => {
-                self.index.update(std::mem::take(moves));
+                self.index.update(std::mem::take(changes));
                 self.remove_topic(*topic)?;
             }
-            Record::CreatePartition(registration) => self.create_partition(registration, moves)?,
-            Record::PartitionChange(change) => self.change_partition(change, moves)?,
+            Record::CreatePartition(registration) => self.create_partition(registration, changes)?,
+            Record::PartitionChange(change) => self.change_partition(change, changes)?,
             Record::Config { resource, key, value } => self.set_config(resource, key, value.as_deref())?,
             Record::RequestApplied { client, request, reply, offset: _, forgotten_up_to: _ } => {
                 self.remember_request(*client, *request, reply)?;
@@ -234,7 +234,11 @@ impl MetadataImage {
         Ok(())
     }
 
-    fn create_partition(&mut self, registration: &PartitionRegistration, moves: &mut Moves) -> Result<(), ReplayError> {
+    fn create_partition(
+        &mut self,
+        registration: &PartitionRegistration,
+        changes: &mut PartitionChanges,
+    ) -> Result<(), ReplayError> {
         let PartitionRegistration { id, state } = registration;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let next = topic.partitions.len();
@@ -253,11 +257,15 @@ impl MetadataImage {
         self.digest.add_sum(hash);
         let state = Arc::new(state);
         topic.partitions.push_back(state.clone());
-        moves.add(*id, None, Some(state));
+        changes.add(*id, None, Some(state));
         Ok(())
     }
 
-    fn change_partition(&mut self, change: &PartitionChange, moves: &mut Moves) -> Result<(), ReplayError> {
+    fn change_partition(
+        &mut self,
+        change: &PartitionChange,
+        changes: &mut PartitionChanges,
+    ) -> Result<(), ReplayError> {
         let id = change.id;
         let topic = self.topics.get_mut(&id.topic).ok_or(ReplayError::UnknownTopic(id.topic))?;
         let at = usize::try_from(id.partition.get()).ok().filter(|&at| at < topic.partitions.len());
@@ -277,7 +285,7 @@ impl MetadataImage {
         let is_over = !after.is_reassigning();
         let after = Arc::new(after);
         let before = std::mem::replace(slot, after.clone());
-        moves.add(id, Some(before), Some(after));
+        changes.add(id, Some(before), Some(after));
         if is_over {
             self.leave_reassignment(id);
         }

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::moves::Moves;
+use super::partition_changes::PartitionChanges;
 use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicPartition};
 use crate::mutant::Mutant;
 use crate::record::{Partition, PartitionRegistration, Record};
 
 /// Partitions that the index takes over at once while an image is restored.
-const MOVES_MAX: usize = 4_096;
+const CHANGES_MAX: usize = 4_096;
 
 /// What of an image is not in its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,14 +104,14 @@ impl MetadataImage {
             timestamp_ms: header.timestamp_ms,
             ..Self::default()
         };
-        let mut moves = Moves::default();
+        let mut changes = PartitionChanges::default();
         for record in records {
-            image.restore(&record?, &mut moves)?;
-            if moves.len() >= MOVES_MAX {
-                image.index.update(std::mem::take(&mut moves));
+            image.restore(&record?, &mut changes)?;
+            if changes.len() >= CHANGES_MAX {
+                image.index.update(std::mem::take(&mut changes));
             }
         }
-        image.index.update(moves);
+        image.index.update(changes);
         if image.digest() == header.digest {
             return Ok(image);
         }
@@ -119,7 +119,7 @@ impl MetadataImage {
         Err(ReplayError::DigestMismatch { offset, expected, actual }.into())
     }
 
-    fn restore(&mut self, record: &Record, moves: &mut Moves) -> Result<(), ReplayError> {
+    fn restore(&mut self, record: &Record, changes: &mut PartitionChanges) -> Result<(), ReplayError> {
         match record {
             Record::ClusterCreated { .. }
             | Record::FeatureLevel { .. }
@@ -129,7 +129,7 @@ impl MetadataImage {
             | Record::CreatePartition(_)
             | Record::Config { .. }
             | Record::BeginReassignment(_)
-            | Record::ProducerIds { .. } => self.apply(record, moves),
+            | Record::ProducerIds { .. } => self.apply(record, changes),
             Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
                 self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
                 Ok(())

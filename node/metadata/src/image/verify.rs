@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::moves::Moves;
+use super::partition_changes::PartitionChanges;
 use super::{MetadataImage, PartitionIndex, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
@@ -246,9 +246,9 @@ impl MetadataImage {
     fn check_derived(&self, found: &mut Vec<Violation>) {
         let mut index = PartitionIndex::default();
         for topic in self.topics.values() {
-            let mut moves = Moves::default();
-            topic.partitions().for_each(|(id, partition)| moves.add(id, None, Some(partition.clone())));
-            index.update(moves);
+            let mut changes = PartitionChanges::default();
+            topic.partitions().for_each(|(id, partition)| changes.add(id, None, Some(partition.clone())));
+            index.update(changes);
         }
         found.extend(self.index.difference(&index).map(|list| Violation::IndexDiffers { list }));
         self.check_reassignment_index(found);
@@ -462,9 +462,9 @@ mod tests {
     fn what_is_derived_agrees_with_what_it_is_derived_from() {
         let stray = |image: &mut MetadataImage| {
             let partition = image.partition(partition_id(0)).expect("the fixture has it").clone();
-            let mut moves = Moves::default();
-            moves.add(partition_id(0), Some(partition), None);
-            image.index.update(moves);
+            let mut changes = PartitionChanges::default();
+            changes.add(partition_id(0), Some(partition), None);
+            image.index.update(changes);
         };
         assert_eq!(after_damage(stray), [Violation::IndexDiffers { list: "seats" }]);
         let silent = |image: &mut MetadataImage| {

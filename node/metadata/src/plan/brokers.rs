@@ -259,25 +259,27 @@ pub struct Fencing {
 
 impl Fencing {
     pub fn step(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
-        let registration = registered(image, broker)?;
-        if self.reached.is_none() || registration.fenced {
-            return self.note(image, broker, fence(image, broker)?);
-        }
-        let step = leave_isr(image, broker, self.reached, Cause::BrokerFenced(broker));
-        if step.records.is_empty() {
-            // Seats that it has got meanwhile lie anywhere.
-            self.reached = None;
-            return self.step(image, broker);
-        }
-        self.note(image, broker, Plan::partial(step.records, ()))
+        let plan = self.plan(image, broker)?;
+        self.reached = match plan.records.last() {
+            Some(Record::PartitionChange(change)) => {
+                let has_led = image.partition(change.id).is_some_and(|partition| partition.leader == Some(broker));
+                (!has_led).then_some(change.id)
+            }
+            _ => None,
+        };
+        Ok(plan)
     }
 
-    fn note(&mut self, image: &MetadataImage, broker: BrokerId, plan: Plan<()>) -> Result<Plan<()>, ApiError> {
-        if let Some(Record::PartitionChange(change)) = plan.records.last() {
-            let has_led = image.partition(change.id).is_some_and(|partition| partition.leader == Some(broker));
-            self.reached = (!has_led).then_some(change.id);
+    fn plan(&self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+        let is_fenced = registered(image, broker)?.fenced;
+        if self.reached.is_some() && !is_fenced {
+            let step = leave_isr(image, broker, self.reached, Cause::BrokerFenced(broker));
+            if !step.records.is_empty() {
+                return Ok(Plan::partial(step.records, ()));
+            }
         }
-        Ok(plan)
+        // From the start: the broker may have got seats behind the place that was reached.
+        fence(image, broker)
     }
 }
 

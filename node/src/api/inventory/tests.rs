@@ -1,12 +1,9 @@
-use std::collections::BTreeMap;
-
-use quorate_metadata::ids::{BrokerEpoch, ControllerEpoch, DirectoryId, IncarnationId, TopicId};
-use quorate_metadata::record::{
-    BrokerRegistration, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart,
-};
+use quorate_metadata::ids::{ControllerEpoch, DirectoryId, TopicId};
+use quorate_metadata::record::{PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart};
 use quorate_metadata::{Batch, ErrorName, Ledger, Record};
 
 use super::*;
+use crate::api::fixture::registration;
 
 const TOPICS: u8 = 2;
 const PARTITIONS: i32 = 5;
@@ -17,7 +14,7 @@ fn id(topic: u8, partition: i32) -> TopicPartition {
 
 /// Brokers 1 to 7, two topics of five partitions, and the operations that move those named.
 fn image(operations: &[(i64, &[TopicPartition])]) -> MetadataImage {
-    let mut records: Vec<Record> = (1..=7).map(registered).collect();
+    let mut records: Vec<Record> = (1..=7).map(registration).map(Record::RegisterBroker).collect();
     for topic in 1..=TOPICS {
         records.push(Record::CreateTopic { topic: TopicId::from_bytes([topic; 16]), name: format!("t{topic}") });
         records.extend((0..PARTITIONS).map(|partition| created(id(topic, partition))));
@@ -27,22 +24,6 @@ fn image(operations: &[(i64, &[TopicPartition])]) -> MetadataImage {
     let batch = Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 1, records };
     ledger.replay(&batch).expect("the records of this test replay");
     ledger.visible().clone()
-}
-
-fn registered(id: i32) -> Record {
-    Record::RegisterBroker(BrokerRegistration {
-        broker: BrokerId::new(id),
-        epoch: BrokerEpoch::new(i64::from(id)),
-        incarnation: IncarnationId::default(),
-        endpoints: Vec::new(),
-        rack: None,
-        features: BTreeMap::new(),
-        directories: Vec::new(),
-        cordoned_directories: None,
-        fenced: true,
-        in_controlled_shutdown: false,
-        controlled_shutdown_offset: None,
-    })
 }
 
 fn created(id: TopicPartition) -> Record {

@@ -5,23 +5,17 @@ mod held;
 mod large_plans;
 mod tasks;
 
-use std::path::PathBuf;
-
-use futures::{StreamExt, stream};
-use quorate_client::network::Port;
-use quorate_metadata::ids::{ClientId, ControllerId, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition};
-use quorate_metadata::image::LEVEL_HIGHEST;
+use quorate_metadata::ids::{ClientId, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{ConfigResource, Endpoint, PartitionRegistration, PartitionState, SecurityProtocol};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::oneshot;
 
+use super::super::fixture::{event_loop, lone_voter};
 use super::super::inflight::IN_FLIGHT_MAX;
 use super::super::operation::{Mutation, Position, Reply, RequestId, Weight};
 use super::*;
-use crate::raft::{MemoryStore, RaftConfig, VoterAddress};
-use crate::replica::MetadataReplica;
 
 type Answer = oneshot::Receiver<Reply>;
 
@@ -128,14 +122,10 @@ struct Driven {
 
 impl Driven {
     async fn start() -> Self {
-        let view = MetadataView::new();
-        let replica = Box::new(MetadataReplica::new(view.clone(), features::supported()));
-        let port = Port::Given(stream::pending().boxed());
-        let raft = RaftNode::start(raft_config(), Arc::new(MemoryStore::new()), port, replica).await;
-        let raft = raft.expect("a voter alone is a cluster");
+        let (raft, view) = lone_voter().await;
         let mut leadership = raft.leadership();
         let Some(Leadership::Claimed { epoch }) = leadership.recv().await else { panic!("it is elected") };
-        let (event_loop, controller) = EventLoop::new(controller_config(), raft, view, Arc::new(Metrics::new()));
+        let (event_loop, controller) = event_loop(raft, view);
         let mut driven = Self { event_loop, controller, epoch, _leadership: leadership };
         driven.event_loop.on_claimed(epoch);
         driven.finish().await;
@@ -214,41 +204,6 @@ impl Driven {
         self.settle().await;
         self.event_loop.resign("a test");
         self.event_loop.activate(self.epoch);
-    }
-}
-
-fn raft_config() -> RaftConfig {
-    let node = ControllerId::new(1);
-    RaftConfig {
-        node,
-        voters: vec![VoterAddress { id: node, raft: "raft.invalid:1".to_owned(), api: "api.invalid:1".to_owned() }],
-        data: PathBuf::new(),
-        cluster: None,
-        dial: DialMap::none(),
-        auto_format: true,
-        heartbeat_ms: 50,
-        election_min_ms: 1_000,
-        election_max_ms: 2_000,
-        fast_election: false,
-        snapshot_log_bytes: 1 << 30,
-        log_entries_kept: 1_000,
-        level_max: LEVEL_HIGHEST,
-        workers: Workers::Tasks,
-    }
-}
-
-fn controller_config() -> ControllerConfig {
-    ControllerConfig {
-        registration: ControllerRegistration {
-            controller: ControllerId::new(1),
-            incarnation: IncarnationId::default(),
-            endpoints: Vec::new(),
-            features: features::supported(),
-        },
-        session_timeout: Duration::from_secs(3_600),
-        dial: DialMap::none(),
-        seed: 1,
-        workers: Workers::Tasks,
     }
 }
 

@@ -8,6 +8,17 @@ async fn stop(driven: &Driven) {
     driven.handle.send(Command::Stop(oneshot::channel().0)).await.expect("the owner lives");
 }
 
+/// Partition 0 is on brokers 1 and 2, both in sync, and led by one of them.
+fn on_both(leader: i32) -> Record {
+    Record::PartitionChange(PartitionChange {
+        replicas: Some(vec![broker(1), broker(2)]),
+        directories: Some(vec![DirectoryId::UNASSIGNED; 2]),
+        isr: Some(vec![broker(1), broker(2)]),
+        leader: Some(Some(broker(leader))),
+        ..PartitionChange::none(id(0), Cause::Reassignment)
+    })
+}
+
 #[tokio::test]
 async fn a_leadership_that_the_metadata_does_not_have_is_not_taken() {
     let mut driven = Driven::start(Vec::new());
@@ -69,14 +80,7 @@ async fn a_replica_that_is_deleted_before_it_is_open_is_not_opened() {
 #[tokio::test]
 async fn a_follower_that_lags_is_found_by_a_tick_and_the_outcome_counts() {
     let mut driven = Driven::start(Vec::new());
-    let change = PartitionChange {
-        replicas: Some(vec![broker(1), broker(2)]),
-        directories: Some(vec![DirectoryId::UNASSIGNED; 2]),
-        isr: Some(vec![broker(1), broker(2)]),
-        leader: Some(Some(broker(1))),
-        ..PartitionChange::none(id(0), Cause::Reassignment)
-    };
-    driven.learn(vec![Record::PartitionChange(change)]);
+    driven.learn(vec![on_both(1)]);
     driven.change(RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::new(1) }).await;
     driven.round();
     let mut answer = driven.produce(id(0)).await;
@@ -104,27 +108,15 @@ async fn housekeeping_is_done_where_there_are_records() {
     assert_eq!(driven.tick(), 1);
 }
 
-/// The metadata says that broker 2 leads partition 0 now.
-fn led_by_another() -> Record {
-    let change = PartitionChange {
-        replicas: Some(vec![broker(1), broker(2)]),
-        directories: Some(vec![DirectoryId::UNASSIGNED; 2]),
-        isr: Some(vec![broker(1), broker(2)]),
-        leader: Some(Some(broker(2))),
-        ..PartitionChange::none(id(0), Cause::Reassignment)
-    };
-    Record::PartitionChange(change)
-}
-
 #[tokio::test]
-async fn a_leader_acknowledges_nothing_once_the_metadata_has_another_epoch() {
+async fn a_leader_at_an_old_epoch_acknowledges_nothing() {
     let mut driven = Driven::leading().await;
     let mut staged = driven.produce(id(0)).await;
     let mut other = driven.produce(id(1)).await;
     let mut round = Round::default();
     driven.shard.take_waiting(&mut round, &mut driven.inbox);
     // The change of role is still on its way.
-    driven.metadata.send_modify(|image| replay(image, vec![led_by_another()]));
+    driven.metadata.send_modify(|image| replay(image, vec![on_both(2)]));
     driven.end(round);
     assert!(staged.try_recv().is_err(), "neither acknowledged nor refused");
     assert!(matches!(other.try_recv(), Ok(Ok(_))));

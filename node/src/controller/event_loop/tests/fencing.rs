@@ -61,7 +61,7 @@ async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
 }
 
 #[tokio::test]
-async fn contact_is_late_from_the_first_step_of_a_fencing_until_the_broker_is_unfenced() {
+async fn contact_is_late_from_the_first_step_until_unfenced() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     let epochs = [1, 2].map(|id| driven.draft().broker(broker(id)).expect("registered").epoch);
     let late = |driven: &Driven| {
