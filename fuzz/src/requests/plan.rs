@@ -73,7 +73,7 @@ impl Request {
             Self::DeleteTopics(wanted) => whole(topics::delete_topics(image, wanted)),
             Self::CreatePartitions(wanted) => whole(topics::create_partitions(image, wanted, rng)),
             Self::AlterConfigs(wanted) => whole(alter_configs(image, wanted)),
-            Self::AlterPartition(wanted) => alone(alter_partition(image, wanted)?),
+            Self::AlterPartition(wanted) => alone(alter_partition(image, wanted, |_| false)?),
             Self::Elect(kind, partitions) => whole(elections::elect(image, *kind, partitions.as_deref())),
             Self::BalancePreferred(max) => alone(elections::balance_preferred(image, None, *max)),
             Self::ElectUncleanly(max) => alone(elections::elect_uncleanly_where_allowed(image, None, *max)),

@@ -9,6 +9,14 @@ use std::collections::BTreeMap;
 use crate::ids::{BrokerEpoch, BrokerId, Offset};
 use crate::image::MetadataImage;
 
+/// Why a broker is taken out of ISRs, which may take many batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    Fencing,
+    ControlledShutdown,
+    DirectoryFailure,
+}
+
 #[derive(Debug, Clone)]
 pub struct Sessions {
     session_timeout_ms: u64,
@@ -22,8 +30,8 @@ struct Session {
     contact_ms: u64,
     /// The next metadata offset that it wants; 0 until it says.
     metadata_offset: Offset,
-    /// The controller moves its leaderships because it is taken for dead: contact from now on is too late for a lease.
-    fencing: bool,
+    /// What the controller is taking it out of ISRs for.
+    removal: Option<Removal>,
 }
 
 impl Sessions {
@@ -33,7 +41,7 @@ impl Sessions {
 
     /// The broker was heard. A stale epoch never overwrites a newer one.
     pub fn touch(&mut self, broker: BrokerId, epoch: BrokerEpoch, now_ms: u64) {
-        let fresh = Session { epoch, contact_ms: now_ms, metadata_offset: Offset::default(), fencing: false };
+        let fresh = Session { epoch, contact_ms: now_ms, metadata_offset: Offset::default(), removal: None };
         let session = self.sessions.entry(broker).or_insert(fresh);
         if epoch > session.epoch {
             *session = fresh;
@@ -49,31 +57,39 @@ impl Sessions {
         }
     }
 
-    /// The fencing of the broker begins, which may take many batches. A session that has ended before the lease can be
-    /// granted again must not be revived by late contact.
-    pub fn begin_fencing(&mut self, broker: BrokerId) {
-        if let Some(session) = self.sessions.get_mut(&broker) {
-            session.fencing = true;
+    /// The broker begins to leave ISRs. Contact during a fencing is too late for a lease, and no leader takes the broker
+    /// back into an ISR that it was to leave. A fencing is not overridden.
+    pub fn begin_removal(&mut self, broker: BrokerId, removal: Removal) {
+        if let Some(session) = self.sessions.get_mut(&broker)
+            && session.removal != Some(Removal::Fencing)
+        {
+            session.removal = Some(removal);
         }
     }
 
     /// The broker is unfenced.
-    pub fn end_fencing(&mut self, broker: BrokerId) {
+    pub fn end_removal(&mut self, broker: BrokerId) {
         if let Some(session) = self.sessions.get_mut(&broker) {
-            session.fencing = false;
+            session.removal = None;
         }
     }
 
-    /// Of the fencings that have begun, only those go on that `goes_on` names: the others were refused.
-    pub fn retain_fencings(&mut self, goes_on: impl Fn(BrokerId) -> bool) {
-        for (broker, session) in self.sessions.iter_mut().filter(|(_, session)| session.fencing) {
-            session.fencing = goes_on(*broker);
+    /// Of the removals that have begun, only those go on that `goes_on` names: the others were refused, or are done.
+    pub fn retain_removals(&mut self, goes_on: impl Fn(BrokerId, Removal) -> bool) {
+        for (broker, session) in &mut self.sessions {
+            session.removal = session.removal.filter(|removal| goes_on(*broker, *removal));
         }
     }
 
-    /// Whether the fencing of this incarnation has begun, and it has not been unfenced since.
-    pub fn is_fencing(&self, broker: BrokerId, epoch: BrokerEpoch) -> bool {
-        self.sessions.get(&broker).is_some_and(|session| session.epoch == epoch && session.fencing)
+    /// What this incarnation is being taken out of ISRs for.
+    pub fn removal(&self, broker: BrokerId, epoch: BrokerEpoch) -> Option<Removal> {
+        self.sessions.get(&broker).filter(|session| session.epoch == epoch).and_then(|session| session.removal)
+    }
+
+    /// Whether the broker is to be in no ISR soon.
+    pub fn is_leaving(&self, broker: BrokerId) -> bool {
+        let removal = self.sessions.get(&broker).and_then(|session| session.removal);
+        matches!(removal, Some(Removal::Fencing | Removal::ControlledShutdown))
     }
 
     pub fn remove(&mut self, broker: BrokerId) {
@@ -238,29 +254,46 @@ mod tests {
     #[test]
     fn contact_during_a_fencing_does_not_end_it() {
         let mut sessions = started(0);
-        sessions.begin_fencing(broker(1));
+        sessions.begin_removal(broker(1), Removal::Fencing);
         sessions.touch(broker(1), epoch(1), 3_001);
-        assert!(sessions.is_fencing(broker(1), epoch(1)) && !sessions.is_fencing(broker(2), epoch(2)));
-        sessions.end_fencing(broker(1));
-        assert!(!sessions.is_fencing(broker(1), epoch(1)));
+        assert_eq!(sessions.removal(broker(1), epoch(1)), Some(Removal::Fencing));
+        assert_eq!(sessions.removal(broker(2), epoch(2)), None);
+        sessions.end_removal(broker(1));
+        assert_eq!(sessions.removal(broker(1), epoch(1)), None);
     }
 
     #[test]
-    fn a_fencing_is_that_of_one_incarnation() {
+    fn a_removal_is_that_of_one_incarnation() {
         let mut sessions = started(0);
-        sessions.begin_fencing(broker(1));
-        assert!(!sessions.is_fencing(broker(1), epoch(7)));
+        sessions.begin_removal(broker(1), Removal::Fencing);
+        assert_eq!(sessions.removal(broker(1), epoch(7)), None);
         sessions.touch(broker(1), epoch(7), 10);
-        assert!(!sessions.is_fencing(broker(1), epoch(7)));
+        assert_eq!(sessions.removal(broker(1), epoch(7)), None);
     }
 
     #[test]
-    fn a_refused_fencing_ends() {
+    fn a_refused_removal_ends() {
         let mut sessions = started(0);
-        sessions.begin_fencing(broker(1));
-        sessions.begin_fencing(broker(2));
-        sessions.retain_fencings(|id| id == broker(2));
-        assert!(!sessions.is_fencing(broker(1), epoch(1)) && sessions.is_fencing(broker(2), epoch(2)));
+        sessions.begin_removal(broker(1), Removal::Fencing);
+        sessions.begin_removal(broker(2), Removal::Fencing);
+        sessions.retain_removals(|id, _| id == broker(2));
+        assert!(!sessions.is_leaving(broker(1)) && sessions.is_leaving(broker(2)));
+    }
+
+    #[test]
+    fn a_broker_in_shutdown_that_dies_is_fenced_and_not_the_other_way_round() {
+        let mut sessions = started(0);
+        sessions.begin_removal(broker(1), Removal::ControlledShutdown);
+        sessions.begin_removal(broker(1), Removal::Fencing);
+        sessions.begin_removal(broker(1), Removal::ControlledShutdown);
+        assert_eq!(sessions.removal(broker(1), epoch(1)), Some(Removal::Fencing));
+    }
+
+    #[test]
+    fn a_broker_with_a_failed_directory_stays_in_the_other_isrs() {
+        let mut sessions = started(0);
+        sessions.begin_removal(broker(1), Removal::DirectoryFailure);
+        assert!(!sessions.is_leaving(broker(1)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use quorate_metadata::limits::{
     CHANGES_PER_STEP_MAX, CONFIG_LIST_ITEMS_MAX, CONFIG_VALUE_BYTES_MAX, DIRECTORIES_PER_BROKER_MAX,
     ELECTIONS_PER_RUN_MAX, SCANNED_PER_RUN_MAX,
 };
-use quorate_metadata::plan::brokers::{self, Fencing, RegisterBroker};
+use quorate_metadata::plan::brokers::{self, Departure, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
@@ -141,10 +141,10 @@ fn a_broker_of_many_partitions_is_fenced_in_steps() {
 fn a_fencing_resumes_and_covers_seats_that_came_back() {
     let mut world = World::new();
     let broker = BrokerId::new(2);
-    let mut fencing = Fencing::default();
+    let mut departure = Departure::default();
     let (mut steps, mut is_partial) = (0, true);
     while is_partial {
-        let plan = fencing.step(world.ledger.working(), broker).expect("registered");
+        let plan = departure.fence(world.ledger.working(), broker).expect("registered");
         world.apply(plan.records);
         (steps, is_partial) = (steps + 1, plan.is_partial);
         if steps == 2 {

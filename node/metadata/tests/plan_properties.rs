@@ -411,7 +411,7 @@ fn alter(image: &MetadataImage, at: u8, members: u8, recovering: bool) -> Vec<Re
     let (leader_epoch, partition_epoch): (LeaderEpoch, PartitionEpoch) =
         (partition.leader_epoch, partition.partition_epoch);
     let partitions = vec![PartitionAlteration { id, leader_epoch, partition_epoch, isr, recovery, supersedes: false }];
-    alter_partition(image, &AlterPartition { broker: leader, broker_epoch, partitions }).unwrap().records
+    alter_partition(image, &AlterPartition { broker: leader, broker_epoch, partitions }, |_| false).unwrap().records
 }
 
 /// Begins to move some partitions to the same brokers.

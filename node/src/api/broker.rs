@@ -88,12 +88,14 @@ impl Broker for BrokerService {
         let local = |body: AlterPartitionRequest, left: Duration| async move {
             let wanted = alteration(&body)?;
             let terms = terms().weighing(body.encoded_len(), wanted.partitions.len());
+            let sessions = self.gateway.controller.sessions.clone();
+            let is_leaving = move |broker| sessions.is_leaving(broker);
             self.gateway
                 .controller
                 .mutate(
                     "alter-partition",
                     terms.within(left),
-                    move |image, _| alter_partition::alter_partition(image, &wanted),
+                    move |image, _| alter_partition::alter_partition(image, &wanted, &is_leaving),
                     |altered, position, planned| AlterPartitionReply {
                         result: result(position, planned),
                         partitions: altered.into_iter().map(altered_partition).collect(),

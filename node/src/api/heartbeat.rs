@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use prost::Message;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, DirectoryId, Offset};
-use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, awaits_others, heartbeat};
+use quorate_metadata::liveness::Removal;
+use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, HeartbeatSteps, awaits_others};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
 use tokio::sync::{mpsc, watch};
@@ -17,7 +18,7 @@ use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
 use super::request::invalid;
-use crate::controller::{Contact, MutationTerms, OpenStream, SessionTable, Weight};
+use crate::controller::{Contact, MutationTerms, OpenStream, Removes, SessionTable, Weight};
 
 /// Replies that may wait for a slow broker before its stream is held back.
 const REPLIES_BUFFERED_MAX: usize = 4;
@@ -99,21 +100,18 @@ impl BrokerStream {
             offline_directories: directories(&request.offline_directories)?,
         };
         self.check_identity(&wanted)?;
-        let is_late = self.stamp(&wanted);
+        let claimed = self.gateway.claimed();
+        let removal = self.stamp(&wanted);
         // Another one may be in office, under whom the broker has registered anew. To hang up makes every broker look for
         // another controller, so it takes longer to come to than to grant no lease (see `reply`).
         if self.gateway.raft.is_deaf() {
             return Err(ApiError::new(ErrorName::NotController, "no majority answers this controller"));
         }
-        let answer = if is_late && !self.is_fenced(wanted.broker) {
-            // Its fencing goes on: a lease now would let it lead beside its successors.
-            HeartbeatAnswer { fenced: true, caught_up: false, should_shut_down: false }
-        } else if let Some(answer) = self.unchanged(&wanted)? {
-            answer
-        } else {
-            self.decide(wanted).await?
+        let answer = match removal.filter(|removal| self.goes_on(wanted.broker, *removal)) {
+            Some(removal) => while_removed(removal),
+            None => self.plan(wanted).await?,
         };
-        Ok(self.reply(request.sequence, &answer))
+        Ok(self.reply(request.sequence, &answer, claimed))
     }
 
     /// A stream speaks for one incarnation of one broker.
@@ -128,50 +126,74 @@ impl BrokerStream {
     }
 
     /// Only for the registered epoch: a made-up higher one would shut the real broker's heartbeats out. Whoever was told
-    /// its epoch finds it here, since the reply came after the replay. Returns whether its fencing has begun already.
-    fn stamp(&mut self, heartbeat: &Heartbeat) -> bool {
+    /// its epoch finds it here, since the reply came after the replay. Returns what the broker is being taken out of ISRs
+    /// for.
+    fn stamp(&mut self, heartbeat: &Heartbeat) -> Option<Removal> {
         let registered = self.gateway.view.inspect(|image| image.broker(heartbeat.broker).map(|known| known.epoch));
         if registered != Some(heartbeat.epoch) {
-            return false;
+            return None;
         }
         let sessions = &self.gateway.controller.sessions;
-        let is_late = sessions.touch(Contact {
-            broker: heartbeat.broker,
-            epoch: heartbeat.epoch,
-            metadata_offset: heartbeat.metadata_offset,
-        });
+        // Before the contact counts: a fencing that has seen no stream has begun then.
         if self.open.is_none() {
             let open = sessions.open_stream(heartbeat.broker, heartbeat.epoch);
             self.open = Some((heartbeat.broker, heartbeat.epoch, open));
         }
-        is_late
+        sessions.touch(Contact {
+            broker: heartbeat.broker,
+            epoch: heartbeat.epoch,
+            metadata_offset: heartbeat.metadata_offset,
+        })
     }
 
-    /// Whether the committed metadata has the broker fenced.
-    fn is_fenced(&self, broker: BrokerId) -> bool {
-        self.gateway.view.inspect(|image| image.broker(broker).is_none_or(|known| known.fenced))
+    /// Whether the committed metadata does not have the end of it.
+    fn goes_on(&self, broker: BrokerId, removal: Removal) -> bool {
+        self.gateway.view.inspect(|image| match removal {
+            Removal::Fencing => image.broker(broker).is_some_and(|known| !known.fenced),
+            Removal::ControlledShutdown | Removal::DirectoryFailure => image.is_active(broker),
+        })
     }
 
-    /// The answer when nothing has to be written. What is committed decides; the event loop decides the rest.
-    fn unchanged(&self, wanted: &Heartbeat) -> Result<Option<HeartbeatAnswer>, ApiError> {
-        let sessions = &self.gateway.controller.sessions;
-        // Unknown or stale here may be merely not yet committed: the draft knows.
-        let plan = self.gateway.view.inspect(|image| heartbeat(image, wanted, lowest_other(sessions, image, wanted)));
-        let Ok(plan) = plan else { return Ok(None) };
-        Ok(plan.records.is_empty().then_some(plan.response))
+    /// Where nothing has to be written, what is committed decides; the event loop decides the rest. A broker with many
+    /// partitions is answered at once, so that it does not lose the lease of those that are not moved yet.
+    async fn plan(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
+        let mut steps = HeartbeatSteps::new(wanted.clone());
+        let sessions = self.gateway.controller.sessions.clone();
+        let plan = self.gateway.view.inspect(|image| steps.plan(image, lowest_other(&sessions, image, wanted.broker)));
+        match plan {
+            Ok(plan) if plan.records.is_empty() => Ok(plan.response),
+            Ok(plan) if plan.is_partial => {
+                self.begin_removal(wanted, steps.removal())?;
+                Ok(plan.response)
+            }
+            // Unknown or stale here may be merely not yet committed: the draft knows.
+            Ok(_) | Err(_) => self.decide(wanted).await,
+        }
+    }
+
+    fn begin_removal(&self, wanted: Heartbeat, removal: Removal) -> Result<(), ApiError> {
+        let sessions = self.gateway.controller.sessions.clone();
+        let removes = Removes { broker: wanted.broker, epoch: wanted.epoch, removal };
+        let mut steps = HeartbeatSteps::new(wanted);
+        self.gateway.controller.remove(removes, move |image, _| {
+            let lowest = lowest_other(&sessions, image, removes.broker);
+            Ok(steps.plan(image, lowest)?.map(|_| ()))
+        })
     }
 
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
         let sessions = self.gateway.controller.sessions.clone();
         let (timeout, weight) = (DECISION_TIMEOUT, Weight::default());
         let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout, weight };
+        let broker = wanted.broker;
+        let mut steps = HeartbeatSteps::new(wanted);
         let reply: Decision = self
             .gateway
             .controller
             .mutate(
                 "heartbeat",
                 terms,
-                move |image, _| heartbeat(image, &wanted, lowest_other(&sessions, image, &wanted)),
+                move |image, _| steps.plan(image, lowest_other(&sessions, image, broker)),
                 |answer, _, _| Decision {
                     fenced: answer.fenced,
                     caught_up: answer.caught_up,
@@ -186,9 +208,13 @@ impl BrokerStream {
         })
     }
 
-    fn reply(&self, sequence: u64, answer: &HeartbeatAnswer) -> HeartbeatReply {
-        // A fenced broker leads nothing; and an office that may be lost must not keep a leader in its own.
-        let may_lead = !answer.fenced && self.gateway.raft.quorum_acked_within(self.terms.quorum_silence_max);
+    /// `claimed` is the claim when the heartbeat arrived.
+    fn reply(&self, sequence: u64, answer: &HeartbeatAnswer, claimed: Option<ControllerEpoch>) -> HeartbeatReply {
+        // A fenced broker leads nothing; and an office that may be lost must not keep a leader in its own. What the sessions
+        // told is worth nothing after the claim.
+        let is_kept = claimed.is_some() && claimed == self.gateway.claimed();
+        let may_lead =
+            is_kept && !answer.fenced && self.gateway.raft.quorum_acked_within(self.terms.quorum_silence_max);
         HeartbeatReply {
             sequence,
             fenced: answer.fenced,
@@ -196,7 +222,7 @@ impl BrokerStream {
             should_shut_down: answer.should_shut_down,
             lease_ms: if may_lead { millis(self.terms.lease) } else { 0 },
             interval_ms: millis(self.terms.interval),
-            controller_epoch: self.gateway.claimed().map_or(0, |epoch| epoch.get()),
+            controller_epoch: claimed.map_or(0, |epoch| epoch.get()),
             metadata_offset: self.gateway.view.inspect(|image| image.next_offset.get()),
         }
     }
@@ -211,8 +237,19 @@ impl BrokerStream {
 
 /// What the answer needs to know of the other brokers. Not looked for where it needs nothing: heartbeats come by the ten
 /// thousand, and each look costs all brokers.
-fn lowest_other(sessions: &SessionTable, image: &MetadataImage, wanted: &Heartbeat) -> Option<Offset> {
-    awaits_others(image, wanted.broker).then(|| sessions.lowest_active_offset(image, wanted.broker)).flatten()
+fn lowest_other(sessions: &SessionTable, image: &MetadataImage, broker: BrokerId) -> Option<Offset> {
+    awaits_others(image, broker).then(|| sessions.lowest_active_offset(image, broker)).flatten()
+}
+
+/// The answer to a broker that is being taken out of ISRs: what it wants it says again afterwards.
+fn while_removed(removal: Removal) -> HeartbeatAnswer {
+    match removal {
+        // A lease now would let it lead beside its successors.
+        Removal::Fencing => HeartbeatAnswer { fenced: true, caught_up: false, should_shut_down: false },
+        Removal::ControlledShutdown | Removal::DirectoryFailure => {
+            HeartbeatAnswer { fenced: false, caught_up: true, should_shut_down: false }
+        }
+    }
 }
 
 async fn resigned(claims: &mut watch::Receiver<Option<ControllerEpoch>>) {
@@ -244,7 +281,9 @@ fn millis(duration: Duration) -> u32 {
 mod tests {
     use std::collections::BTreeMap;
 
-    use quorate_metadata::record::BrokerRegistration;
+    use quorate_metadata::ids::{PartitionId, TopicId, TopicPartition};
+    use quorate_metadata::limits::CHANGES_PER_STEP_MAX;
+    use quorate_metadata::record::{BrokerRegistration, PartitionRegistration, PartitionState};
     use quorate_metadata::{Batch, Record};
     use quorate_proto::batch;
 
@@ -255,34 +294,61 @@ mod tests {
 
     const BROKER: BrokerId = BrokerId::new(1);
 
-    /// The committed metadata has the broker, unfenced.
-    fn register(view: &MetadataView) {
+    /// The committed metadata has the broker, unfenced, and partitions that it leads.
+    fn register(view: &MetadataView, partitions: usize) {
         let controller_epoch = ControllerEpoch::new(1);
         let unfenced = BrokerRegistration { fenced: false, ..registration(BROKER.get()) };
-        let records = vec![Record::RegisterBroker(unfenced)];
+        let topic = TopicId::default();
+        let mut records =
+            vec![Record::RegisterBroker(unfenced), Record::CreateTopic { topic, name: "orders".to_owned() }];
+        records.extend((0..partitions as i32).map(|number| {
+            let state = PartitionState {
+                replicas: vec![BROKER],
+                isr: vec![BROKER],
+                directories: vec![DirectoryId::UNASSIGNED],
+                leader: Some(BROKER),
+                ..PartitionState::default()
+            };
+            let id = TopicPartition::new(topic, PartitionId::new(number));
+            Record::CreatePartition(PartitionRegistration { id, state: state.into() })
+        }));
         let payload = batch::encode(Offset::default(), &Batch { controller_epoch, timestamp_ms: 0, records });
         let mut replica = MetadataReplica::new(view.clone(), BTreeMap::new());
         replica.replay(controller_epoch, &payload).expect("it is the first batch");
         replica.publish();
     }
 
-    #[tokio::test]
-    async fn a_broker_that_is_being_fenced_is_answered_as_fenced() {
+    async fn stream(partitions: usize) -> BrokerStream {
         let gateway = lone_gateway().await;
-        register(&gateway.view);
+        register(&gateway.view, partitions);
         let second = Duration::from_secs(1);
         let terms = HeartbeatTerms { interval: second, lease: second, quorum_silence_max: second };
-        let mut stream = BrokerStream { gateway, terms, open: None };
-        let request = || HeartbeatRequest {
-            broker: BROKER.get(),
-            broker_epoch: 1,
-            metadata_offset: 2,
-            ..HeartbeatRequest::default()
-        };
+        BrokerStream { gateway, terms, open: None }
+    }
+
+    fn request() -> HeartbeatRequest {
+        HeartbeatRequest { broker: BROKER.get(), broker_epoch: 1, metadata_offset: 2, ..HeartbeatRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_is_being_fenced_is_answered_as_fenced() {
+        let mut stream = stream(1).await;
         let reply = stream.answer(request()).await.expect("the broker is registered");
         assert!(!reply.fenced);
-        stream.gateway.controller.sessions.begin_fencing(BROKER);
+        stream.gateway.controller.sessions.begin_removal(BROKER, Removal::Fencing);
         let reply = stream.answer(request()).await.expect("the broker is registered");
         assert!(reply.fenced && reply.lease_ms == 0);
+    }
+
+    #[tokio::test]
+    async fn a_broker_in_controlled_shutdown_is_answered_while_its_partitions_move() {
+        // The event loop does not run: an answer that waits for it does not come.
+        let mut stream = stream(CHANGES_PER_STEP_MAX + 1).await;
+        let stops = || HeartbeatRequest { want_shutdown: true, ..request() };
+        let reply = stream.answer(stops()).await.expect("the broker is registered");
+        assert!(!reply.fenced && !reply.should_shut_down);
+        stream.gateway.controller.sessions.begin_removal(BROKER, Removal::ControlledShutdown);
+        let reply = stream.answer(stops()).await.expect("the broker is registered");
+        assert!(!reply.fenced && !reply.should_shut_down);
     }
 }

@@ -199,6 +199,8 @@ pub struct Group {
     pub stamp: Stamp,
     pub records: Vec<Record>,
     pub parked: Vec<Parked>,
+    /// A step of what changes much is among them.
+    pub has_step: bool,
     /// The draft before the first of its records, once there is one.
     before: Option<Ledger>,
     bytes: usize,
@@ -206,7 +208,7 @@ pub struct Group {
 
 impl Group {
     pub fn new(stamp: Stamp) -> Self {
-        Self { stamp, records: Vec::new(), parked: Vec::new(), before: None, bytes: 0 }
+        Self { stamp, records: Vec::new(), parked: Vec::new(), has_step: false, before: None, bytes: 0 }
     }
 
     pub fn take_before(&mut self) -> Option<Ledger> {

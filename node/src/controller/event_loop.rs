@@ -10,6 +10,7 @@ use std::time::Duration;
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::image::Ledger;
+use quorate_metadata::liveness::Removal;
 use quorate_metadata::mutant::Mutant;
 use quorate_metadata::plan::elections::Cursor;
 use quorate_metadata::record::ControllerRegistration;
@@ -24,7 +25,7 @@ use super::handle::{ControllerHandle, QueuedBytes};
 use super::inflight::{InFlight, LostClaim};
 use super::large_plan::{LargePlans, Prepared, not_controller};
 use super::liveness::SessionTable;
-use super::operation::Operation;
+use super::operation::{Operation, Removes};
 use super::probe::Probed;
 use super::pulse::Pulse;
 use super::tasks::TaskTable;
@@ -99,9 +100,17 @@ impl Claim {
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
-        let current = self.draft.working().broker(broker).map(|known| (broker, known.epoch));
-        let mut begun = self.steps.iter().chain(&self.deferred);
-        current.is_some() && begun.any(|operation| operation.fences == current)
+        self.is_removing(broker, Removal::Fencing)
+    }
+
+    /// Whether this broker, as it is registered now, is being taken out of ISRs for such a reason.
+    pub fn is_removing(&self, broker: BrokerId, removal: Removal) -> bool {
+        let Some(epoch) = self.draft.working().broker(broker).map(|known| known.epoch) else { return false };
+        self.has_begun(Removes { broker, epoch, removal })
+    }
+
+    pub fn has_begun(&self, removes: Removes) -> bool {
+        self.steps.iter().chain(&self.deferred).any(|operation| operation.removes == Some(removes))
     }
 }
 
@@ -283,7 +292,7 @@ impl EventLoop {
         } else if claim.can_step()
             && let Some(operation) = claim.steps.pop_front()
         {
-            self.run_step(operation);
+            self.run_all(vec![operation]);
         } else if !claim.deferred.is_empty() {
             let deferred = std::mem::take(&mut claim.deferred);
             self.run_all(deferred);
@@ -298,13 +307,6 @@ impl EventLoop {
             && let Ok(first) = self.operations.try_recv()
         {
             self.run_operations(first);
-        }
-    }
-
-    fn run_step(&mut self, operation: Operation) {
-        self.run_all(vec![operation]);
-        if let Some(claim) = &mut self.claim {
-            claim.in_flight.mark_step();
         }
     }
 

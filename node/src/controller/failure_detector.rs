@@ -1,14 +1,15 @@
 //! Decides which brokers are gone: by broken streams, refused probes and ended sessions.
 
 use quorate_metadata::ids::BrokerId;
-use quorate_metadata::plan::brokers::Fencing;
+use quorate_metadata::liveness::Removal;
+use quorate_metadata::plan::brokers::Departure;
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{MetadataImage, Plan};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::event_loop::{EventLoop, StreamLost};
-use super::operation::Operation;
+use super::operation::{Operation, Removes};
 use super::probe::{Evidence, Probed, probe};
 
 impl EventLoop {
@@ -34,7 +35,8 @@ impl EventLoop {
         let current = claim.draft.working().broker(probed.broker).is_some_and(|known| known.epoch == probed.epoch);
         // A broker that listens, or cannot be reached, stays a suspect until its stream is back: the next probe may show
         // more.
-        if probed.evidence == Evidence::Refused && current && !self.sessions.has_stream(probed.broker) {
+        if probed.evidence == Evidence::Refused && current && self.sessions.begin_fencing_without_stream(probed.broker)
+        {
             claim.suspects.remove(&probed.broker);
             self.fence(probed.broker, "process gone: its host refused the connection");
         }
@@ -49,16 +51,17 @@ impl EventLoop {
             return;
         }
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
-        self.sessions.begin_fencing(broker);
+        self.sessions.begin_removal(broker, Removal::Fencing);
         self.metrics.brokers_fenced.inc();
         self.interrupt_large_plan();
         // A later step finds another incarnation where the broker has registered again meanwhile: that gave up its seats.
-        let mut fencing = Fencing::default();
+        let mut departure = Departure::default();
         let fence = move |image: &MetadataImage, _: &mut Rng| match image.broker(broker) {
-            Some(known) if known.epoch == epoch => fencing.step(image, broker),
+            Some(known) if known.epoch == epoch => departure.fence(image, broker),
             Some(_) | None => Ok(Plan::new(Vec::new(), ())),
         };
-        let operation = Operation { fences: Some((broker, epoch)), ..Operation::internal("fence", fence) };
+        let removes = Some(Removes { broker, epoch, removal: Removal::Fencing });
+        let operation = Operation { removes, ..Operation::internal("fence", fence) };
         self.run_all(vec![operation]);
     }
 

@@ -11,7 +11,7 @@ use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::liveness::SessionTable;
-use super::operation::{Mutation, Operation, Position, Progress, RequestId, Weight};
+use super::operation::{Mutation, Operation, Position, Progress, Removes, RequestId, Weight};
 use super::pulse::Pulse;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
@@ -155,7 +155,7 @@ impl ControllerHandle {
             plan_only: terms.plan_only,
             atomic: terms.atomic,
             weight: terms.weight,
-            fences: None,
+            removes: None,
             progress: Progress::default(),
             mutation: Box::new(Typed { plan, answer, response: None }),
             reply,
@@ -169,6 +169,16 @@ impl ControllerHandle {
             .map_err(|_| timed_out(terms.timeout))?
             .map_err(|_| ApiError::new(ErrorName::OutcomeUnknown, "the node is stopping"))??;
         M::decode(reply.as_slice()).map_err(|error| ApiError::new(ErrorName::UnknownServerError, error.to_string()))
+    }
+
+    /// Has the controller take a broker out of ISRs on its own account, in as many steps as that needs; no more than once at
+    /// a time.
+    pub fn remove(
+        &self,
+        removes: Removes,
+        plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
+    ) -> Result<(), ApiError> {
+        self.submit(Operation { removes: Some(removes), ..Operation::internal("remove-from-isrs", plan) })
     }
 
     /// Queues an operation, or says at once that the queue is full.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, Offset};
-use quorate_metadata::liveness::Sessions;
+use quorate_metadata::liveness::{Removal, Sessions};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -101,14 +101,15 @@ impl SessionTable {
         self.streams().open.contains_key(&broker)
     }
 
-    /// Called by the RPC task as soon as a heartbeat has arrived. Returns whether it came too late to keep a leader: the
-    /// fencing of the broker has begun. One lock decides, so that a heartbeat either extends the session or is late.
-    pub fn touch(&self, contact: Contact) -> bool {
+    /// Called by the RPC task as soon as a heartbeat has arrived. Returns what the broker is being taken out of ISRs for:
+    /// if it is a fencing, the heartbeat came too late to keep a leader. One lock decides, so that a heartbeat either
+    /// extends the session or is late.
+    pub fn touch(&self, contact: Contact) -> Option<Removal> {
         let now = self.now_ms();
         let mut sessions = self.lock();
         sessions.touch(contact.broker, contact.epoch, now);
         sessions.report_offset(contact.broker, contact.epoch, contact.metadata_offset);
-        sessions.is_fencing(contact.broker, contact.epoch)
+        sessions.removal(contact.broker, contact.epoch)
     }
 
     /// Whether this broker's process is there as far as we know: it was heard from within the session timeout, and
@@ -146,21 +147,37 @@ impl SessionTable {
         let now = self.now_ms();
         let mut sessions = self.lock();
         let expired = sessions.expired(image, now, |broker| !is_fencing(broker))?;
-        sessions.begin_fencing(expired);
+        sessions.begin_removal(expired, Removal::Fencing);
         Some(expired)
     }
 
-    /// What comes from the broker from now on is late, until it is unfenced.
-    pub fn begin_fencing(&self, broker: BrokerId) {
-        self.lock().begin_fencing(broker);
+    /// Begins the fencing of a broker that no stream speaks for; returns whether it did. A stream that is opened meanwhile
+    /// finds the fencing begun, since it is open before its heartbeat counts.
+    pub(super) fn begin_fencing_without_stream(&self, broker: BrokerId) -> bool {
+        let streams = self.streams();
+        let begins = !streams.open.contains_key(&broker);
+        if begins {
+            self.lock().begin_removal(broker, Removal::Fencing);
+        }
+        begins
     }
 
-    pub(super) fn end_fencing(&self, broker: BrokerId) {
-        self.lock().end_fencing(broker);
+    /// From now on a heartbeat is answered by what this is, until the broker is unfenced.
+    pub fn begin_removal(&self, broker: BrokerId, removal: Removal) {
+        self.lock().begin_removal(broker, removal);
     }
 
-    pub(super) fn retain_fencings(&self, goes_on: impl Fn(BrokerId) -> bool) {
-        self.lock().retain_fencings(goes_on);
+    pub(super) fn end_removal(&self, broker: BrokerId) {
+        self.lock().end_removal(broker);
+    }
+
+    pub(super) fn retain_removals(&self, goes_on: impl Fn(BrokerId, Removal) -> bool) {
+        self.lock().retain_removals(goes_on);
+    }
+
+    /// Whether the broker is to be in no ISR soon, so that no leader may take it into one.
+    pub fn is_leaving(&self, broker: BrokerId) -> bool {
+        self.lock().is_leaving(broker)
     }
 
     pub(super) fn extend_all(&self, stall: Duration) {

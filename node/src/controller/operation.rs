@@ -1,6 +1,7 @@
 //! A mutation on its way to the event loop: how to plan it, and where its reply goes.
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClientId, ControllerEpoch, Offset};
+use quorate_metadata::liveness::Removal;
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, Record};
 use tokio::sync::oneshot;
@@ -52,6 +53,14 @@ impl Progress {
     }
 }
 
+/// A broker is taken out of ISRs, in steps if they are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removes {
+    pub broker: BrokerId,
+    pub epoch: BrokerEpoch,
+    pub removal: Removal,
+}
+
 pub type Reply = Result<Vec<u8>, ApiError>;
 
 pub struct Operation {
@@ -65,8 +74,8 @@ pub struct Operation {
     /// Whether its records may become visible only together. Fencing is the exception (design section 2).
     pub atomic: bool,
     pub weight: Weight,
-    /// The incarnation that it fences, if that is what it does.
-    pub fences: Option<(BrokerId, BrokerEpoch)>,
+    /// The incarnation of a broker that it takes out of ISRs, if that is what it does.
+    pub removes: Option<Removes>,
     /// What it has planned so far, if it is planned in steps.
     pub progress: Progress,
     pub mutation: Box<dyn Mutation>,
@@ -90,7 +99,7 @@ impl Operation {
             plan_only: false,
             atomic: false,
             weight: Weight::default(),
-            fences: None,
+            removes: None,
             progress: Progress::default(),
             mutation: Box::new(Internal(plan)),
             reply,

@@ -3,7 +3,7 @@
 use quorate_client::world;
 use quorate_metadata::mutant::Mutant;
 use quorate_metadata::rng::Rng;
-use quorate_metadata::{ErrorName, Record};
+use quorate_metadata::{ApiError, ErrorName, Record};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -11,7 +11,7 @@ use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
 use super::event_loop::{Claim, EventLoop};
 use super::inflight::Parked;
 use super::large_plan::{self, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
-use super::operation::{INTERNAL, Operation, Progress, Weight};
+use super::operation::{INTERNAL, Operation, Progress, Removes, Weight};
 use crate::machine::Workers;
 use crate::raft::RaftNode;
 
@@ -20,6 +20,9 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
         if claim.large.has_batches() {
             return claim.deferred.push(operation);
+        }
+        if operation.removes.is_some_and(|removes| claim.has_begun(removes)) {
+            return operation.refuse(goes_on_already(operation.name));
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
@@ -86,6 +89,10 @@ impl EventLoop {
             Ok((draft, records)) => {
                 let before = std::mem::replace(&mut claim.draft, draft);
                 group.add(before, records, None);
+                group.has_step = true;
+                if let Some(removes) = operation.removes {
+                    self.sessions.begin_removal(removes.broker, removes.removal);
+                }
                 claim.steps.push_back(operation);
             }
             Err(broken) => {
@@ -103,7 +110,7 @@ impl EventLoop {
             _ => None,
         };
         for broker in batches.iter().flatten().filter_map(unfenced) {
-            self.sessions.end_fencing(broker);
+            self.sessions.end_removal(broker);
             if claim.draft.working().index.leaderless_on(broker, None).next().is_some() {
                 claim.returned.insert(broker, None);
             }
@@ -128,6 +135,11 @@ impl EventLoop {
                 let draft = claim.draft.clone();
                 let batch = PreparedBatch { payload, next_offset: draft.working().next_offset, draft: Some(draft) };
                 self.send(batch, group.parked);
+                if group.has_step
+                    && let Some(claim) = &mut self.claim
+                {
+                    claim.in_flight.mark_step();
+                }
             }
             Err(too_large) => {
                 error!(too_large, "batch refused before the log");
@@ -217,11 +229,17 @@ impl EventLoop {
 /// One line for all steps of what changes much, with its counts.
 fn log_mass_change(operation: &Operation) {
     let Progress { steps, records } = operation.progress;
-    match operation.fences {
-        Some((broker, epoch)) => info!(%broker, broker_epoch = %epoch, steps, records, "fencing planned"),
+    match operation.removes {
+        Some(Removes { broker, epoch, removal }) => {
+            info!(%broker, broker_epoch = %epoch, steps, records, ?removal, "removal from ISRs planned");
+        }
         None if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
         None => {}
     }
+}
+
+fn goes_on_already(operation: &str) -> ApiError {
+    ApiError::new(ErrorName::InvalidRequest, format!("{operation} is under way for this incarnation of the broker"))
 }
 
 /// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.

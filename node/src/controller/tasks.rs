@@ -142,8 +142,7 @@ impl EventLoop {
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
         let draft = claim.draft.working();
-        let is_fenced = |broker| draft.broker(broker).is_none_or(|known| known.fenced);
-        self.sessions.retain_fencings(|broker| claim.is_fencing(broker) || is_fenced(broker));
+        self.sessions.retain_removals(|broker, removal| claim.is_removing(broker, removal) || !draft.is_active(broker));
         let Some(broker) = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker)) else {
             return Next::Later;
         };

@@ -49,7 +49,13 @@ pub struct AlteredPartition {
 
 type Answer = (TopicPartition, Result<AlteredPartition, ApiError>);
 
-pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Result<Plan<Vec<Answer>>, ApiError> {
+/// `is_leaving` tells which brokers are on their way out of every ISR, so that none comes back into one behind those that
+/// take it out.
+pub fn alter_partition(
+    image: &MetadataImage,
+    request: &AlterPartition,
+    is_leaving: impl Fn(BrokerId) -> bool,
+) -> Result<Plan<Vec<Answer>>, ApiError> {
     sender(image, request.broker, request.broker_epoch)?;
     let mut records = Vec::new();
     let mut rules = RulesByTopic::new(image);
@@ -64,7 +70,7 @@ pub fn alter_partition(image: &MetadataImage, request: &AlterPartition) -> Resul
         }
         check_epochs(request.broker, wanted, partition)?;
         check_isr(wanted, partition)?;
-        check_members(image, partition, wanted)?;
+        check_members(image, partition, wanted, &is_leaving)?;
         let cause = Cause::AlterPartition(request.broker);
         let change = PartitionChangeBuilder::new(image, wanted.id, partition, rules.of(topic), cause)
             .isr(wanted.isr.iter().map(|member| member.broker).collect())
@@ -151,13 +157,19 @@ fn check_isr(wanted: &PartitionAlteration, partition: &Partition) -> Result<(), 
 
 /// Each member must be active, and the incarnation that the leader saw fetching: what a broker had fetched before
 /// it restarted says nothing about what it has now.
-fn check_members(image: &MetadataImage, partition: &Partition, wanted: &PartitionAlteration) -> Result<(), ApiError> {
+fn check_members(
+    image: &MetadataImage,
+    partition: &Partition,
+    wanted: &PartitionAlteration,
+    is_leaving: impl Fn(BrokerId) -> bool,
+) -> Result<(), ApiError> {
     for member in &wanted.isr {
         let broker = member.broker;
         let why = match image.broker(broker) {
             None => "is not registered".to_owned(),
             Some(at) if at.fenced => "is fenced".to_owned(),
             Some(at) if at.in_controlled_shutdown => "is in controlled shutdown".to_owned(),
+            Some(_) if !partition.isr.contains(&broker) && is_leaving(broker) => "is being fenced, or stops".to_owned(),
             Some(at) if !at.has_online(partition.directory_of(broker)) => "has it in a failed log directory".to_owned(),
             Some(at) => match member.epoch {
                 Some(epoch) if epoch != at.epoch => format!("is at epoch {}, not {epoch}", at.epoch),

@@ -249,17 +249,34 @@ pub fn fence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiErr
     Ok(finish(step, (), Record::FenceBroker { broker, epoch: registration.epoch }))
 }
 
-/// The fencing of a broker in steps, each of which goes on where the one before ended. Without `reached` each would walk
+/// A broker leaves every ISR in steps, each of which goes on where the one before ended. Without `reached` each would walk
 /// what the others have changed already.
 #[derive(Debug, Default)]
-pub struct Fencing {
+pub struct Departure {
     /// The last follower that has left its ISR.
     reached: Option<TopicPartition>,
 }
 
-impl Fencing {
-    pub fn step(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
-        let plan = self.plan(image, broker)?;
+impl Departure {
+    pub fn fence(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+        let plan = self.next(image, broker, Cause::BrokerFenced(broker)).map_or_else(|| fence(image, broker), Ok)?;
+        Ok(self.note(image, broker, plan))
+    }
+
+    pub fn begin_controlled_shutdown(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+        let next = self.next(image, broker, Cause::ControlledShutdown(broker));
+        let plan = next.map_or_else(|| begin_controlled_shutdown(image, broker), Ok)?;
+        Ok(self.note(image, broker, plan))
+    }
+
+    /// The step behind the place that was reached. None: from the start, since the broker may have got seats before it.
+    fn next(&self, image: &MetadataImage, broker: BrokerId, cause: Cause) -> Option<Plan<()>> {
+        self.reached?;
+        let step = leave_isr(image, broker, self.reached, cause);
+        (!step.records.is_empty()).then(|| Plan::partial(step.records, ()))
+    }
+
+    fn note(&mut self, image: &MetadataImage, broker: BrokerId, plan: Plan<()>) -> Plan<()> {
         self.reached = match plan.records.last() {
             Some(Record::PartitionChange(change)) => {
                 let has_led = image.partition(change.id).is_some_and(|partition| partition.leader == Some(broker));
@@ -267,19 +284,7 @@ impl Fencing {
             }
             _ => None,
         };
-        Ok(plan)
-    }
-
-    fn plan(&self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
-        let is_fenced = registered(image, broker)?.fenced;
-        if self.reached.is_some() && !is_fenced {
-            let step = leave_isr(image, broker, self.reached, Cause::BrokerFenced(broker));
-            if !step.records.is_empty() {
-                return Ok(Plan::partial(step.records, ()));
-            }
-        }
-        // From the start: the broker may have got seats behind the place that was reached.
-        fence(image, broker)
+        plan
     }
 }
 

@@ -11,13 +11,17 @@
 //!
 //! A failed log directory is dealt with first; a broker with none left is as one that wants to be fenced.
 //!
+//! A broker with many partitions changes its state in steps (`HeartbeatSteps`).
+//!
 //! "Has replayed its own registration", not "has caught up": the log of a busy cluster outruns any heartbeat.
 
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerEpoch, BrokerId, DirectoryId, Offset};
 use crate::image::MetadataImage;
+use crate::liveness::Removal;
 use crate::mutant::Mutant;
-use crate::plan::{Plan, WaitingOn, brokers};
+use crate::plan::brokers::{self, Departure};
+use crate::plan::{Plan, WaitingOn};
 use crate::record::BrokerRegistration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,29 +97,87 @@ pub fn heartbeat(
     heartbeat: &Heartbeat,
     lowest_active_offset: Option<Offset>,
 ) -> Result<Plan<HeartbeatAnswer>, ApiError> {
-    let broker = sender(image, heartbeat.broker, heartbeat.epoch)?;
-    let failed = brokers::newly_failed(broker, &heartbeat.offline_directories);
-    let nothing_left = !failed.is_empty() && failed.len() == broker.directories.len();
-    let circumstances = Circumstances {
-        want_fence: heartbeat.want_fence || nothing_left,
-        want_shutdown: heartbeat.want_shutdown,
-        caught_up: heartbeat.metadata_offset.get() > broker.epoch.get(),
-        leads: image.index.led_count(broker.broker) > 0,
-        moves_seen: moves_seen(broker, lowest_active_offset),
-    };
-    let current = State::of(broker);
-    if !failed.is_empty() && !nothing_left {
-        // What else it wants it says again.
-        let plan = brokers::fail_directories(image, broker, &failed);
-        return Ok(plan.map(|()| HeartbeatAnswer::of(current, circumstances)));
+    HeartbeatSteps::new(heartbeat.clone()).plan(image, lowest_active_offset)
+}
+
+/// A heartbeat that may take several steps. What the first one decides holds for all: the leaderships that it moves must
+/// not change what the others are for.
+#[derive(Debug)]
+pub struct HeartbeatSteps {
+    heartbeat: Heartbeat,
+    /// Where an unfenced broker goes.
+    decided: Option<State>,
+    departure: Departure,
+}
+
+impl HeartbeatSteps {
+    pub fn new(heartbeat: Heartbeat) -> Self {
+        Self { heartbeat, decided: None, departure: Departure::default() }
     }
-    let next = next_state(current, circumstances);
-    let plan = transition(image, broker.broker, current, next)?;
-    let answer = HeartbeatAnswer::of(next, circumstances);
-    if plan.records.is_empty() {
-        return Ok(Plan::waiting(waiting_on(next, circumstances), answer));
+
+    /// Plans the next step. The answer to one that is not the last tells nobody to stop.
+    pub fn plan(
+        &mut self,
+        image: &MetadataImage,
+        lowest_active_offset: Option<Offset>,
+    ) -> Result<Plan<HeartbeatAnswer>, ApiError> {
+        let heartbeat = &self.heartbeat;
+        let broker = sender(image, heartbeat.broker, heartbeat.epoch)?;
+        let failed = brokers::newly_failed(broker, &heartbeat.offline_directories);
+        let nothing_left = !failed.is_empty() && failed.len() == broker.directories.len();
+        let circumstances = Circumstances {
+            want_fence: heartbeat.want_fence || nothing_left,
+            want_shutdown: heartbeat.want_shutdown,
+            caught_up: heartbeat.metadata_offset.get() > broker.epoch.get(),
+            leads: image.index.led_count(broker.broker) > 0,
+            moves_seen: moves_seen(broker, lowest_active_offset),
+        };
+        let current = State::of(broker);
+        if !failed.is_empty() && !nothing_left {
+            // What else it wants it says again.
+            let plan = brokers::fail_directories(image, broker, &failed);
+            return Ok(plan.map(|()| HeartbeatAnswer::of(current, circumstances)));
+        }
+        let next = match self.decided {
+            Some(decided) if current == State::Unfenced => decided,
+            _ => next_state(current, circumstances),
+        };
+        self.decided = (current == State::Unfenced).then_some(next);
+        let plan = self.transition(image, broker.broker, current, next)?;
+        let mut answer = HeartbeatAnswer::of(next, circumstances);
+        answer.should_shut_down &= !plan.is_partial;
+        if plan.records.is_empty() {
+            return Ok(Plan::waiting(waiting_on(next, circumstances), answer));
+        }
+        Ok(plan.map(|()| answer))
     }
-    Ok(plan.map(|()| answer))
+
+    fn transition(
+        &mut self,
+        image: &MetadataImage,
+        broker: BrokerId,
+        current: State,
+        next: State,
+    ) -> Result<Plan<()>, ApiError> {
+        if current == next {
+            return Ok(Plan::new(Vec::new(), ()));
+        }
+        match next {
+            // A broker that stops is fenced by the same stroke: no ISR waits for it.
+            State::Fenced | State::ShutdownNow => self.departure.fence(image, broker),
+            State::Unfenced => brokers::unfence(image, broker),
+            State::ControlledShutdown => self.departure.begin_controlled_shutdown(image, broker),
+        }
+    }
+
+    /// What its steps are for, once the first is planned.
+    pub fn removal(&self) -> Removal {
+        match self.decided {
+            Some(State::Fenced | State::ShutdownNow) => Removal::Fencing,
+            Some(State::ControlledShutdown) => Removal::ControlledShutdown,
+            Some(State::Unfenced) | None => Removal::DirectoryFailure,
+        }
+    }
 }
 
 /// The sender of a request, if it is the incarnation that it says it is.
@@ -154,18 +216,6 @@ fn next_state(current: State, at: Circumstances) -> State {
         },
         State::ControlledShutdown if at.leads || !at.moves_seen => State::ControlledShutdown,
         State::ControlledShutdown | State::ShutdownNow => State::ShutdownNow,
-    }
-}
-
-fn transition(image: &MetadataImage, broker: BrokerId, current: State, next: State) -> Result<Plan<()>, ApiError> {
-    if current == next {
-        return Ok(Plan::new(Vec::new(), ()));
-    }
-    match next {
-        // A broker that stops is fenced by the same stroke: no ISR waits for it.
-        State::Fenced | State::ShutdownNow => brokers::fence(image, broker),
-        State::Unfenced => brokers::unfence(image, broker),
-        State::ControlledShutdown => brokers::begin_controlled_shutdown(image, broker),
     }
 }
 

@@ -299,7 +299,7 @@ impl Cluster {
     /// Why the controllers refuse, if they do.
     fn decide(&self, next: &mut State, request: Request) -> Option<ErrorName> {
         let image = Arc::clone(&next.controller.now.image);
-        match alter_partition(&image, &self.to_plan(next, request)) {
+        match alter_partition(&image, &self.to_plan(next, request), |_| false) {
             Ok(plan) => {
                 self.commit(next, plan.records);
                 plan.response.into_iter().find_map(|(_, answer)| answer.err()).map(|error| error.name)

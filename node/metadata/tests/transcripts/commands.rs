@@ -312,7 +312,7 @@ fn alter(image: &MetadataImage, command: &Command) -> Result<Step> {
     args.end()?;
     let partitions = ids.iter().map(|&id| PartitionAlteration { id, ..alteration.clone() }).collect();
     let goes_on = alteration.supersedes;
-    let plan = alter_partition(image, &AlterPartition { broker, broker_epoch, partitions });
+    let plan = alter_partition(image, &AlterPartition { broker, broker_epoch, partitions }, |_| false);
     let refusals =
         |answers: Vec<_>| answers.iter().filter_map(|(id, answer)| refusal(&name(image, *id), answer)).collect();
     Ok(Step { goes_on, ..step(plan, refusals)? })

@@ -254,7 +254,7 @@ impl World {
             supersedes: false,
         };
         let request = AlterPartition { broker: leader, broker_epoch, partitions: vec![alteration] };
-        let outcome = match alter_partition(&self.image, &request) {
+        let outcome = match alter_partition(&self.image, &request, |_| false) {
             Err(_) => Outcome::Unknown,
             Ok(plan) => {
                 self.replay(plan.records);
