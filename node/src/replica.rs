@@ -112,7 +112,8 @@ impl Replica for MetadataReplica {
             return Ok(Outcome::WrongEpoch);
         }
         let before = self.ledger.visible().clone();
-        let replayed = self.ledger.replay(&batch).map_err(|error| ReplicaError(error.to_string()))?;
+        // After an error the node stops, and nothing is published.
+        let replayed = self.ledger.replay_in_place(&batch).map_err(|error| ReplicaError(error.to_string()))?;
         self.check_features()?;
         self.view.feed.push(&before, self.ledger.visible(), replayed.visible);
         self.view.drafts.share_with(&mut self.ledger, epoch).map_err(|error| ReplicaError(error.to_string()))?;

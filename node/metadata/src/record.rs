@@ -301,6 +301,11 @@ pub struct BrokerRegistration {
 }
 
 impl BrokerRegistration {
+    /// Whether it may lead and be in ISRs: not fenced, and not on its way out.
+    pub fn is_active(&self) -> bool {
+        !self.fenced && !self.in_controlled_shutdown
+    }
+
     /// Whether a copy in `directory` is within reach. One that has no directory yet will be.
     pub fn has_online(&self, directory: DirectoryId) -> bool {
         directory == DirectoryId::UNASSIGNED || self.directories.contains(&directory)

@@ -16,7 +16,7 @@ use super::tasks::TaskTable;
 impl EventLoop {
     /// Everything committed before this epoch has been replayed here, so the draft starts as what is true.
     pub(super) fn activate(&mut self, epoch: ControllerEpoch) {
-        let draft = self.view.ledger();
+        let draft = self.view.ledger().to_draft();
         info!(controller_epoch = %epoch, offset = %draft.working().next_offset, "claimed");
         self.metrics.claims.inc();
         self.sessions.start_all(draft.working());

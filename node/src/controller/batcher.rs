@@ -5,6 +5,7 @@
 //! large for an entry.
 
 use std::collections::VecDeque;
+use std::vec;
 
 use bytes::Bytes;
 use quorate_metadata::ids::{ControllerEpoch, Offset};
@@ -144,19 +145,48 @@ pub struct PreparedBatch {
 
 /// Replays and encodes batches that stand one after the other.
 pub fn prepare(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Result<VecDeque<PreparedBatch>, String> {
-    let mut prepared = VecDeque::with_capacity(batches.len());
-    let mut draft = draft.clone();
-    for records in batches {
+    Unprepared::new(draft, stamp, batches).prepare(usize::MAX).map(|(prepared, _)| prepared)
+}
+
+/// Batches that stand one after the other, still to be replayed and encoded.
+pub struct Unprepared {
+    draft: Ledger,
+    stamp: Stamp,
+    batches: vec::IntoIter<Vec<Record>>,
+}
+
+impl Unprepared {
+    pub fn new(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Self {
+        Self { draft: draft.clone(), stamp, batches: batches.into_iter() }
+    }
+
+    pub fn epoch(&self) -> ControllerEpoch {
+        self.stamp.epoch
+    }
+
+    /// Prepares the next batches, at most so many, and returns what is left then.
+    pub fn prepare(mut self, count: usize) -> Result<(VecDeque<PreparedBatch>, Option<Self>), String> {
+        let mut prepared = VecDeque::new();
+        while prepared.len() < count
+            && let Some(records) = self.batches.next()
+        {
+            prepared.push_back(self.prepare_one(records)?);
+        }
+        let has_more = self.batches.len() > 0;
+        Ok((prepared, has_more.then_some(self)))
+    }
+
+    fn prepare_one(&mut self, records: Vec<Record>) -> Result<PreparedBatch, String> {
+        let Self { draft, stamp, .. } = self;
         let (base, was_open) = (draft.working().next_offset, draft.has_open_transaction());
-        let records = replay_in_place(&mut draft, stamp, records)?;
+        let records = replay_in_place(draft, *stamp, records)?;
         let is_inside = was_open && draft.has_open_transaction();
-        prepared.push_back(PreparedBatch {
-            payload: encode(base, stamp, records)?,
+        Ok(PreparedBatch {
+            payload: encode(base, *stamp, records)?,
             next_offset: draft.working().next_offset,
             draft: (!is_inside).then(|| draft.clone()),
-        });
+        })
     }
-    Ok(prepared)
 }
 
 /// All entries of an operation, one after the other, as the event loop proposes them: for those who check what an accepted

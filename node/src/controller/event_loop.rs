@@ -90,7 +90,11 @@ pub(super) struct Claim {
 
 impl Claim {
     fn can_step(&self) -> bool {
-        !self.steps.is_empty() && !self.in_flight.is_full_of_steps()
+        !self.steps.is_empty() && !self.in_flight.is_full_of_steps() && !self.large.is_proposing()
+    }
+
+    fn can_run_deferred(&self) -> bool {
+        !self.deferred.is_empty() && !self.large.is_proposing()
     }
 
     /// A plan that is made between two steps is stale when it comes.
@@ -277,7 +281,7 @@ impl EventLoop {
         self.claim.as_ref().is_some_and(|claim| {
             let has_work = claim.large.has_batches()
                 || claim.can_step()
-                || !claim.deferred.is_empty()
+                || claim.can_run_deferred()
                 || claim.can_start_large()
                 || (claim.tasks.has_unfinished() && !claim.large.is_busy());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
@@ -293,7 +297,7 @@ impl EventLoop {
             && let Some(operation) = claim.steps.pop_front()
         {
             self.run_all(vec![operation]);
-        } else if !claim.deferred.is_empty() {
+        } else if claim.can_run_deferred() {
             let deferred = std::mem::take(&mut claim.deferred);
             self.run_all(deferred);
         } else if claim.can_start_large()

@@ -201,7 +201,7 @@ impl ControllerHandle {
 }
 
 /// Certainly not applied: a plan that is given up is dropped, should it ever come to an end.
-fn held_the_controller(operation: &str) -> ApiError {
+pub(super) fn held_the_controller(operation: &str) -> ApiError {
     let message = format!(
         "planning {operation} held the controller for longer than an election timeout; it was given up and nothing was \
          done: request less at once"

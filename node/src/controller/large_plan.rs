@@ -1,5 +1,5 @@
 //! Operations that change much: planned beside the event loop, on a clone of the draft, and proposed batch by batch as
-//! room appears.
+//! room appears. The batches of a transaction are prepared in parts, each while the one before it is proposed.
 //!
 //! While one is prepared or proposed, other operations wait in their queue, so that it is made once. Fencing does not
 //! wait: it goes ahead, which makes the plan stale (it was made for another offset), and a transaction that was begun is
@@ -15,7 +15,7 @@ use quorate_metadata::{ApiError, ErrorName, Record};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::batcher::{self, Planned, PreparedBatch, Stamp};
+use super::batcher::{self, Planned, PreparedBatch, Stamp, Unprepared};
 use super::inflight::Parked;
 use super::operation::{Operation, Position};
 
@@ -30,45 +30,67 @@ fn time_to_prepare(records: usize) -> Duration {
     BASE + PER_RECORD * u32::try_from(records).unwrap_or(u32::MAX)
 }
 
+/// Batches of a part: enough to keep the log busy while the next part is prepared, and as many bytes as may be in flight.
+const BATCHES_PER_PART: usize = 8;
+
 /// The large operation in hand, and those that wait for it.
 #[derive(Default)]
 pub struct LargePlans {
     waiting: VecDeque<Operation>,
     stage: Option<Stage>,
     /// A plan that is still being made, and before which another one is proposed: it is stale when it comes.
-    displaced: Option<Displaced>,
+    displaced: Option<Making>,
 }
 
-struct Displaced {
+/// A plan that is being made elsewhere.
+#[derive(Clone, Copy)]
+struct Making {
     name: &'static str,
     number: u64,
     until: Instant,
 }
 
 enum Stage {
-    /// Its plan is being made elsewhere.
-    Preparing {
-        name: &'static str,
-        number: u64,
-        until: Instant,
-    },
-    Proposing(Proposing),
+    Preparing(Making),
+    Proposing(Box<Proposing>),
 }
 
 /// A plan on its way into the log.
-pub struct Proposing {
+struct Proposing {
     operation: Operation,
     reply: Vec<u8>,
     batches: VecDeque<PreparedBatch>,
+    rest: Rest,
+    /// When its last part must be there.
+    until: Instant,
 }
 
-/// A plan as it comes back to the event loop.
-pub struct Prepared {
+/// What comes after the batches that are prepared.
+enum Rest {
+    Nothing,
+    ToPrepare(Unprepared),
+    /// It is being prepared elsewhere, as this part.
+    Awaited(u64),
+}
+
+/// What comes back to the event loop.
+pub enum Prepared {
+    Plan(PreparedPlan),
+    Part(PreparedPart),
+}
+
+pub struct PreparedPlan {
     /// The claim and the offset that it was made for.
     epoch: ControllerEpoch,
     base: Offset,
     operation: Operation,
     outcome: Outcome,
+}
+
+pub struct PreparedPart {
+    epoch: ControllerEpoch,
+    part: u64,
+    outcome: Result<(VecDeque<PreparedBatch>, Option<Unprepared>), String>,
 }
 
 enum Outcome {
@@ -78,6 +100,7 @@ enum Outcome {
     Batches {
         reply: Vec<u8>,
         batches: VecDeque<PreparedBatch>,
+        rest: Option<Unprepared>,
     },
 }
 
@@ -89,6 +112,8 @@ pub enum Accepted {
     Propose,
     /// The event loop plans it in steps.
     InSteps(Operation),
+    /// A part of it does not replay. What is proposed of it is a transaction without an end.
+    Broken(Operation, String),
     /// It is to be prepared again, since something was planned meanwhile; or it came too late.
     Nothing,
 }
@@ -110,21 +135,23 @@ impl LargePlans {
         }
         let operation = self.waiting.pop_front()?;
         let Operation { name, number, weight, .. } = operation;
-        self.stage = Some(Stage::Preparing { name, number, until: now + time_to_prepare(weight.records) });
+        self.stage = Some(Stage::Preparing(Making { name, number, until: now + time_to_prepare(weight.records) }));
         Some(operation)
     }
 
-    /// Gives up a plan that is not made in time, so that others need not wait for it; its name and number.
-    pub fn give_up_overdue(&mut self, now: Instant) -> Option<(&'static str, u64)> {
-        if let Some(Displaced { name, number, .. }) = self.displaced.take_if(|displaced| displaced.until <= now) {
-            return Some((name, number));
+    /// Gives up a plan that is not made in time, so that others need not wait for it.
+    pub fn give_up_overdue(&mut self, now: Instant) -> Option<Overdue> {
+        if let Some(Making { name, number, .. }) = self.displaced.take_if(|displaced| displaced.until <= now) {
+            return Some(Overdue::Plan { name, number });
         }
-        match self.stage {
-            Some(Stage::Preparing { name, number, until }) if until <= now => {
-                self.stage = None;
-                Some((name, number))
-            }
-            Some(Stage::Preparing { .. } | Stage::Proposing(_)) | None => None,
+        let is_overdue = match &self.stage {
+            Some(Stage::Preparing(making)) => making.until <= now,
+            Some(Stage::Proposing(proposing)) => matches!(proposing.rest, Rest::Awaited(_)) && proposing.until <= now,
+            None => false,
+        };
+        match self.stage.take_if(|_| is_overdue)? {
+            Stage::Preparing(Making { name, number, .. }) => Some(Overdue::Plan { name, number }),
+            Stage::Proposing(proposing) => Some(Overdue::Part(proposing.operation)),
         }
     }
 
@@ -132,24 +159,40 @@ impl LargePlans {
         self.stage.is_none() && self.displaced.is_none() && !self.waiting.is_empty()
     }
 
-    pub fn has_batches(&self) -> bool {
+    /// Whether a plan is on its way into the log, so that nothing else may be planned.
+    pub fn is_proposing(&self) -> bool {
         matches!(&self.stage, Some(Stage::Proposing(_)))
     }
 
-    /// Takes in a plan that was prepared under this claim.
+    /// Whether there is a batch to propose.
+    pub fn has_batches(&self) -> bool {
+        matches!(&self.stage, Some(Stage::Proposing(proposing)) if !proposing.batches.is_empty())
+    }
+
+    /// Takes in what was prepared under this claim.
     pub fn accept(&mut self, prepared: Prepared, draft: &Ledger) -> Accepted {
-        let Prepared { base, operation, outcome, .. } = prepared;
-        let is_awaited = matches!(self.stage, Some(Stage::Preparing { number, .. }) if number == operation.number);
+        match prepared {
+            Prepared::Plan(plan) => self.accept_plan(plan, draft),
+            Prepared::Part(part) => self.accept_part(part),
+        }
+    }
+
+    fn accept_plan(&mut self, prepared: PreparedPlan, draft: &Ledger) -> Accepted {
+        let PreparedPlan { base, operation, outcome, .. } = prepared;
+        let awaited = match self.stage {
+            Some(Stage::Preparing(making)) if making.number == operation.number => Some(making),
+            _ => None,
+        };
         if self.displaced.take_if(|displaced| displaced.number == operation.number).is_some() {
             info!(operation = operation.name, "displaced: it is planned again");
             self.waiting.push_front(operation);
             return Accepted::Nothing;
         }
-        if !is_awaited {
+        let Some(Making { until, .. }) = awaited else {
             // It was given up, or prepared for a claim before this one.
             operation.refuse(not_controller());
             return Accepted::Nothing;
-        }
+        };
         self.stage = None;
         if base != draft.working().next_offset {
             info!(operation = operation.name, "plan is stale: it is made again");
@@ -159,41 +202,73 @@ impl LargePlans {
         match outcome {
             Outcome::Answered(reply) => Accepted::Answer(operation, reply),
             Outcome::InSteps => Accepted::InSteps(operation),
-            Outcome::Batches { reply, batches } => {
-                self.propose(operation, reply, batches);
+            Outcome::Batches { reply, batches, rest } => {
+                let rest = rest.map_or(Rest::Nothing, Rest::ToPrepare);
+                self.stage = Some(Stage::Proposing(Box::new(Proposing { operation, reply, batches, rest, until })));
                 Accepted::Propose
             }
         }
     }
 
-    /// Batches that were prepared for the draft as it is. A plan that is still being made is stale by them.
-    pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>) {
-        if let Some(Stage::Preparing { name, number, until }) = self.stage {
-            self.displaced = Some(Displaced { name, number, until });
+    fn accept_part(&mut self, prepared: PreparedPart) -> Accepted {
+        let PreparedPart { part, outcome, .. } = prepared;
+        let is_awaited = |stage: &mut Stage| match stage {
+            Stage::Proposing(proposing) => matches!(proposing.rest, Rest::Awaited(awaited) if awaited == part),
+            Stage::Preparing(_) => false,
+        };
+        // The plan may have given way, or have been given up.
+        let Some(Stage::Proposing(mut proposing)) = self.stage.take_if(is_awaited) else { return Accepted::Nothing };
+        match outcome {
+            Ok((batches, rest)) => {
+                proposing.batches.extend(batches);
+                proposing.rest = rest.map_or(Rest::Nothing, Rest::ToPrepare);
+                self.stage = Some(Stage::Proposing(proposing));
+                Accepted::Propose
+            }
+            Err(broken) => Accepted::Broken(proposing.operation, broken),
         }
-        self.stage = Some(Stage::Proposing(Proposing { operation, reply, batches }));
+    }
+
+    /// Batches that were prepared for the draft as it is. A plan that is still being made is stale by them.
+    pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>, now: Instant) {
+        if let Some(Stage::Preparing(making)) = self.stage {
+            self.displaced = Some(making);
+        }
+        let proposing = Proposing { operation, reply, batches, rest: Rest::Nothing, until: now };
+        self.stage = Some(Stage::Proposing(Box::new(proposing)));
     }
 
     /// The next batch, and what to answer once it is committed: that is with the last one.
     pub fn next_batch(&mut self) -> Option<(PreparedBatch, Option<Parked>)> {
         let Some(Stage::Proposing(proposing)) = &mut self.stage else { return None };
         let batch = proposing.batches.pop_front()?;
-        if !proposing.batches.is_empty() {
+        if !proposing.batches.is_empty() || !matches!(proposing.rest, Rest::Nothing) {
             return Some((batch, None));
         }
-        let Some(Stage::Proposing(Proposing { operation, reply, .. })) = self.stage.take() else {
-            unreachable!("the stage was just looked at")
-        };
+        let Some(Stage::Proposing(proposing)) = self.stage.take() else { unreachable!("the stage was just looked at") };
+        let Proposing { operation, reply, .. } = *proposing;
         Some((batch, Some(Parked { sender: operation.reply, reply: Ok(reply) })))
+    }
+
+    /// What to prepare next, as part `number`, which no other part of this process has. Two parts are in memory at most.
+    pub fn next_part(&mut self, number: u64) -> Option<Unprepared> {
+        let Some(Stage::Proposing(proposing)) = &mut self.stage else { return None };
+        if proposing.batches.len() > BATCHES_PER_PART || !matches!(proposing.rest, Rest::ToPrepare(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut proposing.rest, Rest::Awaited(number)) {
+            Rest::ToPrepare(unprepared) => Some(unprepared),
+            Rest::Nothing | Rest::Awaited(_) => unreachable!("it was just looked at"),
+        }
     }
 
     /// Gives way: batches that are not proposed yet are dropped, and their operation is planned again. True if there were
     /// any, so that a transaction may be open.
     pub fn interrupt(&mut self) -> bool {
         match self.stage.take() {
-            Some(Stage::Proposing(Proposing { operation, .. })) => {
-                info!(operation = operation.name, "interrupted: it is planned again");
-                self.waiting.push_front(operation);
+            Some(Stage::Proposing(proposing)) => {
+                info!(operation = proposing.operation.name, "interrupted: it is planned again");
+                self.waiting.push_front(proposing.operation);
                 true
             }
             other => {
@@ -206,8 +281,8 @@ impl LargePlans {
     /// The claim is lost. What was proposed of a plan replays to nothing without its end, or to what a retry finds.
     pub fn fail_all(&mut self) {
         let proposing = match self.stage.take() {
-            Some(Stage::Proposing(Proposing { operation, .. })) => Some(operation),
-            Some(Stage::Preparing { .. }) | None => None,
+            Some(Stage::Proposing(proposing)) => Some(proposing.operation),
+            Some(Stage::Preparing(_)) | None => None,
         };
         self.displaced = None;
         for operation in proposing.into_iter().chain(self.waiting.drain(..)) {
@@ -216,14 +291,29 @@ impl LargePlans {
     }
 }
 
+/// What is given up.
+pub enum Overdue {
+    /// The operation is where its plan is made.
+    Plan { name: &'static str, number: u64 },
+    /// A part of the plan is not made, and what is proposed of it is a transaction without an end.
+    Part(Operation),
+}
+
 impl Prepared {
     pub fn epoch(&self) -> ControllerEpoch {
-        self.epoch
+        match self {
+            Self::Plan(plan) => plan.epoch,
+            Self::Part(part) => part.epoch,
+        }
     }
 
     /// The claim that it was made for is gone.
     pub fn refuse(self) {
-        self.operation.refuse(not_controller());
+        match self {
+            Self::Plan(plan) => plan.operation.refuse(not_controller()),
+            // Its operation was refused with the claim.
+            Self::Part(_) => {}
+        }
     }
 }
 
@@ -236,13 +326,19 @@ pub fn prepare(mut operation: Operation, draft: Ledger, stamp: Stamp, mut rng: R
     let base = draft.working().next_offset;
     let outcome = match batcher::plan(&mut operation, &draft, stamp.epoch, &mut rng) {
         Planned::Answered(reply) => Outcome::Answered(reply),
-        Planned::Records { batches, reply } => prepared(operation.name, &draft, stamp, batches, reply),
+        Planned::Records { batches, reply } => first_part(&operation, Unprepared::new(&draft, stamp, batches), reply),
         Planned::Step(records) if operation.plan_only => {
             Outcome::Answered(all_steps(&mut operation, draft, stamp, &mut rng, records))
         }
         Planned::Step(_) => Outcome::InSteps,
     };
-    Prepared { epoch: stamp.epoch, base, operation, outcome }
+    Prepared::Plan(PreparedPlan { epoch: stamp.epoch, base, operation, outcome })
+}
+
+/// Replays and encodes the next part of a plan.
+pub fn prepare_part(part: u64, unprepared: Unprepared) -> Prepared {
+    let epoch = unprepared.epoch();
+    Prepared::Part(PreparedPart { epoch, part, outcome: unprepared.prepare(BATCHES_PER_PART) })
 }
 
 /// The reply of an operation that only plans: the records of all its steps, each on what the one before leads to.
@@ -269,10 +365,12 @@ fn all_steps(
     }
 }
 
-fn prepared(name: &'static str, draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>, reply: Vec<u8>) -> Outcome {
-    match batcher::prepare(draft, stamp, batches) {
-        Ok(batches) => Outcome::Batches { reply, batches },
-        Err(broken) => Outcome::Answered(Err(does_not_replay(name, &broken))),
+/// Only a transaction is prepared in parts: of others nothing could be taken back if a later part did not replay.
+fn first_part(operation: &Operation, unprepared: Unprepared, reply: Vec<u8>) -> Outcome {
+    let count = if operation.atomic { BATCHES_PER_PART } else { usize::MAX };
+    match unprepared.prepare(count) {
+        Ok((batches, rest)) => Outcome::Batches { reply, batches, rest },
+        Err(broken) => Outcome::Answered(Err(does_not_replay(operation.name, &broken))),
     }
 }
 

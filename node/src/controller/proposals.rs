@@ -9,8 +9,9 @@ use tracing::{error, info, warn};
 
 use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
 use super::event_loop::{Claim, EventLoop};
+use super::handle::held_the_controller;
 use super::inflight::Parked;
-use super::large_plan::{self, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
+use super::large_plan::{self, Overdue, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
 use super::operation::{INTERNAL, Operation, Progress, Removes, Weight};
 use crate::machine::Workers;
 use crate::raft::RaftNode;
@@ -18,11 +19,12 @@ use crate::raft::RaftNode;
 impl EventLoop {
     pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
-        if claim.large.has_batches() {
+        if claim.large.is_proposing() {
             return claim.deferred.push(operation);
         }
         if operation.removes.is_some_and(|removes| claim.has_begun(removes)) {
-            return operation.refuse(goes_on_already(operation.name));
+            let refusal = goes_on_already(operation.name);
+            return operation.refuse(refusal);
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
@@ -69,7 +71,7 @@ impl EventLoop {
         self.propose_and_renew(group);
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
         match batcher::prepare(&claim.draft, group.stamp, batches) {
-            Ok(batches) => claim.large.propose(operation, reply, batches),
+            Ok(batches) => claim.large.propose(operation, reply, batches, Instant::now()),
             Err(broken) => {
                 let name = operation.name;
                 operation.refuse(does_not_replay(name, &broken));
@@ -152,7 +154,12 @@ impl EventLoop {
     pub(super) fn propose_next_batch(&mut self) {
         let Some(claim) = &mut self.claim else { return };
         let Some((batch, parked)) = claim.large.next_batch() else { return };
+        let part = self.pulse.next_number();
+        let unprepared = claim.large.next_part(part);
         self.send(batch, parked.into_iter().collect());
+        if let Some(unprepared) = unprepared {
+            self.work(move || large_plan::prepare_part(part, unprepared));
+        }
     }
 
     /// Proposes a batch that leads from the draft to its own.
@@ -179,7 +186,11 @@ impl EventLoop {
         let claim = self.claim.as_ref().expect("only a claimed controller prepares");
         let stamp = Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() };
         let (draft, rng) = (claim.draft.clone(), Rng::new(self.rng.next_u64()));
-        let work = move || large_plan::prepare(operation, draft, stamp, rng);
+        self.work(move || large_plan::prepare(operation, draft, stamp, rng));
+    }
+
+    /// Has something prepared beside the event loop.
+    fn work(&mut self, work: impl FnOnce() -> Prepared + Send + 'static) {
         match self.config.workers {
             Workers::Threads => {
                 self.prepared.spawn_blocking(work);
@@ -201,6 +212,11 @@ impl EventLoop {
             large_plan::Accepted::InSteps(operation) => {
                 claim.steps.push_back(Operation { weight: Weight::default(), ..operation });
             }
+            large_plan::Accepted::Broken(operation, broken) => {
+                let refusal = does_not_replay(operation.name, &broken);
+                operation.refuse(refusal);
+                self.abort_transaction_without_end("its plan does not replay");
+            }
             large_plan::Accepted::Propose => self.propose_next_batch(),
             large_plan::Accepted::Nothing => {}
         }
@@ -208,20 +224,35 @@ impl EventLoop {
 
     /// Others need not wait for a plan that is not made in time.
     pub(super) fn give_up_overdue_plan(&mut self, now: Instant) {
-        let Some((operation, number)) = self.claim.as_mut().and_then(|claim| claim.large.give_up_overdue(now)) else {
-            return;
-        };
-        error!(operation, "plan given up: it was not made in time");
+        let Some(overdue) = self.claim.as_mut().and_then(|claim| claim.large.give_up_overdue(now)) else { return };
         self.metrics.event_loop_held.inc();
-        self.pulse.refuse(number);
+        match overdue {
+            Overdue::Plan { name, number } => {
+                error!(operation = name, "plan given up: it was not made in time");
+                self.pulse.refuse(number);
+            }
+            Overdue::Part(operation) => {
+                error!(operation = operation.name, "plan given up: a part of it was not made in time");
+                let refusal = held_the_controller(operation.name);
+                operation.refuse(refusal);
+                self.abort_transaction_without_end("its plan was given up");
+            }
+        }
+    }
+
+    /// After a plan that leaves before its last batch.
+    fn abort_transaction_without_end(&mut self, why: &'static str) {
+        if self.claim.as_ref().is_some_and(|claim| claim.draft.has_open_transaction()) {
+            self.abort_open_transaction(why);
+        }
     }
 
     /// Makes room for an operation that does not wait: a plan that is being proposed gives way, and leaves no transaction
     /// open.
     pub(super) fn interrupt_large_plan(&mut self) {
         let Some(claim) = &mut self.claim else { return };
-        if claim.large.interrupt() && claim.draft.has_open_transaction() {
-            self.abort_open_transaction("interrupted by a fencing");
+        if claim.large.interrupt() {
+            self.abort_transaction_without_end("interrupted by a fencing");
         }
     }
 }

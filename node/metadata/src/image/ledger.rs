@@ -16,6 +16,8 @@ use crate::record::{Batch, Record};
 pub struct Ledger {
     working: MetadataImage,
     open: Option<Box<OpenTransaction>>,
+    /// Nobody asks what became visible on it: it keeps no records.
+    is_draft: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +40,17 @@ pub struct Replayed {
 
 impl Ledger {
     pub fn new(image: MetadataImage) -> Self {
-        Self { working: image, open: None }
+        Self { working: image, open: None, is_draft: false }
+    }
+
+    /// The same, to plan on: of what is replayed on a draft only the images are kept, no records, so that a large
+    /// transaction does not have its records in memory once more.
+    pub fn to_draft(&self) -> Self {
+        let mut draft = Self { is_draft: true, ..self.clone() };
+        if let Some(open) = &mut draft.open {
+            open.withheld = Vector::new();
+        }
+        draft
     }
 
     /// What readers see: before the open transaction.
@@ -135,11 +147,12 @@ impl Ledger {
             self.begin(begin)?;
         }
         self.working.replay_records(segment)?;
-        let delta = self.delta(first_offset, segment.into());
         match segment.last() {
-            Some(Record::EndTransaction) => self.end(delta, visible),
+            Some(Record::EndTransaction) => self.end(first_offset, segment, visible),
             Some(abort @ Record::AbortTransaction { .. }) => self.abort(abort, visible),
+            _ if self.is_draft => Ok(()),
             _ => {
+                let delta = self.delta(first_offset, segment.into());
                 match &mut self.open {
                     Some(open) => open.withheld.push_back(delta),
                     None => visible.push(delta),
@@ -158,10 +171,12 @@ impl Ledger {
         Ok(())
     }
 
-    fn end(&mut self, delta: Delta, visible: &mut Vec<Delta>) -> Result<(), ReplayError> {
+    fn end(&mut self, first_offset: Offset, segment: &[Record], visible: &mut Vec<Delta>) -> Result<(), ReplayError> {
         let open = self.close()?;
-        visible.extend(open.withheld);
-        visible.push(delta);
+        if !self.is_draft {
+            visible.extend(open.withheld);
+            visible.push(self.delta(first_offset, segment.into()));
+        }
         Ok(())
     }
 
@@ -175,7 +190,9 @@ impl Ledger {
             timestamp_ms: self.working.timestamp_ms,
             ..open.before
         };
-        visible.push(self.delta(first_offset, Arc::new([open.begin, abort.clone()])));
+        if !self.is_draft {
+            visible.push(self.delta(first_offset, Arc::new([open.begin, abort.clone()])));
+        }
         Ok(())
     }
 
@@ -353,6 +370,19 @@ mod tests {
         replay(&mut ledger, 1, &[feature("b", 2), end()]);
         replay(&mut draft, 1, &[feature("b", 2)]);
         assert!(!ledger.share(&draft), "its transaction is still open");
+    }
+
+    #[test]
+    fn a_draft_comes_to_the_same_and_keeps_no_records() {
+        let mut ledger = Ledger::default();
+        replay(&mut ledger, 1, &[feature("a", 1), begin(), feature("b", 1)]);
+        let mut draft = ledger.to_draft();
+        assert_eq!(draft.open_batch_count(), 0);
+        for records in [&[feature("c", 1)][..], &[feature("d", 1), end()], &[begin(), feature("e", 1)], &[abort()]] {
+            assert_eq!(replay(&mut draft, 1, records).visible, []);
+            replay(&mut ledger, 1, records);
+            assert!(ledger.share(&draft) && draft.open_batch_count() == 0);
+        }
     }
 
     #[test]

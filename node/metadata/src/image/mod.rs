@@ -108,7 +108,7 @@ impl MetadataImage {
 
     /// Whether this broker may be in an ISR or lead: registered, unfenced, and not on its way out.
     pub fn is_active(&self, id: BrokerId) -> bool {
-        self.broker(id).is_some_and(|broker| !broker.fenced && !broker.in_controlled_shutdown)
+        self.broker(id).is_some_and(|broker| broker.is_active())
     }
 
     pub fn topic(&self, id: TopicId) -> Option<&Arc<Topic>> {

@@ -3,7 +3,6 @@
 //! Not here: what a type already rules out (partitions are dense because their position is their id), and what depends
 //! on configs (how long an ELR may be), which is the planner's.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -145,16 +144,12 @@ impl MetadataImage {
     }
 
     /// Those the batch names, and those in which a broker it names has a seat that it must not have.
-    fn touched_partitions(&self, batch: &Batch) -> BTreeSet<TopicPartition> {
-        let mut touched = BTreeSet::new();
+    fn touched_partitions(&self, batch: &Batch) -> Vec<TopicPartition> {
+        let mut touched = Vec::with_capacity(batch.records.len());
         for record in &batch.records {
             match record {
-                Record::CreatePartition(partition) => {
-                    touched.insert(partition.id);
-                }
-                Record::PartitionChange(change) => {
-                    touched.insert(change.id);
-                }
+                Record::CreatePartition(partition) => touched.push(partition.id),
+                Record::PartitionChange(change) => touched.push(change.id),
                 Record::BeginReassignment(start) => touched.extend(start.partitions.iter().map(|moved| moved.id)),
                 Record::RegisterBroker(BrokerRegistration { broker, .. })
                 | Record::FenceBroker { broker, .. }
@@ -164,6 +159,8 @@ impl MetadataImage {
                 _ => {}
             }
         }
+        touched.sort_unstable();
+        touched.dedup();
         touched
     }
 
@@ -192,13 +189,16 @@ impl MetadataImage {
 
     /// That nobody sits where only an active, or at least a registered, broker may.
     fn check_seats(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
-        for (list, brokers) in [(Seats::Isr, &partition.isr[..]), (Seats::Elr, partition.elr())] {
-            let unregistered = brokers.iter().filter(|&&broker| self.broker(broker).is_none());
-            found.extend(unregistered.map(|&broker| Violation::Unregistered { id, list, broker }));
+        for &broker in partition.isr.iter() {
+            match self.broker(broker) {
+                None => found.push(Violation::Unregistered { id, list: Seats::Isr, broker }),
+                Some(known) if !known.is_active() => found.push(Violation::InactiveInIsr { id, broker }),
+                Some(_) => {}
+            }
         }
-        let is_inactive = |broker: &BrokerId| self.broker(*broker).is_some() && !self.is_active(*broker);
-        let inactive = partition.isr.iter().copied().filter(is_inactive);
-        found.extend(inactive.map(|broker| Violation::InactiveInIsr { id, broker }));
+        let unregistered = partition.elr().iter().filter(|&&broker| self.broker(broker).is_none());
+        found.extend(unregistered.map(|&broker| Violation::Unregistered { id, list: Seats::Elr, broker }));
+        let is_inactive = |leader: &BrokerId| self.broker(*leader).is_some_and(|known| !known.is_active());
         let leader = partition.leader.filter(is_inactive);
         found.extend(leader.map(|broker| Violation::InactiveLeads { id, broker }));
     }

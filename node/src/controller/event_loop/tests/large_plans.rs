@@ -128,3 +128,101 @@ async fn a_large_plan_in_steps_goes_on_here() {
     driven.finish().await;
     assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
 }
+
+/// Writes a transaction of so many parts that some are still to be prepared when the first is proposed.
+fn in_parts(last: Record) -> (Operation, Answer) {
+    let mut records: Vec<Record> = (0..400).map(|at| config(&format!("part-{at}"), "x".repeat(100_000))).collect();
+    records.push(last);
+    let (operation, answer) = operation(move |_| Ok(Plan::new(records.clone(), ())));
+    (Operation { atomic: true, weight: WEIGHT, ..operation }, answer)
+}
+
+impl Driven {
+    /// Until the first batches are proposed and a later part is being prepared.
+    async fn propose_first_part(&mut self) {
+        self.event_loop.go_on();
+        self.take_prepared().await;
+        self.settle().await;
+        while self.event_loop.can_go_on() {
+            self.event_loop.go_on();
+            self.settle().await;
+        }
+        assert!(self.claim().draft.has_open_transaction() && !self.event_loop.prepared.is_empty());
+    }
+
+    /// Of the transaction nothing is there.
+    async fn has_nothing_of_it(&mut self) {
+        self.settle().await;
+        let ledger = self.event_loop.view.ledger();
+        assert!(!ledger.has_open_transaction() && value(ledger.visible(), "part-0").is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_is_proposed_while_its_later_parts_are_prepared() {
+    let mut driven = Driven::start().await;
+    let ((whole, done), (other, other_done)) = (in_parts(config("last", String::new())), set("key", "value"));
+    driven.run([whole]);
+    driven.propose_first_part().await;
+    driven.run([other]);
+    assert!(!driven.event_loop.can_go_on() && !driven.event_loop.has_room(), "others wait for the end");
+    driven.finish().await;
+    assert_eq!((done.await, other_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    let image = driven.event_loop.view.image();
+    assert!(value(&image, "part-399").is_some() && value(&image, "last").is_some());
+    assert_eq!(image.digest(), driven.draft().digest());
+}
+
+#[tokio::test]
+async fn a_fencing_goes_ahead_of_parts_that_are_not_there_and_they_are_made_again() {
+    let mut driven = Driven::with_partitions(1).await;
+    let (whole, done) = in_parts(config("last", String::new()));
+    driven.run([whole]);
+    driven.propose_first_part().await;
+    driven.event_loop.fence(broker(1), "a test");
+    assert!(driven.is_fenced(1));
+    driven.has_nothing_of_it().await;
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+    assert!(value(&driven.event_loop.view.image(), "part-399").is_some());
+}
+
+#[tokio::test]
+async fn a_part_that_does_not_replay_leaves_nothing_of_its_transaction() {
+    let mut driven = Driven::start().await;
+    let (whole, done) = in_parts(Record::Digest { digest: 1 });
+    driven.run([whole]);
+    driven.propose_first_part().await;
+    driven.finish().await;
+    assert_eq!(done.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::UnknownServerError));
+    driven.has_nothing_of_it().await;
+    driven.done(set("key", "value")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_comes_too_late_leaves_nothing_of_its_transaction() {
+    let mut driven = Driven::start().await;
+    let (whole, done) = in_parts(config("last", String::new()));
+    driven.run([whole]);
+    driven.propose_first_part().await;
+    tokio::time::advance(Duration::from_secs(2)).await;
+    driven.event_loop.on_tick();
+    assert_eq!(done.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::PolicyViolation));
+    driven.finish().await;
+    driven.has_nothing_of_it().await;
+}
+
+#[tokio::test]
+async fn a_part_of_a_claim_before_this_one_is_dropped() {
+    let mut driven = Driven::start().await;
+    let (whole, done) = in_parts(config("last", String::new()));
+    driven.run([whole]);
+    driven.propose_first_part().await;
+    driven.claim_again().await;
+    assert_eq!(done.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
+    let (whole, done) = in_parts(config("last", String::new()));
+    driven.run([whole]);
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+    assert_eq!(driven.event_loop.view.image().digest(), driven.draft().digest());
+}
