@@ -12,12 +12,13 @@ use quorate_metadata::limits::{
 };
 use quorate_metadata::plan::brokers::{self, Departure, RegisterBroker};
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alter_configs};
+use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatSteps};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
     Cause, ConfigResource, Endpoint, Partition, PartitionChange, PartitionRegistration, PartitionState,
     SecurityProtocol,
 };
-use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, Plan, Record};
+use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, MetadataImage, Plan, Record};
 
 /// More than two steps and two scans.
 const PARTITIONS: i32 = 12_500;
@@ -135,6 +136,52 @@ fn a_broker_of_many_partitions_is_fenced_in_steps() {
     assert!(world.ledger.working().broker(broker).expect("registered").fenced);
     assert_eq!(world.count(led_by(2)), PARTITIONS as usize);
     assert_eq!(world.ledger.working().verify(), []);
+}
+
+/// A broker that leads nothing is told to stop at once: only what it leads to the last keeps a shutdown a shutdown.
+#[test]
+fn a_controlled_shutdown_in_steps_leads_something_until_its_barrier() {
+    for led in [1, PARTITIONS as usize] {
+        for is_resumed in [false, true] {
+            let mut world = World::new();
+            let broker = BrokerId::new(if led == 1 { 2 } else { 1 });
+            if led == 1 {
+                let first = world.ledger.working().partitions().next().map(|(id, _)| id).expect("there are many");
+                let leader = Some(Some(broker));
+                let change = PartitionChange { leader, ..PartitionChange::none(first, Cause::ElectionRequested) };
+                world.apply(vec![Record::PartitionChange(change)]);
+            }
+            let stops = |image: &MetadataImage| HeartbeatSteps::new(stopping(image, broker));
+            let mut steps = stops(world.ledger.working());
+            let (mut count, mut is_partial) = (0, true);
+            while is_partial {
+                assert!(world.ledger.working().index.led_count(broker) > 0 && count < PARTITIONS);
+                let plan = steps.plan(world.ledger.working(), None).expect("registered");
+                assert!(!plan.response.fenced && !plan.response.should_shut_down);
+                world.apply(plan.records);
+                (count, is_partial) = (count + 1, plan.is_partial);
+                if is_resumed {
+                    // As another controller does.
+                    steps = stops(world.ledger.working());
+                }
+            }
+            let stopping = world.ledger.working().broker(broker).expect("registered").clone();
+            assert!(stopping.in_controlled_shutdown && !stopping.fenced);
+            assert_eq!(world.count(|partition| partition.isr.contains(&broker)), 0);
+            assert_eq!(count as usize, (PARTITIONS as usize).div_ceil(CHANGES_PER_STEP_MAX));
+        }
+    }
+}
+
+fn stopping(image: &MetadataImage, broker: BrokerId) -> Heartbeat {
+    Heartbeat {
+        broker,
+        epoch: image.broker(broker).expect("registered").epoch,
+        metadata_offset: image.next_offset,
+        want_fence: false,
+        want_shutdown: true,
+        offline_directories: Vec::new(),
+    }
 }
 
 #[test]

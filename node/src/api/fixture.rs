@@ -6,14 +6,15 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, IncarnationId};
 use quorate_metadata::record::BrokerRegistration;
 
 use super::gateway::Gateway;
+use crate::controller::EventLoop;
 use crate::controller::fixture::{NODE, event_loop, lone_voter};
 use crate::raft::DialMap;
 
-/// Its event loop does not run.
-pub async fn lone_gateway() -> Gateway {
+/// Its event loop does not run: while it is kept, what is submitted to it waits.
+pub async fn lone_gateway() -> (Gateway, EventLoop) {
     let (raft, view) = lone_voter().await;
-    let (_, controller) = event_loop(raft.clone(), view.clone());
-    Gateway::new(NODE, controller, raft, view, DialMap::none())
+    let (event_loop, controller) = event_loop(raft.clone(), view.clone());
+    (Gateway::new(NODE, controller, raft, view, DialMap::none()), event_loop)
 }
 
 /// A fenced broker without endpoints and directories, whose epoch is its id.

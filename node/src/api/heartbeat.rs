@@ -3,13 +3,15 @@
 //! The contact is stamped here, in the RPC's own task, before anything else: a busy event loop cannot fence a live
 //! broker. A heartbeat that changes nothing is answered from the image; the others go through the event loop.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, DirectoryId, Offset};
 use quorate_metadata::liveness::Removal;
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatAnswer, HeartbeatSteps, awaits_others};
-use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_metadata::rng::Rng;
+use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -18,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
 use super::request::invalid;
-use crate::controller::{Contact, MutationTerms, OpenStream, Removes, SessionTable, Weight};
+use crate::controller::{Contact, Mutation, MutationTerms, OpenStream, Position, RemovalTarget, SessionTable, Weight};
 
 /// Replies that may wait for a slow broker before its stream is held back.
 const REPLIES_BUFFERED_MAX: usize = 4;
@@ -107,8 +109,8 @@ impl BrokerStream {
         if self.gateway.raft.is_deaf() {
             return Err(ApiError::new(ErrorName::NotController, "no majority answers this controller"));
         }
-        let answer = match removal.filter(|removal| self.goes_on(wanted.broker, *removal)) {
-            Some(removal) => while_removed(removal),
+        let answer = match removal.filter(|removal| self.is_uncommitted(wanted.broker, *removal)) {
+            Some(removal) => answer_during(removal),
             None => self.plan(wanted).await?,
         };
         Ok(self.reply(request.sequence, &answer, claimed))
@@ -146,8 +148,8 @@ impl BrokerStream {
         })
     }
 
-    /// Whether the committed metadata does not have the end of it.
-    fn goes_on(&self, broker: BrokerId, removal: Removal) -> bool {
+    /// Whether the committed metadata does not have the end of it yet.
+    fn is_uncommitted(&self, broker: BrokerId, removal: Removal) -> bool {
         self.gateway.view.inspect(|image| match removal {
             Removal::Fencing => image.broker(broker).is_some_and(|known| !known.fenced),
             Removal::ControlledShutdown | Removal::DirectoryFailure => image.is_active(broker),
@@ -157,13 +159,12 @@ impl BrokerStream {
     /// Where nothing has to be written, what is committed decides; the event loop decides the rest. A broker with many
     /// partitions is answered at once, so that it does not lose the lease of those that are not moved yet.
     async fn plan(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
-        let mut steps = HeartbeatSteps::new(wanted.clone());
-        let sessions = self.gateway.controller.sessions.clone();
-        let plan = self.gateway.view.inspect(|image| steps.plan(image, lowest_other(&sessions, image, wanted.broker)));
-        match plan {
+        let mut steps = self.steps(&wanted);
+        match self.gateway.view.inspect(|image| steps.plan(image)) {
             Ok(plan) if plan.records.is_empty() => Ok(plan.response),
             Ok(plan) if plan.is_partial => {
-                self.begin_removal(wanted, steps.removal())?;
+                let target = RemovalTarget { broker: wanted.broker, epoch: wanted.epoch };
+                self.gateway.controller.remove_from_isrs(target, self.steps(&wanted))?;
                 Ok(plan.response)
             }
             // Unknown or stale here may be merely not yet committed: the draft knows.
@@ -171,36 +172,21 @@ impl BrokerStream {
         }
     }
 
-    fn begin_removal(&self, wanted: Heartbeat, removal: Removal) -> Result<(), ApiError> {
-        let sessions = self.gateway.controller.sessions.clone();
-        let removes = Removes { broker: wanted.broker, epoch: wanted.epoch, removal };
-        let mut steps = HeartbeatSteps::new(wanted);
-        self.gateway.controller.remove(removes, move |image, _| {
-            let lowest = lowest_other(&sessions, image, removes.broker);
-            Ok(steps.plan(image, lowest)?.map(|_| ()))
-        })
+    fn steps(&self, wanted: &Heartbeat) -> Steps {
+        Steps {
+            broker: wanted.broker,
+            steps: HeartbeatSteps::new(wanted.clone()),
+            sessions: self.gateway.controller.sessions.clone(),
+            answer: None,
+        }
     }
 
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
-        let sessions = self.gateway.controller.sessions.clone();
         let (timeout, weight) = (DECISION_TIMEOUT, Weight::default());
         let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout, weight };
-        let broker = wanted.broker;
-        let mut steps = HeartbeatSteps::new(wanted);
-        let reply: Decision = self
-            .gateway
-            .controller
-            .mutate(
-                "heartbeat",
-                terms,
-                move |image, _| steps.plan(image, lowest_other(&sessions, image, broker)),
-                |answer, _, _| Decision {
-                    fenced: answer.fenced,
-                    caught_up: answer.caught_up,
-                    should_shut_down: answer.should_shut_down,
-                },
-            )
-            .await?;
+        let target = Some(RemovalTarget { broker: wanted.broker, epoch: wanted.epoch });
+        let mutation = Box::new(self.steps(&wanted));
+        let reply: Decision = self.gateway.controller.request("heartbeat", terms, target, mutation).await?;
         Ok(HeartbeatAnswer {
             fenced: reply.fenced,
             caught_up: reply.caught_up,
@@ -210,8 +196,8 @@ impl BrokerStream {
 
     /// `claimed` is the claim when the heartbeat arrived.
     fn reply(&self, sequence: u64, answer: &HeartbeatAnswer, claimed: Option<ControllerEpoch>) -> HeartbeatReply {
-        // A fenced broker leads nothing; and an office that may be lost must not keep a leader in its own. What the sessions
-        // told is worth nothing after the claim.
+        // A fenced broker leads nothing; and an office that may be lost must not keep a leader in its own. A claim that ended
+        // meanwhile has taken the sessions with it.
         let is_kept = claimed.is_some() && claimed == self.gateway.claimed();
         let may_lead =
             is_kept && !answer.fenced && self.gateway.raft.quorum_acked_within(self.terms.quorum_silence_max);
@@ -242,7 +228,7 @@ fn lowest_other(sessions: &SessionTable, image: &MetadataImage, broker: BrokerId
 }
 
 /// The answer to a broker that is being taken out of ISRs: what it wants it says again afterwards.
-fn while_removed(removal: Removal) -> HeartbeatAnswer {
+fn answer_during(removal: Removal) -> HeartbeatAnswer {
     match removal {
         // A lease now would let it lead beside its successors.
         Removal::Fencing => HeartbeatAnswer { fenced: true, caught_up: false, should_shut_down: false },
@@ -262,7 +248,38 @@ fn directories(texts: &[String]) -> Result<Vec<DirectoryId>, ApiError> {
     texts.iter().map(parse).collect()
 }
 
-/// `HeartbeatAnswer` on its way through the event loop.
+/// A heartbeat on its way through the event loop.
+struct Steps {
+    broker: BrokerId,
+    steps: HeartbeatSteps,
+    sessions: Arc<SessionTable>,
+    /// Of the last plan.
+    answer: Option<HeartbeatAnswer>,
+}
+
+impl Steps {
+    fn plan(&mut self, image: &MetadataImage) -> Result<Plan<HeartbeatAnswer>, ApiError> {
+        self.steps.plan(image, lowest_other(&self.sessions, image, self.broker))
+    }
+}
+
+impl Mutation for Steps {
+    fn plan(&mut self, image: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+        let plan = Self::plan(self, image)?;
+        Ok(plan.map(|answer| self.answer = Some(answer)))
+    }
+
+    fn reply(&mut self, _: &Position, _: &[Record]) -> Vec<u8> {
+        let HeartbeatAnswer { fenced, caught_up, should_shut_down } = self.answer.expect("a reply follows a plan");
+        Decision { fenced, caught_up, should_shut_down }.encode_to_vec()
+    }
+
+    fn removal(&self) -> Option<Removal> {
+        self.steps.removal()
+    }
+}
+
+/// `HeartbeatAnswer` as a reply of the event loop.
 #[derive(Clone, PartialEq, Message)]
 struct Decision {
     #[prost(bool, tag = "1")]
@@ -281,14 +298,15 @@ fn millis(duration: Duration) -> u32 {
 mod tests {
     use std::collections::BTreeMap;
 
+    use quorate_metadata::Batch;
     use quorate_metadata::ids::{PartitionId, TopicId, TopicPartition};
     use quorate_metadata::limits::CHANGES_PER_STEP_MAX;
     use quorate_metadata::record::{BrokerRegistration, PartitionRegistration, PartitionState};
-    use quorate_metadata::{Batch, Record};
     use quorate_proto::batch;
 
     use super::*;
     use crate::api::fixture::{lone_gateway, registration};
+    use crate::controller::EventLoop;
     use crate::raft::Replica;
     use crate::replica::{MetadataReplica, MetadataView};
 
@@ -318,12 +336,14 @@ mod tests {
         replica.publish();
     }
 
-    async fn stream(partitions: usize) -> BrokerStream {
-        let gateway = lone_gateway().await;
+    /// The stream of a broker, and the event loop, which does not run.
+    async fn stream(partitions: usize) -> (BrokerStream, EventLoop) {
+        let (gateway, event_loop) = lone_gateway().await;
         register(&gateway.view, partitions);
+        event_loop.published_claim().send_replace(Some(ControllerEpoch::new(1)));
         let second = Duration::from_secs(1);
         let terms = HeartbeatTerms { interval: second, lease: second, quorum_silence_max: second };
-        BrokerStream { gateway, terms, open: None }
+        (BrokerStream { gateway, terms, open: None }, event_loop)
     }
 
     fn request() -> HeartbeatRequest {
@@ -332,23 +352,31 @@ mod tests {
 
     #[tokio::test]
     async fn a_broker_that_is_being_fenced_is_answered_as_fenced() {
-        let mut stream = stream(1).await;
+        let (mut stream, _event_loop) = stream(1).await;
         let reply = stream.answer(request()).await.expect("the broker is registered");
-        assert!(!reply.fenced);
+        assert!(!reply.fenced && reply.lease_ms > 0);
         stream.gateway.controller.sessions.begin_removal(BROKER, Removal::Fencing);
         let reply = stream.answer(request()).await.expect("the broker is registered");
         assert!(reply.fenced && reply.lease_ms == 0);
     }
 
     #[tokio::test]
-    async fn a_broker_in_controlled_shutdown_is_answered_while_its_partitions_move() {
-        // The event loop does not run: an answer that waits for it does not come.
-        let mut stream = stream(CHANGES_PER_STEP_MAX + 1).await;
+    async fn a_broker_in_controlled_shutdown_keeps_its_lease() {
+        // An answer that waits for the event loop does not come.
+        let (mut stream, _event_loop) = stream(CHANGES_PER_STEP_MAX + 1).await;
         let stops = || HeartbeatRequest { want_shutdown: true, ..request() };
         let reply = stream.answer(stops()).await.expect("the broker is registered");
-        assert!(!reply.fenced && !reply.should_shut_down);
+        assert!(!reply.fenced && !reply.should_shut_down && reply.lease_ms > 0);
         stream.gateway.controller.sessions.begin_removal(BROKER, Removal::ControlledShutdown);
         let reply = stream.answer(stops()).await.expect("the broker is registered");
-        assert!(!reply.fenced && !reply.should_shut_down);
+        assert!(!reply.fenced && !reply.should_shut_down && reply.lease_ms > 0);
+    }
+
+    #[tokio::test]
+    async fn no_lease_is_granted_without_a_claim() {
+        let (mut stream, event_loop) = stream(1).await;
+        event_loop.published_claim().send_replace(None);
+        let reply = stream.answer(request()).await.expect("the broker is registered");
+        assert!(!reply.fenced && reply.lease_ms == 0);
     }
 }

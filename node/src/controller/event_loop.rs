@@ -25,7 +25,7 @@ use super::handle::{ControllerHandle, QueuedBytes};
 use super::inflight::{InFlight, LostClaim};
 use super::large_plan::{LargePlans, Prepared, not_controller};
 use super::liveness::SessionTable;
-use super::operation::{Operation, Removes};
+use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
 use super::pulse::Pulse;
 use super::tasks::TaskTable;
@@ -110,11 +110,22 @@ impl Claim {
     /// Whether this broker, as it is registered now, is being taken out of ISRs for such a reason.
     pub fn is_removing(&self, broker: BrokerId, removal: Removal) -> bool {
         let Some(epoch) = self.draft.working().broker(broker).map(|known| known.epoch) else { return false };
-        self.has_begun(Removes { broker, epoch, removal })
+        self.under_way().any(|operation| operation.removes(RemovalTarget { broker, epoch }, removal))
     }
 
-    pub fn has_begun(&self, removes: Removes) -> bool {
-        self.steps.iter().chain(&self.deferred).any(|operation| operation.removes == Some(removes))
+    /// Whether something takes this incarnation of a broker out of ISRs.
+    pub fn has_removal_of(&self, target: RemovalTarget) -> bool {
+        self.under_way().any(|operation| operation.target == Some(target))
+    }
+
+    /// Whether the controller's own tasks may run: not beside a large plan, which they would make stale, nor while a broker
+    /// leaves ISRs, since an election could bring it back as a leader.
+    pub fn can_run_tasks(&self) -> bool {
+        !self.large.is_busy() && !self.under_way().any(|operation| operation.target.is_some())
+    }
+
+    fn under_way(&self) -> impl Iterator<Item = &Operation> {
+        self.steps.iter().chain(&self.deferred)
     }
 }
 
@@ -283,7 +294,7 @@ impl EventLoop {
                 || claim.can_step()
                 || claim.can_run_deferred()
                 || claim.can_start_large()
-                || (claim.tasks.has_unfinished() && !claim.large.is_busy());
+                || (claim.tasks.has_unfinished() && claim.can_run_tasks());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
         })
     }

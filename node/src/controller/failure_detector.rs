@@ -4,13 +4,38 @@ use quorate_metadata::ids::BrokerId;
 use quorate_metadata::liveness::Removal;
 use quorate_metadata::plan::brokers::Departure;
 use quorate_metadata::rng::Rng;
-use quorate_metadata::{MetadataImage, Plan};
+use quorate_metadata::{ApiError, MetadataImage, Plan, Record};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::event_loop::{EventLoop, StreamLost};
-use super::operation::{Operation, Removes};
+use super::operation::{Mutation, Operation, Position, RemovalTarget};
 use super::probe::{Evidence, Probed, probe};
+
+/// The steps of a fencing.
+struct Fencing {
+    target: RemovalTarget,
+    departure: Departure,
+}
+
+impl Mutation for Fencing {
+    fn plan(&mut self, image: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+        let RemovalTarget { broker, epoch } = self.target;
+        match image.broker(broker) {
+            Some(known) if known.epoch == epoch => self.departure.fence(image, broker),
+            // The broker has registered again meanwhile, which gave up its seats.
+            Some(_) | None => Ok(Plan::new(Vec::new(), ())),
+        }
+    }
+
+    fn reply(&mut self, _: &Position, _: &[Record]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn removal(&self) -> Option<Removal> {
+        Some(Removal::Fencing)
+    }
+}
 
 impl EventLoop {
     pub(super) fn on_stream_lost(&mut self, lost: StreamLost) {
@@ -54,15 +79,9 @@ impl EventLoop {
         self.sessions.begin_removal(broker, Removal::Fencing);
         self.metrics.brokers_fenced.inc();
         self.interrupt_large_plan();
-        // A later step finds another incarnation where the broker has registered again meanwhile: that gave up its seats.
-        let mut departure = Departure::default();
-        let fence = move |image: &MetadataImage, _: &mut Rng| match image.broker(broker) {
-            Some(known) if known.epoch == epoch => departure.fence(image, broker),
-            Some(_) | None => Ok(Plan::new(Vec::new(), ())),
-        };
-        let removes = Some(Removes { broker, epoch, removal: Removal::Fencing });
-        let operation = Operation { removes, ..Operation::internal("fence", fence) };
-        self.run_all(vec![operation]);
+        let target = RemovalTarget { broker, epoch };
+        let fencing = Fencing { target, departure: Departure::default() };
+        self.run_all(vec![Operation { target: Some(target), ..Operation::without_caller("fence", fencing) }]);
     }
 
     pub(super) fn on_tick(&mut self) {

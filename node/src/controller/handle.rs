@@ -11,7 +11,7 @@ use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::liveness::SessionTable;
-use super::operation::{Mutation, Operation, Position, Progress, Removes, RequestId, Weight};
+use super::operation::{Mutation, Operation, Position, Progress, RemovalTarget, RequestId, Weight};
 use super::pulse::Pulse;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
@@ -145,6 +145,17 @@ impl ControllerHandle {
         R: Send + 'static,
         M: Message + Default,
     {
+        self.request(name, terms, None, Box::new(Typed { plan, answer, response: None })).await
+    }
+
+    /// As `mutate`. `target` is the broker that the mutation may take out of ISRs.
+    pub async fn request<M: Message + Default>(
+        &self,
+        name: &'static str,
+        terms: MutationTerms,
+        target: Option<RemovalTarget>,
+        mutation: Box<dyn Mutation>,
+    ) -> Result<M, MutationFailure> {
         let (reply, receiver) = oneshot::channel();
         let number = self.pulse.next_number();
         let mut held = self.pulse.held();
@@ -155,9 +166,9 @@ impl ControllerHandle {
             plan_only: terms.plan_only,
             atomic: terms.atomic,
             weight: terms.weight,
-            removes: None,
+            target,
             progress: Progress::default(),
-            mutation: Box::new(Typed { plan, answer, response: None }),
+            mutation,
             reply,
         })?;
         let replied = tokio::select! {
@@ -171,14 +182,10 @@ impl ControllerHandle {
         M::decode(reply.as_slice()).map_err(|error| ApiError::new(ErrorName::UnknownServerError, error.to_string()))
     }
 
-    /// Has the controller take a broker out of ISRs on its own account, in as many steps as that needs; no more than once at
-    /// a time.
-    pub fn remove(
-        &self,
-        removes: Removes,
-        plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
-    ) -> Result<(), ApiError> {
-        self.submit(Operation { removes: Some(removes), ..Operation::internal("remove-from-isrs", plan) })
+    /// Has a broker taken out of ISRs, in as many steps as that needs, while nothing waits for it. No more than once at a
+    /// time: a second one for the same broker is dropped.
+    pub fn remove_from_isrs(&self, target: RemovalTarget, mutation: impl Mutation + 'static) -> Result<(), ApiError> {
+        self.submit(Operation { target: Some(target), ..Operation::without_caller("remove-from-isrs", mutation) })
     }
 
     /// Queues an operation, or says at once that the queue is full.

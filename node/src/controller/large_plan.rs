@@ -33,6 +33,9 @@ fn time_to_prepare(records: usize) -> Duration {
 /// Batches of a part: enough to keep the log busy while the next part is prepared, and as many bytes as may be in flight.
 const BATCHES_PER_PART: usize = 8;
 
+/// Records of a part, for the time that it may take: more than there are of any kind.
+const RECORDS_PER_PART: usize = 100_000;
+
 /// The large operation in hand, and those that wait for it.
 #[derive(Default)]
 pub struct LargePlans {
@@ -61,8 +64,6 @@ struct Proposing {
     reply: Vec<u8>,
     batches: VecDeque<PreparedBatch>,
     rest: Rest,
-    /// When its last part must be there.
-    until: Instant,
 }
 
 /// What comes after the batches that are prepared.
@@ -70,7 +71,10 @@ enum Rest {
     Nothing,
     ToPrepare(Unprepared),
     /// It is being prepared elsewhere, as this part.
-    Awaited(u64),
+    Awaited {
+        part: u64,
+        until: Instant,
+    },
 }
 
 /// What comes back to the event loop.
@@ -146,7 +150,7 @@ impl LargePlans {
         }
         let is_overdue = match &self.stage {
             Some(Stage::Preparing(making)) => making.until <= now,
-            Some(Stage::Proposing(proposing)) => matches!(proposing.rest, Rest::Awaited(_)) && proposing.until <= now,
+            Some(Stage::Proposing(proposing)) => matches!(proposing.rest, Rest::Awaited { until, .. } if until <= now),
             None => false,
         };
         match self.stage.take_if(|_| is_overdue)? {
@@ -179,20 +183,17 @@ impl LargePlans {
 
     fn accept_plan(&mut self, prepared: PreparedPlan, draft: &Ledger) -> Accepted {
         let PreparedPlan { base, operation, outcome, .. } = prepared;
-        let awaited = match self.stage {
-            Some(Stage::Preparing(making)) if making.number == operation.number => Some(making),
-            _ => None,
-        };
+        let is_awaited = matches!(self.stage, Some(Stage::Preparing(making)) if making.number == operation.number);
         if self.displaced.take_if(|displaced| displaced.number == operation.number).is_some() {
             info!(operation = operation.name, "displaced: it is planned again");
             self.waiting.push_front(operation);
             return Accepted::Nothing;
         }
-        let Some(Making { until, .. }) = awaited else {
+        if !is_awaited {
             // It was given up, or prepared for a claim before this one.
             operation.refuse(not_controller());
             return Accepted::Nothing;
-        };
+        }
         self.stage = None;
         if base != draft.working().next_offset {
             info!(operation = operation.name, "plan is stale: it is made again");
@@ -204,7 +205,7 @@ impl LargePlans {
             Outcome::InSteps => Accepted::InSteps(operation),
             Outcome::Batches { reply, batches, rest } => {
                 let rest = rest.map_or(Rest::Nothing, Rest::ToPrepare);
-                self.stage = Some(Stage::Proposing(Box::new(Proposing { operation, reply, batches, rest, until })));
+                self.stage = Some(Stage::Proposing(Box::new(Proposing { operation, reply, batches, rest })));
                 Accepted::Propose
             }
         }
@@ -213,7 +214,9 @@ impl LargePlans {
     fn accept_part(&mut self, prepared: PreparedPart) -> Accepted {
         let PreparedPart { part, outcome, .. } = prepared;
         let is_awaited = |stage: &mut Stage| match stage {
-            Stage::Proposing(proposing) => matches!(proposing.rest, Rest::Awaited(awaited) if awaited == part),
+            Stage::Proposing(proposing) => {
+                matches!(proposing.rest, Rest::Awaited { part: awaited, .. } if awaited == part)
+            }
             Stage::Preparing(_) => false,
         };
         // The plan may have given way, or have been given up.
@@ -230,11 +233,11 @@ impl LargePlans {
     }
 
     /// Batches that were prepared for the draft as it is. A plan that is still being made is stale by them.
-    pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>, now: Instant) {
+    pub fn propose(&mut self, operation: Operation, reply: Vec<u8>, batches: VecDeque<PreparedBatch>) {
         if let Some(Stage::Preparing(making)) = self.stage {
             self.displaced = Some(making);
         }
-        let proposing = Proposing { operation, reply, batches, rest: Rest::Nothing, until: now };
+        let proposing = Proposing { operation, reply, batches, rest: Rest::Nothing };
         self.stage = Some(Stage::Proposing(Box::new(proposing)));
     }
 
@@ -250,15 +253,17 @@ impl LargePlans {
         Some((batch, Some(Parked { sender: operation.reply, reply: Ok(reply) })))
     }
 
-    /// What to prepare next, as part `number`, which no other part of this process has. Two parts are in memory at most.
-    pub fn next_part(&mut self, number: u64) -> Option<Unprepared> {
+    /// What to prepare next, as part `part`, a number that no other part of this process has. Beside what is in flight no
+    /// more than two parts are encoded.
+    pub fn next_part(&mut self, part: u64, now: Instant) -> Option<Unprepared> {
         let Some(Stage::Proposing(proposing)) = &mut self.stage else { return None };
         if proposing.batches.len() > BATCHES_PER_PART || !matches!(proposing.rest, Rest::ToPrepare(_)) {
             return None;
         }
-        match std::mem::replace(&mut proposing.rest, Rest::Awaited(number)) {
+        let until = now + time_to_prepare(RECORDS_PER_PART);
+        match std::mem::replace(&mut proposing.rest, Rest::Awaited { part, until }) {
             Rest::ToPrepare(unprepared) => Some(unprepared),
-            Rest::Nothing | Rest::Awaited(_) => unreachable!("it was just looked at"),
+            Rest::Nothing | Rest::Awaited { .. } => unreachable!("it was just looked at"),
         }
     }
 
@@ -379,4 +384,40 @@ pub fn does_not_replay(operation: &str, broken: &str) -> ApiError {
     error!(operation, broken, "plan refused: it does not replay");
     let message = format!("the plan for {operation} would break the metadata ({broken}); nothing was changed");
     ApiError::new(ErrorName::UnknownServerError, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A transaction of which a part is awaited.
+    fn awaiting(part: u64, until: Instant) -> LargePlans {
+        let operation = Operation::internal("test", |_, _| unreachable!("it is planned"));
+        let (reply, batches, rest) = (Vec::new(), VecDeque::new(), Rest::Awaited { part, until });
+        let proposing = Proposing { operation, reply, batches, rest };
+        LargePlans { stage: Some(Stage::Proposing(Box::new(proposing))), ..LargePlans::default() }
+    }
+
+    fn part(part: u64) -> Prepared {
+        let epoch = ControllerEpoch::new(1);
+        Prepared::Part(PreparedPart { epoch, part, outcome: Err("broken".to_owned()) })
+    }
+
+    #[test]
+    fn only_the_part_that_is_awaited_counts() {
+        let mut plans = awaiting(2, Instant::now());
+        assert!(matches!(plans.accept(part(1), &Ledger::default()), Accepted::Nothing));
+        assert!(plans.is_proposing());
+        assert!(matches!(plans.accept(part(2), &Ledger::default()), Accepted::Broken(..)));
+        assert!(!plans.is_proposing());
+    }
+
+    #[test]
+    fn a_part_has_its_own_time() {
+        let now = Instant::now();
+        let mut plans = awaiting(1, now + Duration::from_secs(1));
+        assert!(plans.give_up_overdue(now).is_none() && plans.is_proposing());
+        assert!(matches!(plans.give_up_overdue(now + Duration::from_secs(1)), Some(Overdue::Part(_))));
+        assert!(!plans.is_proposing());
+    }
 }

@@ -32,5 +32,5 @@ pub use batcher::{PreparedBatch, Stamp, entries_of};
 pub use event_loop::{ControllerConfig, EventLoop};
 pub use handle::{ControllerHandle, MutationTerms, RETRY_AFTER_THROTTLED};
 pub use liveness::{Contact, OpenStream, SessionTable};
-pub use operation::{Mutation, Operation, Position, Removes, Reply, RequestId, Weight};
+pub use operation::{Mutation, Operation, Position, RemovalTarget, Reply, RequestId, Weight};
 pub use watchdog::Watchdog;

@@ -32,11 +32,17 @@ pub struct Weight {
 
 /// How a mutation is planned, and how its reply is made from what the last plan came to.
 pub trait Mutation: Send {
-    /// Plans on the draft; called again after each step of a plan in steps. Pure but for the randomness that it is given.
+    /// Plans on the draft; called again after each step of a plan in steps. Pure but for the randomness that it is given,
+    /// and for what a plan about brokers asks of their sessions.
     fn plan(&mut self, image: &MetadataImage, rng: &mut Rng) -> Result<Plan<()>, ApiError>;
 
     /// Encodes the reply once the position is known; called after `plan`. A plan that is made again has another reply.
     fn reply(&mut self, position: &Position, records: &[Record]) -> Vec<u8>;
+
+    /// Why the last plan takes a broker out of ISRs, if it does.
+    fn removal(&self) -> Option<Removal> {
+        None
+    }
 }
 
 /// The steps of an operation, for the one line that it leaves in the log.
@@ -53,12 +59,11 @@ impl Progress {
     }
 }
 
-/// A broker is taken out of ISRs, in steps if they are many.
+/// An incarnation of a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removes {
+pub struct RemovalTarget {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
-    pub removal: Removal,
 }
 
 pub type Reply = Result<Vec<u8>, ApiError>;
@@ -74,8 +79,8 @@ pub struct Operation {
     /// Whether its records may become visible only together. Fencing is the exception (design section 2).
     pub atomic: bool,
     pub weight: Weight,
-    /// The incarnation of a broker that it takes out of ISRs, if that is what it does.
-    pub removes: Option<Removes>,
+    /// The broker that it may take out of ISRs.
+    pub target: Option<RemovalTarget>,
     /// What it has planned so far, if it is planned in steps.
     pub progress: Progress,
     pub mutation: Box<dyn Mutation>,
@@ -91,6 +96,10 @@ impl Operation {
         name: &'static str,
         plan: impl FnMut(&MetadataImage, &mut Rng) -> Result<Plan<()>, ApiError> + Send + 'static,
     ) -> Self {
+        Self::without_caller(name, Internal(plan))
+    }
+
+    pub fn without_caller(name: &'static str, mutation: impl Mutation + 'static) -> Self {
         let (reply, _) = oneshot::channel();
         Self {
             name,
@@ -99,9 +108,9 @@ impl Operation {
             plan_only: false,
             atomic: false,
             weight: Weight::default(),
-            removes: None,
+            target: None,
             progress: Progress::default(),
-            mutation: Box::new(Internal(plan)),
+            mutation: Box::new(mutation),
             reply,
         }
     }
@@ -110,6 +119,11 @@ impl Operation {
     /// controller's own.
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_closed() && self.request.is_some()
+    }
+
+    /// Whether it takes that incarnation of a broker out of ISRs for such a reason.
+    pub fn removes(&self, target: RemovalTarget, removal: Removal) -> bool {
+        self.target == Some(target) && self.mutation.removal() == Some(removal)
     }
 
     pub fn refuse(self, error: ApiError) {

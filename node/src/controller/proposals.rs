@@ -12,19 +12,19 @@ use super::event_loop::{Claim, EventLoop};
 use super::handle::held_the_controller;
 use super::inflight::Parked;
 use super::large_plan::{self, Overdue, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
-use super::operation::{INTERNAL, Operation, Progress, Removes, Weight};
+use super::operation::{INTERNAL, Operation, Progress, RemovalTarget, Weight};
 use crate::machine::Workers;
 use crate::raft::RaftNode;
 
 impl EventLoop {
     pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
+        let is_first_step = operation.mutation.removal().is_none();
+        if let Some(target) = operation.target.filter(|target| is_first_step && claim.has_removal_of(*target)) {
+            return operation.refuse(removal_under_way(target));
+        }
         if claim.large.is_proposing() {
             return claim.deferred.push(operation);
-        }
-        if operation.removes.is_some_and(|removes| claim.has_begun(removes)) {
-            let refusal = goes_on_already(operation.name);
-            return operation.refuse(refusal);
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
@@ -71,7 +71,7 @@ impl EventLoop {
         self.propose_and_renew(group);
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
         match batcher::prepare(&claim.draft, group.stamp, batches) {
-            Ok(batches) => claim.large.propose(operation, reply, batches, Instant::now()),
+            Ok(batches) => claim.large.propose(operation, reply, batches),
             Err(broken) => {
                 let name = operation.name;
                 operation.refuse(does_not_replay(name, &broken));
@@ -92,8 +92,8 @@ impl EventLoop {
                 let before = std::mem::replace(&mut claim.draft, draft);
                 group.add(before, records, None);
                 group.has_step = true;
-                if let Some(removes) = operation.removes {
-                    self.sessions.begin_removal(removes.broker, removes.removal);
+                if let (Some(target), Some(removal)) = (operation.target, operation.mutation.removal()) {
+                    self.sessions.begin_removal(target.broker, removal);
                 }
                 claim.steps.push_back(operation);
             }
@@ -155,7 +155,7 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return };
         let Some((batch, parked)) = claim.large.next_batch() else { return };
         let part = self.pulse.next_number();
-        let unprepared = claim.large.next_part(part);
+        let unprepared = claim.large.next_part(part, Instant::now());
         self.send(batch, parked.into_iter().collect());
         if let Some(unprepared) = unprepared {
             self.work(move || large_plan::prepare_part(part, unprepared));
@@ -214,9 +214,9 @@ impl EventLoop {
             }
             large_plan::Accepted::Broken(operation, broken) => {
                 let refusal = does_not_replay(operation.name, &broken);
-                operation.refuse(refusal);
-                self.abort_transaction_without_end("its plan does not replay");
+                self.end_transaction(operation, refusal, "its plan does not replay");
             }
+            large_plan::Accepted::Propose if claim.in_flight.is_full() || claim.digest_due => {}
             large_plan::Accepted::Propose => self.propose_next_batch(),
             large_plan::Accepted::Nothing => {}
         }
@@ -234,13 +234,17 @@ impl EventLoop {
             Overdue::Part(operation) => {
                 error!(operation = operation.name, "plan given up: a part of it was not made in time");
                 let refusal = held_the_controller(operation.name);
-                operation.refuse(refusal);
-                self.abort_transaction_without_end("its plan was given up");
+                self.end_transaction(operation, refusal, "its plan was given up");
             }
         }
     }
 
-    /// After a plan that leaves before its last batch.
+    /// Ends an operation whose last batch does not come.
+    fn end_transaction(&mut self, operation: Operation, refusal: ApiError, why: &'static str) {
+        operation.refuse(refusal);
+        self.abort_transaction_without_end(why);
+    }
+
     fn abort_transaction_without_end(&mut self, why: &'static str) {
         if self.claim.as_ref().is_some_and(|claim| claim.draft.has_open_transaction()) {
             self.abort_open_transaction(why);
@@ -260,17 +264,19 @@ impl EventLoop {
 /// One line for all steps of what changes much, with its counts.
 fn log_mass_change(operation: &Operation) {
     let Progress { steps, records } = operation.progress;
-    match operation.removes {
-        Some(Removes { broker, epoch, removal }) => {
+    match (operation.target, operation.mutation.removal()) {
+        (Some(RemovalTarget { broker, epoch }), Some(removal)) => {
             info!(%broker, broker_epoch = %epoch, steps, records, ?removal, "removal from ISRs planned");
         }
-        None if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
-        None => {}
+        _ if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
+        _ => {}
     }
 }
 
-fn goes_on_already(operation: &str) -> ApiError {
-    ApiError::new(ErrorName::InvalidRequest, format!("{operation} is under way for this incarnation of the broker"))
+fn removal_under_way(target: RemovalTarget) -> ApiError {
+    let RemovalTarget { broker, epoch } = target;
+    let message = format!("broker {broker} at epoch {epoch} is being taken out of ISRs already; nothing was done");
+    ApiError::new(ErrorName::Throttled, message)
 }
 
 /// A controller that was deposed, and does not know it yet, would answer from a draft that others have left behind.

@@ -27,7 +27,7 @@ struct Task {
     name: &'static str,
     period: Duration,
     run: fn(&mut EventLoop) -> Next,
-    /// It runs while a large plan is being proposed, too.
+    /// It runs even where `Claim::can_run_tasks` says no.
     is_urgent: bool,
 }
 
@@ -131,11 +131,9 @@ impl EventLoop {
         claim.tasks.due[at] = now + task.period;
     }
 
-    /// What is due waits while too much is in flight, and while a large plan is in hand.
+    /// What is due waits while too much is in flight.
     fn may_run(&self, task: &Task) -> bool {
-        self.claim
-            .as_ref()
-            .is_some_and(|claim| !claim.in_flight.is_full() && (task.is_urgent || !claim.large.is_busy()))
+        self.claim.as_ref().is_some_and(|claim| !claim.in_flight.is_full() && (task.is_urgent || claim.can_run_tasks()))
     }
 
     /// One broker a run, so that each decision sees the effect of the one before.

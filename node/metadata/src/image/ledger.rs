@@ -16,7 +16,7 @@ use crate::record::{Batch, Record};
 pub struct Ledger {
     working: MetadataImage,
     open: Option<Box<OpenTransaction>>,
-    /// Nobody asks what became visible on it: it keeps no records.
+    /// It is planned on and read by nothing else: it keeps no records.
     is_draft: bool,
 }
 
@@ -83,7 +83,7 @@ impl Ledger {
     }
 
     /// The batches of the open transaction, copied one at a time. Replayed on `visible`, they lead to where this ledger
-    /// is.
+    /// is. A draft has none.
     pub fn open_batches(&self) -> impl Iterator<Item = Batch> + '_ {
         let withheld = self.open.iter().flat_map(|open| &open.withheld);
         withheld.map(|delta| Batch {

@@ -63,10 +63,7 @@ fn check_cluster(image: &MetadataImage, request: &RegisterBroker) -> Result<(), 
 /// Two processes under one id: the one that is alive keeps it, unless it is about to stop anyway.
 fn check_duplicate(image: &MetadataImage, request: &RegisterBroker, has_live_session: bool) -> Result<(), ApiError> {
     let Some(before) = image.broker(request.broker) else { return Ok(()) };
-    let other_is_running = before.incarnation != request.incarnation
-        && has_live_session
-        && !before.fenced
-        && !before.in_controlled_shutdown;
+    let other_is_running = before.incarnation != request.incarnation && has_live_session && before.is_active();
     if !other_is_running {
         return Ok(());
     }
@@ -245,46 +242,46 @@ pub fn fence(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiErr
     if registration.fenced {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let step = leave_isr(image, broker, None, Cause::BrokerFenced(broker));
+    let step = leave_when_fenced(image, broker, None);
     Ok(finish(step, (), Record::FenceBroker { broker, epoch: registration.epoch }))
 }
 
-/// A broker leaves every ISR in steps, each of which goes on where the one before ended. Without `reached` each would walk
-/// what the others have changed already.
+/// The departure of a broker from every ISR in steps, each of which goes on where the one before ended. Without `reached`
+/// each would walk what the others have changed already.
 #[derive(Debug, Default)]
 pub struct Departure {
-    /// The last follower that has left its ISR.
+    /// The last partition that the broker has left, of those that it left in the order of their ids.
     reached: Option<TopicPartition>,
 }
 
 impl Departure {
     pub fn fence(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
-        let plan = self.next(image, broker, Cause::BrokerFenced(broker)).map_or_else(|| fence(image, broker), Ok)?;
-        Ok(self.note(image, broker, plan))
+        let step = self.reached.map(|reached| leave_when_fenced(image, broker, Some(reached)));
+        let plan = match step {
+            Some(step) if !step.records.is_empty() => Plan::partial(step.records, ()),
+            // From the start: the broker may have got seats behind the place that was reached.
+            Some(_) | None => fence(image, broker)?,
+        };
+        let has_led = |id| image.partition(id).is_some_and(|partition| partition.leader == Some(broker));
+        self.reached = last_changed(&plan).filter(|&id| !has_led(id));
+        Ok(plan)
     }
 
     pub fn begin_controlled_shutdown(&mut self, image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
-        let next = self.next(image, broker, Cause::ControlledShutdown(broker));
-        let plan = next.map_or_else(|| begin_controlled_shutdown(image, broker), Ok)?;
-        Ok(self.note(image, broker, plan))
-    }
-
-    /// The step behind the place that was reached. None: from the start, since the broker may have got seats before it.
-    fn next(&self, image: &MetadataImage, broker: BrokerId, cause: Cause) -> Option<Plan<()>> {
-        self.reached?;
-        let step = leave_isr(image, broker, self.reached, cause);
-        (!step.records.is_empty()).then(|| Plan::partial(step.records, ()))
-    }
-
-    fn note(&mut self, image: &MetadataImage, broker: BrokerId, plan: Plan<()>) -> Plan<()> {
-        self.reached = match plan.records.last() {
-            Some(Record::PartitionChange(change)) => {
-                let has_led = image.partition(change.id).is_some_and(|partition| partition.leader == Some(broker));
-                (!has_led).then_some(change.id)
-            }
-            _ => None,
+        let step = self.reached.map(|reached| leave_when_stopping(image, broker, Some(reached)));
+        let plan = match step {
+            Some(step) if !step.is_last => Plan::partial(step.records, ()),
+            Some(_) | None => begin_controlled_shutdown(image, broker)?,
         };
-        plan
+        self.reached = last_changed(&plan);
+        Ok(plan)
+    }
+}
+
+fn last_changed(plan: &Plan<()>) -> Option<TopicPartition> {
+    match plan.records.last() {
+        Some(Record::PartitionChange(change)) => Some(change.id),
+        _ => None,
     }
 }
 
@@ -292,19 +289,28 @@ impl Departure {
 /// has seen every move.
 pub fn begin_controlled_shutdown(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
     let registration = registered(image, broker)?;
-    if registration.fenced || registration.in_controlled_shutdown {
+    if !registration.is_active() {
         return Ok(Plan::new(Vec::new(), ()));
     }
-    let step = leave_isr(image, broker, None, Cause::ControlledShutdown(broker));
+    let step = leave_when_stopping(image, broker, None);
     Ok(finish(step, (), Record::BeginControlledShutdown { broker, epoch: registration.epoch }))
 }
 
 /// A partition without a leader serves nothing, so those that `broker` leads come before those that it follows, of which
 /// those up to `after` are left out.
-fn leave_isr(image: &MetadataImage, broker: BrokerId, after: Option<TopicPartition>, cause: Cause) -> Step {
+fn leave_when_fenced(image: &MetadataImage, broker: BrokerId, after: Option<TopicPartition>) -> Step {
     let leads = |id: &TopicPartition| image.partition(*id).is_some_and(|at| at.leader == Some(broker));
     let follows = image.index.in_isr_after(broker, after).filter(|id| !leads(id));
-    change_step(image, image.index.led_by(broker).chain(follows), cause, |change| change.without(broker))
+    let seats = image.index.led_by(broker).chain(follows);
+    change_step(image, seats, Cause::BrokerFenced(broker), |change| change.without(broker))
+}
+
+/// The broker serves on, so the order does not matter, but for one partition that it leads, which comes last: a broker that
+/// leads nothing may stop at once, so until then any controller finds that the shutdown is not at its end.
+fn leave_when_stopping(image: &MetadataImage, broker: BrokerId, after: Option<TopicPartition>) -> Step {
+    let last = image.index.led_by(broker).next();
+    let seats = image.index.in_isr_after(broker, after).filter(|id| Some(*id) != last).chain(last);
+    change_step(image, seats, Cause::ControlledShutdown(broker), |change| change.without(broker))
 }
 
 /// Which of the directories that `broker` has online are among those that it reports as failed.

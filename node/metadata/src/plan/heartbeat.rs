@@ -100,22 +100,25 @@ pub fn heartbeat(
     HeartbeatSteps::new(heartbeat.clone()).plan(image, lowest_active_offset)
 }
 
-/// A heartbeat that may take several steps. What the first one decides holds for all: the leaderships that it moves must
-/// not change what the others are for.
+/// A heartbeat that may take several steps.
 #[derive(Debug)]
 pub struct HeartbeatSteps {
     heartbeat: Heartbeat,
-    /// Where an unfenced broker goes.
-    decided: Option<State>,
     departure: Departure,
+    removal: Option<Removal>,
 }
 
 impl HeartbeatSteps {
     pub fn new(heartbeat: Heartbeat) -> Self {
-        Self { heartbeat, decided: None, departure: Departure::default() }
+        Self { heartbeat, departure: Departure::default(), removal: None }
     }
 
-    /// Plans the next step. The answer to one that is not the last tells nobody to stop.
+    /// Why the last planned step takes the broker out of ISRs, if it does.
+    pub fn removal(&self) -> Option<Removal> {
+        self.removal
+    }
+
+    /// Plans the next step. Only the answer to the last one tells the broker to stop.
     pub fn plan(
         &mut self,
         image: &MetadataImage,
@@ -135,14 +138,11 @@ impl HeartbeatSteps {
         let current = State::of(broker);
         if !failed.is_empty() && !nothing_left {
             // What else it wants it says again.
+            self.removal = Some(Removal::DirectoryFailure);
             let plan = brokers::fail_directories(image, broker, &failed);
             return Ok(plan.map(|()| HeartbeatAnswer::of(current, circumstances)));
         }
-        let next = match self.decided {
-            Some(decided) if current == State::Unfenced => decided,
-            _ => next_state(current, circumstances),
-        };
-        self.decided = (current == State::Unfenced).then_some(next);
+        let next = next_state(current, circumstances);
         let plan = self.transition(image, broker.broker, current, next)?;
         let mut answer = HeartbeatAnswer::of(next, circumstances);
         answer.should_shut_down &= !plan.is_partial;
@@ -159,23 +159,21 @@ impl HeartbeatSteps {
         current: State,
         next: State,
     ) -> Result<Plan<()>, ApiError> {
+        self.removal = None;
         if current == next {
             return Ok(Plan::new(Vec::new(), ()));
         }
         match next {
             // A broker that stops is fenced by the same stroke: no ISR waits for it.
-            State::Fenced | State::ShutdownNow => self.departure.fence(image, broker),
+            State::Fenced | State::ShutdownNow => {
+                self.removal = Some(Removal::Fencing);
+                self.departure.fence(image, broker)
+            }
             State::Unfenced => brokers::unfence(image, broker),
-            State::ControlledShutdown => self.departure.begin_controlled_shutdown(image, broker),
-        }
-    }
-
-    /// What its steps are for, once the first is planned.
-    pub fn removal(&self) -> Removal {
-        match self.decided {
-            Some(State::Fenced | State::ShutdownNow) => Removal::Fencing,
-            Some(State::ControlledShutdown) => Removal::ControlledShutdown,
-            Some(State::Unfenced) | None => Removal::DirectoryFailure,
+            State::ControlledShutdown => {
+                self.removal = Some(Removal::ControlledShutdown);
+                self.departure.begin_controlled_shutdown(image, broker)
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ struct Fed {
 
 impl Fed {
     async fn start() -> Self {
-        Self { gateway: lone_gateway().await, ledger: Ledger::default() }
+        let (gateway, _) = lone_gateway().await;
+        Self { gateway, ledger: Ledger::default() }
     }
 
     fn push(&mut self, records: Vec<Record>) {

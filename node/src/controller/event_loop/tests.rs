@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::super::fixture::{event_loop, lone_voter};
 use super::super::inflight::IN_FLIGHT_MAX;
-use super::super::operation::{Mutation, Position, Removes, Reply, RequestId, Weight};
+use super::super::operation::{Mutation, Position, RemovalTarget, Reply, RequestId, Weight};
 use super::*;
 
 type Answer = oneshot::Receiver<Reply>;

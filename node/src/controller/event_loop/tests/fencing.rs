@@ -53,8 +53,7 @@ async fn the_steps_of_a_fencing_end_where_another_incarnation_has_registered() {
 async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
     let mut driven = Driven::with_partitions(1).await;
     for id in [1, 2].map(broker) {
-        let epoch = driven.draft().broker(id).expect("registered").epoch;
-        driven.event_loop.sessions.touch(Contact { broker: id, epoch, metadata_offset: Offset::default() });
+        hear(&driven, id);
     }
     tokio::time::advance(Duration::from_secs(3_601)).await;
     driven.event_loop.run_due_tasks(Instant::now());
@@ -66,13 +65,7 @@ async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
 #[tokio::test]
 async fn contact_is_late_from_the_first_step_until_unfenced() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
-    let epochs = [1, 2].map(|id| driven.draft().broker(broker(id)).expect("registered").epoch);
-    let late = |driven: &Driven| {
-        [1, 2].map(|id| {
-            let (broker, epoch) = (broker(id), epochs[id as usize - 1]);
-            driven.event_loop.sessions.touch(Contact { broker, epoch, metadata_offset: Offset::default() })
-        })
-    };
+    let late = |driven: &Driven| [1, 2].map(|id| hear(driven, broker(id)));
     assert_eq!(late(&driven), [None, None]);
     driven.event_loop.fence(broker(1), "a test");
     assert!(!driven.is_fenced(1));
@@ -88,29 +81,48 @@ async fn contact_is_late_from_the_first_step_until_unfenced() {
 #[tokio::test]
 async fn a_fencing_that_was_refused_makes_no_contact_late() {
     let mut driven = Driven::with_partitions(1).await;
-    let epoch = driven.draft().broker(broker(1)).expect("registered").epoch;
-    let contact = Contact { broker: broker(1), epoch, metadata_offset: Offset::default() };
-    assert_eq!(driven.event_loop.sessions.touch(contact), None);
+    assert_eq!(hear(&driven, broker(1)), None);
     driven.event_loop.sessions.begin_removal(broker(1), Removal::Fencing);
-    assert_eq!(driven.event_loop.sessions.touch(contact), Some(Removal::Fencing));
+    assert_eq!(hear(&driven, broker(1)), Some(Removal::Fencing));
     driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
-    assert_eq!(driven.event_loop.sessions.touch(contact), None);
+    assert_eq!(hear(&driven, broker(1)), None);
 }
 
-/// What a stopping broker 2 asks for, as its heartbeats have the controller do it.
+/// The broker is heard, so that it has a session.
+fn hear(driven: &Driven, id: BrokerId) -> Option<Removal> {
+    let epoch = driven.draft().broker(id).expect("registered").epoch;
+    driven.event_loop.sessions.touch(Contact { broker: id, epoch, metadata_offset: Offset::default() })
+}
+
+/// A heartbeat of broker 2, as the API has the controller carry it out.
+struct Stops(HeartbeatSteps);
+
+impl Mutation for Stops {
+    fn plan(&mut self, image: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+        Ok(self.0.plan(image, None)?.map(|_| ()))
+    }
+
+    fn reply(&mut self, _: &Position, _: &[Record]) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn removal(&self) -> Option<Removal> {
+        self.0.removal()
+    }
+}
+
 fn stops(driven: &Driven) -> Operation {
-    let epoch = driven.draft().broker(broker(2)).expect("registered").epoch;
-    let removes = Removes { broker: broker(2), epoch, removal: Removal::ControlledShutdown };
-    let mut steps = HeartbeatSteps::new(Heartbeat {
-        broker: broker(2),
-        epoch,
+    let target =
+        RemovalTarget { broker: broker(2), epoch: driven.draft().broker(broker(2)).expect("registered").epoch };
+    let steps = HeartbeatSteps::new(Heartbeat {
+        broker: target.broker,
+        epoch: target.epoch,
         metadata_offset: driven.draft().next_offset,
         want_fence: false,
         want_shutdown: true,
         offline_directories: Vec::new(),
     });
-    let plan = move |image: &MetadataImage, _: &mut Rng| Ok(steps.plan(image, None)?.map(|_| ()));
-    Operation { removes: Some(removes), ..Operation::internal("stop", plan) }
+    Operation { target: Some(target), ..Operation::without_caller("stop", Stops(steps)) }
 }
 
 /// The leader, broker 1, wants the broker in the ISR of a partition.
@@ -133,27 +145,71 @@ fn take_in(driven: &Driven, number: i32) -> AlterPartition {
     }
 }
 
-#[tokio::test]
-async fn a_broker_that_stops_waits_for_its_barrier_although_the_first_step_has_moved_all_that_it_led() {
+/// Broker 2 leads the first partition and follows the others.
+async fn follower() -> Driven {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     let led = TopicPartition::new(TopicId::default(), PartitionId::new(0));
     let change =
         PartitionChange { leader: Some(Some(broker(2))), ..PartitionChange::none(led, Cause::ElectionRequested) };
     driven.done(operation(move |_| Ok(Plan::new(vec![Record::PartitionChange(change.clone())], ())))).await;
+    hear(&driven, broker(2));
+    driven
+}
+
+fn assert_stopping(driven: &Driven) {
+    let stopping = driven.draft().broker(broker(2)).expect("registered");
+    assert!(stopping.in_controlled_shutdown && stopping.controlled_shutdown_offset.is_some() && !stopping.fenced);
+    assert_eq!(driven.draft().index.in_isr(broker(2)).count(), 0);
+}
+
+#[tokio::test]
+async fn a_shutdown_in_steps_is_carried_out_once_and_has_its_barrier() {
+    let mut driven = follower().await;
     driven.run([stops(&driven)]);
-    assert_eq!(driven.draft().index.led_count(broker(2)), 0);
     driven.run([stops(&driven)]);
     assert_eq!(driven.claim().steps.len(), 1, "it goes on already");
     driven.finish().await;
-    let stopping = driven.draft().broker(broker(2)).expect("registered").clone();
-    assert!(stopping.in_controlled_shutdown && stopping.controlled_shutdown_offset.is_some() && !stopping.fenced);
-    assert_eq!(driven.draft().index.in_isr(broker(2)).count(), 0);
+    assert_stopping(&driven);
+}
+
+#[tokio::test]
+async fn a_shutdown_has_its_barrier_although_the_claim_was_lost_meanwhile() {
+    let mut driven = follower().await;
+    driven.run([stops(&driven)]);
+    driven.claim_again().await;
+    assert!(driven.draft().is_active(broker(2)));
+    driven.run([stops(&driven)]);
+    driven.finish().await;
+    assert_stopping(&driven);
+}
+
+#[tokio::test]
+async fn a_shutdown_goes_on_although_another_of_the_same_broker_waits() {
+    let mut driven = follower().await;
+    let ((whole, done), first, second) = (transaction(), stops(&driven), stops(&driven));
+    driven.run([first, whole, second]);
+    driven.finish().await;
+    assert!(matches!(done.await, Ok(Ok(_))));
+    assert_stopping(&driven);
+}
+
+#[tokio::test]
+async fn no_election_is_held_while_a_broker_leaves() {
+    let mut driven = follower().await;
+    driven.run([stops(&driven)]);
+    let sweeps = |driven: &mut Driven| driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(60));
+    let next_offset = driven.draft().next_offset;
+    sweeps(&mut driven);
+    assert_eq!(driven.draft().next_offset, next_offset, "broker 1 is the preferred leader of the first partition");
+    driven.finish().await;
+    assert_stopping(&driven);
 }
 
 #[tokio::test]
 async fn nobody_takes_a_broker_back_into_an_isr_that_it_was_to_leave() {
     for fences in [true, false] {
         let mut driven = Driven::with_partitions(PARTITIONS).await;
+        hear(&driven, broker(2));
         if fences {
             driven.event_loop.fence(broker(2), "a test");
         } else {

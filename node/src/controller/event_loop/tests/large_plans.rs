@@ -205,7 +205,7 @@ async fn a_part_that_comes_too_late_leaves_nothing_of_its_transaction() {
     let (whole, done) = in_parts(config("last", String::new()));
     driven.run([whole]);
     driven.propose_first_part().await;
-    tokio::time::advance(Duration::from_secs(2)).await;
+    tokio::time::advance(Duration::from_secs(7)).await;
     driven.event_loop.on_tick();
     assert_eq!(done.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::PolicyViolation));
     driven.finish().await;
