@@ -8,11 +8,12 @@ use quorate_metadata::record::BrokerRegistration;
 use super::gateway::Gateway;
 use crate::controller::EventLoop;
 use crate::controller::fixture::{NODE, event_loop, lone_voter};
-use crate::raft::DialMap;
+use crate::raft::{DialMap, Leadership};
 
 /// Its event loop does not run: while it is kept, what is submitted to it waits.
 pub async fn lone_gateway() -> (Gateway, EventLoop) {
     let (raft, view) = lone_voter().await;
+    let Some(Leadership::Claimed { .. }) = raft.leadership().recv().await else { panic!("it is elected") };
     let (event_loop, controller) = event_loop(raft.clone(), view.clone());
     (Gateway::new(NODE, controller, raft, view, DialMap::none()), event_loop)
 }

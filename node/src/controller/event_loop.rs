@@ -104,24 +104,29 @@ impl Claim {
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
-        self.is_removing(broker, Removal::Fencing)
+        let Some(epoch) = self.draft.working().broker(broker).map(|known| known.epoch) else { return false };
+        self.under_way().any(|operation| operation.removes(RemovalTarget { broker, epoch }, Removal::Fencing))
     }
 
-    /// Whether this broker, as it is registered now, is being taken out of ISRs for such a reason.
-    pub fn is_removing(&self, broker: BrokerId, removal: Removal) -> bool {
-        let Some(epoch) = self.draft.working().broker(broker).map(|known| known.epoch) else { return false };
-        self.under_way().any(|operation| operation.removes(RemovalTarget { broker, epoch }, removal))
+    /// Whether the removal of this broker from ISRs, as it is registered now, is under way, or has led to what it was for.
+    pub fn keeps_removal(&self, broker: BrokerId, removal: Removal) -> bool {
+        let Some(known) = self.draft.working().broker(broker) else { return true };
+        let is_done = match removal {
+            Removal::Fencing => known.fenced,
+            Removal::ControlledShutdown | Removal::DirectoryFailure => !known.is_active(),
+        };
+        is_done || self.has_removal_of(RemovalTarget { broker, epoch: known.epoch })
     }
 
     /// Whether something takes this incarnation of a broker out of ISRs.
     pub fn has_removal_of(&self, target: RemovalTarget) -> bool {
-        self.under_way().any(|operation| operation.target == Some(target))
+        self.under_way().any(|operation| operation.target == Some(target) && operation.mutation.removal().is_some())
     }
 
     /// Whether the controller's own tasks may run: not beside a large plan, which they would make stale, nor while a broker
     /// leaves ISRs, since an election could bring it back as a leader.
     pub fn can_run_tasks(&self) -> bool {
-        !self.large.is_busy() && !self.under_way().any(|operation| operation.target.is_some())
+        !self.large.is_busy() && !self.under_way().any(|operation| operation.mutation.removal().is_some())
     }
 
     fn under_way(&self) -> impl Iterator<Item = &Operation> {
@@ -294,6 +299,7 @@ impl EventLoop {
                 || claim.can_step()
                 || claim.can_run_deferred()
                 || claim.can_start_large()
+                || claim.tasks.has_unfinished_urgent()
                 || (claim.tasks.has_unfinished() && claim.can_run_tasks());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
         })

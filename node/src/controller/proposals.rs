@@ -93,6 +93,10 @@ impl EventLoop {
                 group.add(before, records, None);
                 group.has_step = true;
                 if let (Some(target), Some(removal)) = (operation.target, operation.mutation.removal()) {
+                    if !claim.is_fencing(target.broker) {
+                        // Of this operation, which may have been a fencing until its last step.
+                        self.sessions.end_removal(target.broker);
+                    }
                     self.sessions.begin_removal(target.broker, removal);
                 }
                 claim.steps.push_back(operation);

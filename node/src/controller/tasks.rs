@@ -94,6 +94,10 @@ impl TaskTable {
     pub fn has_unfinished(&self) -> bool {
         self.unfinished.contains(&true)
     }
+
+    pub fn has_unfinished_urgent(&self) -> bool {
+        TASKS.iter().zip(&self.unfinished).any(|(task, unfinished)| task.is_urgent && *unfinished)
+    }
 }
 
 impl EventLoop {
@@ -140,7 +144,7 @@ impl EventLoop {
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
         let draft = claim.draft.working();
-        self.sessions.retain_removals(|broker, removal| claim.is_removing(broker, removal) || !draft.is_active(broker));
+        self.sessions.retain_removals(|broker, removal| claim.keeps_removal(broker, removal));
         let Some(broker) = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker)) else {
             return Next::Later;
         };

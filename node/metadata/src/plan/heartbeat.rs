@@ -142,7 +142,9 @@ impl HeartbeatSteps {
             let plan = brokers::fail_directories(image, broker, &failed);
             return Ok(plan.map(|()| HeartbeatAnswer::of(current, circumstances)));
         }
-        let next = next_state(current, circumstances);
+        let is_stopping = current == State::Unfenced && self.removal == Some(Removal::ControlledShutdown);
+        // A shutdown that has begun stays one, even if what the broker leads was moved by others meanwhile.
+        let next = if is_stopping { State::ControlledShutdown } else { next_state(current, circumstances) };
         let plan = self.transition(image, broker.broker, current, next)?;
         let mut answer = HeartbeatAnswer::of(next, circumstances);
         answer.should_shut_down &= !plan.is_partial;

@@ -231,3 +231,34 @@ async fn nobody_takes_a_broker_back_into_an_isr_that_it_was_to_leave() {
         assert_eq!(driven.draft().index.in_isr(broker(2)).count(), 0);
     }
 }
+
+#[tokio::test]
+async fn a_broker_that_gets_a_leadership_while_it_stops_is_not_taken_for_fenced() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    hear(&driven, broker(2));
+    // It leads nothing, so it is fenced at once, until it leads the last partition.
+    driven.run([stops(&driven)]);
+    assert_eq!(hear(&driven, broker(2)), Some(Removal::Fencing));
+    let last = TopicPartition::new(TopicId::default(), PartitionId::new(PARTITIONS - 1));
+    let change =
+        PartitionChange { leader: Some(Some(broker(2))), ..PartitionChange::none(last, Cause::ElectionRequested) };
+    driven.run([operation(move |_| Ok(Plan::new(vec![Record::PartitionChange(change.clone())], ()))).0]);
+    driven.finish().await;
+    driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
+    assert_stopping(&driven);
+    assert_ne!(hear(&driven, broker(2)), Some(Removal::Fencing));
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_brokers_whose_sessions_have_ended_are_fenced_beside_each_other() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    for id in [1, 2].map(broker) {
+        hear(&driven, id);
+    }
+    tokio::time::advance(Duration::from_secs(3_601)).await;
+    driven.event_loop.run_due_tasks(Instant::now());
+    assert!(driven.claim().is_fencing(broker(1)) && !driven.claim().is_fencing(broker(2)));
+    assert!(driven.event_loop.can_go_on());
+    driven.event_loop.run_unfinished_tasks();
+    assert!(driven.claim().is_fencing(broker(1)) && driven.claim().is_fencing(broker(2)));
+}
