@@ -13,6 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::mutate::set;
+use super::side_thread::SideThread;
 use super::{PerfError, Report, Samples, Target, create, delete, names};
 use crate::AdminClient;
 
@@ -50,6 +51,8 @@ pub(super) struct Background {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
+    /// Of the mutations and of their connections.
+    _thread: SideThread,
 }
 
 struct Shared {
@@ -66,13 +69,17 @@ impl Background {
     pub async fn start(target: &Target, every: Duration) -> Result<Self, PerfError> {
         let client = target.client()?;
         let topic = names("background", 1);
-        create(&client, NewTopic { name: topic[0].clone(), partitions: Some(1), ..NewTopic::default() }).await?;
         let phases = Mutex::new(vec![Phase::default()]);
         let shared = Shared { client, topic, next: AtomicU64::new(0), current: AtomicUsize::new(0), phases };
         let shared = Arc::new(shared);
+        let thread = SideThread::start("mutations")?;
+        let first = shared.clone();
+        // A connection belongs to the thread that opens it.
+        let created = thread.handle().spawn(async move { first.create_topic().await });
+        created.await.expect("a creation does not panic")?;
         let stop = watch::Sender::new(false);
-        let task = tokio::spawn(mutate(shared.clone(), every, stop.subscribe()));
-        Ok(Self { shared, stop, task })
+        let task = thread.handle().spawn(mutate(shared.clone(), every, stop.subscribe()));
+        Ok(Self { shared, stop, task, _thread: thread })
     }
 
     /// What is due from now on counts in another phase.
@@ -119,6 +126,12 @@ async fn mutate(shared: Arc<Shared>, every: Duration, mut stop: watch::Receiver<
 }
 
 impl Shared {
+    async fn create_topic(&self) -> Result<(), PerfError> {
+        let topic = NewTopic { name: self.topic[0].clone(), partitions: Some(1), ..NewTopic::default() };
+        create(&self.client, topic).await?;
+        Ok(())
+    }
+
     async fn mutate(&self, phase: usize, due: Instant) {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let outcome = set(&self.client, &self.topic[0], number).await;

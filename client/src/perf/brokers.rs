@@ -26,7 +26,6 @@ use quorate_metadata::plan::features;
 use quorate_proto::broker::RegisterRequest;
 use quorate_proto::{features_to_wire, metadata};
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
@@ -34,6 +33,7 @@ use tokio::time::timeout;
 use self::connection::Connections;
 use self::heart::{Heart, Order};
 use self::partitions::Partitions;
+use super::side_thread::SideThread;
 use super::{PerfError, Samples, Target};
 use crate::{AdminClient, Freshness, Mode, world};
 
@@ -72,7 +72,7 @@ pub(super) struct Fleet {
     port: u16,
     listener: JoinHandle<Infallible>,
     /// A thread for the heartbeats alone: feeds of a million partitions would hold them up past the session timeout.
-    heart_thread: Option<Runtime>,
+    heart_thread: SideThread,
     hearts: JoinSet<Result<Samples, PerfError>>,
     followers: JoinSet<Infallible>,
 }
@@ -100,8 +100,7 @@ impl Fleet {
         let io = |source| PerfError::Io { what: "cannot listen on loopback".to_owned(), source };
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io)?;
         let port = listener.local_addr().map_err(io)?.port();
-        // Last of what can fail: a runtime must not be dropped in a task.
-        let heart_thread = heart_thread()?;
+        let heart_thread = SideThread::start("hearts")?;
         let shared = Shared {
             connections: Connections::new(target.clone(), behaviour.per_connection),
             heart_connections: Connections::new(target.clone(), behaviour.per_connection),
@@ -117,7 +116,7 @@ impl Fleet {
             registered: Vec::new(),
             port,
             listener: tokio::spawn(accept(listener)),
-            heart_thread: Some(heart_thread),
+            heart_thread,
             hearts: JoinSet::new(),
             followers: JoinSet::new(),
         };
@@ -143,8 +142,7 @@ impl Fleet {
             self.registered.push((id, epoch));
             let place = self.registered.len() - 1;
             let heart = Heart::new(self.shared.clone(), place, id, epoch).beat();
-            let thread = self.heart_thread.as_ref().expect("it ends with the fleet");
-            self.hearts.spawn_on(heart, thread.handle());
+            self.hearts.spawn_on(heart, self.heart_thread.handle());
             if self.shared.behaviour.follows {
                 self.followers.spawn(follower::run(self.shared.clone(), place, id, epoch));
             }
@@ -223,15 +221,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         self.listener.abort();
-        if let Some(thread) = self.heart_thread.take() {
-            thread.shutdown_background();
-        }
     }
-}
-
-fn heart_thread() -> Result<Runtime, PerfError> {
-    let io = |source| PerfError::Io { what: "cannot start the thread of the heartbeats".to_owned(), source };
-    Builder::new_multi_thread().worker_threads(1).thread_name("hearts").enable_all().build().map_err(io)
 }
 
 async fn refuse_taken(admin: &AdminClient, ids: &[i32]) -> Result<(), PerfError> {

@@ -21,6 +21,7 @@ mod brokers;
 mod load;
 mod local;
 mod report;
+mod side_thread;
 mod usage;
 
 use std::path::PathBuf;

@@ -148,6 +148,9 @@ pub fn prepare(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Resul
     Unprepared::new(draft, stamp, batches).prepare(usize::MAX).map(|(prepared, _)| prepared)
 }
 
+/// The first batches of what was to be prepared, and the rest.
+pub type Part = (VecDeque<PreparedBatch>, Option<Box<Unprepared>>);
+
 /// Batches that stand one after the other, still to be replayed and encoded.
 pub struct Unprepared {
     draft: Ledger,
@@ -156,8 +159,8 @@ pub struct Unprepared {
 }
 
 impl Unprepared {
-    pub fn new(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Self {
-        Self { draft: draft.clone(), stamp, batches: batches.into_iter() }
+    pub fn new(draft: &Ledger, stamp: Stamp, batches: Vec<Vec<Record>>) -> Box<Self> {
+        Box::new(Self { draft: draft.clone(), stamp, batches: batches.into_iter() })
     }
 
     pub fn epoch(&self) -> ControllerEpoch {
@@ -165,7 +168,7 @@ impl Unprepared {
     }
 
     /// Prepares the next batches, at most so many, and returns what is left then.
-    pub fn prepare(mut self, count: usize) -> Result<(VecDeque<PreparedBatch>, Option<Self>), String> {
+    pub fn prepare(mut self: Box<Self>, count: usize) -> Result<Part, String> {
         let mut prepared = VecDeque::new();
         while prepared.len() < count
             && let Some(records) = self.batches.next()

@@ -15,7 +15,7 @@ use quorate_metadata::{ApiError, ErrorName, Record};
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::batcher::{self, Planned, PreparedBatch, Stamp, Unprepared};
+use super::batcher::{self, Part, Planned, PreparedBatch, Stamp, Unprepared};
 use super::inflight::Parked;
 use super::operation::{Operation, Position};
 
@@ -69,7 +69,7 @@ struct Proposing {
 /// What comes after the batches that are prepared.
 enum Rest {
     Nothing,
-    ToPrepare(Unprepared),
+    ToPrepare(Box<Unprepared>),
     /// It is being prepared elsewhere, as this part.
     Awaited {
         part: u64,
@@ -94,7 +94,7 @@ pub struct PreparedPlan {
 pub struct PreparedPart {
     epoch: ControllerEpoch,
     part: u64,
-    outcome: Result<(VecDeque<PreparedBatch>, Option<Unprepared>), String>,
+    outcome: Result<Part, String>,
 }
 
 enum Outcome {
@@ -104,7 +104,7 @@ enum Outcome {
     Batches {
         reply: Vec<u8>,
         batches: VecDeque<PreparedBatch>,
-        rest: Option<Unprepared>,
+        rest: Option<Box<Unprepared>>,
     },
 }
 
@@ -255,7 +255,7 @@ impl LargePlans {
 
     /// What to prepare next, as part `part`, a number that no other part of this process has. Beside what is in flight no
     /// more than two parts are encoded.
-    pub fn next_part(&mut self, part: u64, now: Instant) -> Option<Unprepared> {
+    pub fn next_part(&mut self, part: u64, now: Instant) -> Option<Box<Unprepared>> {
         let Some(Stage::Proposing(proposing)) = &mut self.stage else { return None };
         if proposing.batches.len() > BATCHES_PER_PART || !matches!(proposing.rest, Rest::ToPrepare(_)) {
             return None;
@@ -341,7 +341,7 @@ pub fn prepare(mut operation: Operation, draft: Ledger, stamp: Stamp, mut rng: R
 }
 
 /// Replays and encodes the next part of a plan.
-pub fn prepare_part(part: u64, unprepared: Unprepared) -> Prepared {
+pub fn prepare_part(part: u64, unprepared: Box<Unprepared>) -> Prepared {
     let epoch = unprepared.epoch();
     Prepared::Part(PreparedPart { epoch, part, outcome: unprepared.prepare(BATCHES_PER_PART) })
 }
@@ -371,7 +371,7 @@ fn all_steps(
 }
 
 /// Only a transaction is prepared in parts: of others nothing could be taken back if a later part did not replay.
-fn first_part(operation: &Operation, unprepared: Unprepared, reply: Vec<u8>) -> Outcome {
+fn first_part(operation: &Operation, unprepared: Box<Unprepared>, reply: Vec<u8>) -> Outcome {
     let count = if operation.atomic { BATCHES_PER_PART } else { usize::MAX };
     match unprepared.prepare(count) {
         Ok((batches, rest)) => Outcome::Batches { reply, batches, rest },
