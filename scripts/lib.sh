@@ -27,7 +27,7 @@ install_packages() {
   "${as[@]}" apt-get install -y -q "$@" >&2 || { "${as[@]}" apt-get update -q >&2 && "${as[@]}" apt-get install -y -q "$@" >&2; }
 }
 
-# What the build needs: cargo, a C++ compiler, make for the allocator, and libclang for RocksDB's bindings.
+# What the build needs: cargo, a C++ compiler, and libclang for RocksDB's bindings.
 ensure_toolchain() {
   if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
     export PATH=$HOME/.cargo/bin:$PATH
@@ -35,7 +35,6 @@ ensure_toolchain() {
   command -v cargo >/dev/null || die "cargo is missing: install Rust 1.95 or newer with rustup (https://rustup.rs), then run this again"
   local missing=()
   command -v g++ >/dev/null || missing+=(g++)
-  command -v make >/dev/null || missing+=(make)
   ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 \
     && ls -d /usr/lib/llvm-*/lib/clang/*/include >/dev/null 2>&1 || missing+=(libclang-dev)
   [ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"

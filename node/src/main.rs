@@ -9,13 +9,7 @@ use quorate_metadata::ids::ControllerId;
 use quorate_node::config::{self, NodeConfig};
 use quorate_node::machine::Machine;
 use quorate_node::{inspect, node, raft, telemetry};
-use tikv_jemallocator::Jemalloc;
 use tokio::signal::unix::{SignalKind, signal};
-
-/// Gives back what a large request or snapshot needed, which the C library's allocator keeps (docs/performance.md).
-/// `.cargo/config.toml` has its settings.
-#[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// For tests of clusters whose nodes run different releases: the highest `metadata.version` that the node supports.
 const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
