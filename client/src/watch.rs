@@ -25,6 +25,8 @@ pub struct WatchFilter {
     pub broker: Option<i32>,
     /// Only records of these types; none: all.
     pub kinds: Vec<String>,
+    /// Ids of topics: nothing that belongs to another topic; none: all.
+    pub topics: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +70,7 @@ impl Watch {
             from_offset: self.filter.from,
             broker: self.filter.broker,
             kinds: self.filter.kinds.clone(),
+            topics: self.filter.topics.clone(),
             max_level: Some(LEVEL_HIGHEST.into()),
         };
         let AdminClient { nodes, options, .. } = &self.client;

@@ -159,7 +159,7 @@ impl Follower {
         let from_offset = self.started.then(|| self.ledger.working().next_offset.get());
         self.snapshot.clear();
         let max_level = features::range(&config.features, features::METADATA_VERSION).max;
-        let request = WatchRequest { from_offset, broker: None, kinds: Vec::new(), max_level: Some(max_level.into()) };
+        let request = WatchRequest { from_offset, max_level: Some(max_level.into()), ..WatchRequest::default() };
         let mut client = BrokerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let opened = timeout(SILENCE_MAX, client.watch(request)).await.map_err(|_| Interrupted::Silent)?;
         let mut events = opened?.into_inner();

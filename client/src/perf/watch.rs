@@ -135,7 +135,7 @@ async fn watch_whole(nodes: Nodes, broker: Option<i32>) -> Result<Seen, PerfErro
 
 async fn read_snapshot(nodes: &Nodes, broker: Option<i32>, seen: &mut Seen) -> Result<(), Status> {
     let max_level = Some(LEVEL_HIGHEST.into());
-    let request = WatchRequest { from_offset: None, broker, kinds: Vec::new(), max_level };
+    let request = WatchRequest { broker, max_level, ..WatchRequest::default() };
     let mut feed: Streaming<WatchEvent> = wire(nodes.current().1.channel.clone()).watch(request).await?.into_inner();
     while let Some(event) = feed.message().await? {
         seen.count(&event);

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use bytes::{BufMut, Bytes};
 use prost::Message;
 use quorate_metadata::Record;
-use quorate_metadata::ids::{BrokerId, ControllerEpoch, Offset};
+use quorate_metadata::ids::{BrokerId, ControllerEpoch, Offset, TopicId};
 use quorate_metadata::image::{Audience, Delta, LEVEL_LOWEST, MetadataImage};
 use quorate_proto::broker::{CommittedRecord, CommittedRecords};
 use quorate_proto::record;
@@ -29,15 +29,24 @@ pub struct FeedEntry {
     pub level: i16,
     controller_epoch: ControllerEpoch,
     time_ms: i64,
-    /// Which brokers each record concerns.
-    concerned: Box<[Concerned]>,
+    /// What filters look at, for each record.
+    scopes: Box<[Scope]>,
     /// The brokers that `Concerned::Hosts` refers to.
     hosts: Box<[BrokerId]>,
+    /// The topics that `Scope::topic` refers to.
+    topics: Box<[TopicId]>,
     /// None once it is encoded.
     records: Mutex<Option<Delta>>,
     encoded: OnceLock<Encoded>,
     /// What this entry is counted as.
     bytes: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    concerned: Concerned,
+    /// Where the topic is that the record belongs to; None: it belongs to the cluster.
+    topic: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +75,8 @@ struct EncodedRecord {
 #[derive(Debug, Clone, Copy)]
 pub struct RecordView<'a> {
     pub kind: &'static str,
+    /// The topic that it belongs to; None: it belongs to the cluster.
+    pub topic: Option<TopicId>,
     concerned: Concerned,
     hosts: &'a [BrokerId],
 }
@@ -92,26 +103,39 @@ impl RecordView<'_> {
 impl FeedEntry {
     pub fn new(delta: Delta, before: &MetadataImage, after: &MetadataImage) -> Self {
         let mut hosts = Vec::new();
-        let concerned: Box<[Concerned]> =
-            delta.audiences(before, after).map(|audience| concerned(&audience, &mut hosts)).collect();
+        let mut topics = Vec::new();
+        let audiences = delta.audiences(before, after).zip(delta.topics(before, after));
+        let scopes: Box<[Scope]> = audiences
+            .map(|(audience, topic)| Scope {
+                concerned: concerned(&audience, &mut hosts),
+                topic: topic.map(|topic| place_of(topic, &mut topics)),
+            })
+            .collect();
         let bytes = delta.records.iter().map(|record| size_of::<Record>() + record.approximate_bytes()).sum::<usize>();
-        let fixed = size_of::<Self>() + size_of_val(&*concerned) + size_of_val(hosts.as_slice());
-        Self {
+        let entry = Self {
             first_offset: delta.first_offset,
             next_offset: delta.next_offset,
             level: delta.records.iter().map(Record::level_for_followers).max().unwrap_or(LEVEL_LOWEST),
             controller_epoch: delta.controller_epoch,
             time_ms: delta.timestamp_ms,
-            concerned,
+            scopes,
             hosts: hosts.into(),
+            topics: topics.into(),
             records: Mutex::new(Some(delta)),
             encoded: OnceLock::new(),
-            bytes: AtomicUsize::new(fixed + bytes),
-        }
+            bytes: AtomicUsize::new(bytes),
+        };
+        entry.bytes.fetch_add(entry.fixed_bytes(), Ordering::Relaxed);
+        entry
+    }
+
+    /// Besides the records.
+    fn fixed_bytes(&self) -> usize {
+        size_of::<Self>() + size_of_val(&*self.scopes) + size_of_val(&*self.hosts) + size_of_val(&*self.topics)
     }
 
     pub fn record_count(&self) -> usize {
-        self.concerned.len()
+        self.scopes.len()
     }
 
     /// The memory that it takes, as far as the ring has counted it.
@@ -133,7 +157,7 @@ impl FeedEntry {
     /// Counts the entry as it is now that it is encoded; what it takes less than before.
     pub(super) fn settle_bytes(&self) -> isize {
         let encoded = self.encoded.get().map_or(0, |encoded| encoded.bytes.len() + size_of_val(&*encoded.records));
-        let bytes = size_of::<Self>() + size_of_val(&*self.concerned) + size_of_val(&*self.hosts) + encoded;
+        let bytes = self.fixed_bytes() + encoded;
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
         before.cast_signed() - bytes.cast_signed()
     }
@@ -142,12 +166,10 @@ impl FeedEntry {
     pub(super) fn select(&self, cursor: Offset, passes: impl Fn(RecordView<'_>) -> bool) -> Vec<Selected> {
         let encoded = self.encoded.get().expect("an entry is encoded before it is selected from");
         let wanted = |at: usize| {
-            encoded.records[at].offset >= cursor
-                && passes(RecordView {
-                    kind: encoded.records[at].kind,
-                    concerned: self.concerned[at],
-                    hosts: &self.hosts,
-                })
+            let Scope { concerned, topic } = self.scopes[at];
+            let topic = topic.map(|place| self.topics[place as usize]);
+            let view = RecordView { kind: encoded.records[at].kind, topic, concerned, hosts: &self.hosts };
+            encoded.records[at].offset >= cursor && passes(view)
         };
         let is_whole = encoded.bytes.len() <= EVENT_BYTES_MAX && (0..encoded.records.len()).all(wanted);
         if is_whole {
@@ -212,8 +234,16 @@ fn concerned(audience: &Audience, hosts: &mut Vec<BrokerId>) -> Concerned {
     }
 }
 
+/// Records of one topic follow each other: it is kept once for all of them.
+fn place_of(topic: TopicId, topics: &mut Vec<TopicId>) -> u32 {
+    if topics.last() != Some(&topic) {
+        topics.push(topic);
+    }
+    place(topics.len() - 1)
+}
+
 fn place(at: usize) -> u32 {
-    u32::try_from(at).expect("a batch names far fewer brokers")
+    u32::try_from(at).expect("a batch names far fewer brokers and topics")
 }
 
 /// The fields of an event besides its records. Fields may come in any order: encodings can be joined.

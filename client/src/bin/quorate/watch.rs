@@ -1,8 +1,8 @@
 //! `quorate watch`: the metadata feed, a line (or JSON object) a record.
 
 use clap::Args;
-use quorate_client::{Event, Freshness, WatchFilter};
-use quorate_metadata::Record;
+use quorate_client::{ClientError, Event, Freshness, WatchFilter};
+use quorate_metadata::{ErrorName, Record};
 use quorate_proto::{DecodeError, metadata, record};
 use serde::Serialize;
 
@@ -24,6 +24,9 @@ pub struct Arguments {
     /// Only records of this type, such as PartitionChange; may be repeated
     #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<String>,
+    /// Nothing of other topics than this one; may be repeated
+    #[arg(long = "topic", value_name = "NAME", value_delimiter = ',')]
+    topics: Vec<String>,
     /// Only what concerns this broker
     #[arg(long, value_name = "ID")]
     broker: Option<i32>,
@@ -52,13 +55,18 @@ struct Place {
 }
 
 pub async fn run(session: &Session, arguments: Arguments) -> Outcome {
-    let mut printer = Printer { format: session.format, known: names(session).await?, left: arguments.max };
+    // A topic that was created before the command must be found, also by a node that lags behind.
+    let freshness = if arguments.topics.is_empty() { Freshness::Stale } else { Freshness::Linearizable };
+    let known = names(session, freshness).await?;
+    let topics = arguments.topics.iter().map(|name| id_of(name, &known)).collect::<Outcome<_>>()?;
+    let mut printer = Printer { format: session.format, known, left: arguments.max };
     let from = match (arguments.from, arguments.snapshot) {
         (_, true) => None,
         (Some(offset), false) => Some(offset),
         (None, false) => Some(session.client.describe_quorum(Freshness::Stale).await?.metadata_offset),
     };
-    let mut watch = session.client.watch(WatchFilter { from, broker: arguments.broker, kinds: arguments.kinds });
+    let filter = WatchFilter { from, broker: arguments.broker, kinds: arguments.kinds, topics };
+    let mut watch = session.client.watch(filter);
     while printer.left != Some(0) {
         match watch.next().await? {
             Event::Snapshot(part) => {
@@ -84,14 +92,21 @@ pub async fn run(session: &Session, arguments: Arguments) -> Outcome {
 }
 
 /// What the topics are called that were there before.
-async fn names(session: &Session) -> Outcome<Known> {
+async fn names(session: &Session, freshness: Freshness) -> Outcome<Known> {
     let mut known = Known::default();
-    for topic in session.client.list_topics(Freshness::Stale).await?.topics {
+    for topic in session.client.list_topics(freshness).await?.topics {
         if let Ok(id) = topic.id.parse() {
             known.names.insert(id, topic.name);
         }
     }
     Ok(known)
+}
+
+fn id_of(name: &str, known: &Known) -> Outcome<String> {
+    let id = known.names.iter().find_map(|(id, known)| (known == name).then(|| id.to_string()));
+    id.ok_or_else(|| {
+        ClientError::failed(ErrorName::UnknownTopicOrPartition, format!("there is no topic {name:?}")).into()
+    })
 }
 
 struct Printer {
@@ -142,7 +157,7 @@ impl Printer {
 
 #[cfg(test)]
 mod tests {
-    use quorate_metadata::ids::{BrokerEpoch, BrokerId};
+    use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicId};
 
     use super::*;
 
@@ -152,6 +167,16 @@ mod tests {
 
     const FENCED: Record = Record::FenceBroker { broker: BrokerId::new(3), epoch: BrokerEpoch::new(12) };
     const PLACE: Place = Place { offset: 40, epoch: 2, time_ms: Some(1_700_000_000_000) };
+
+    #[test]
+    fn a_topic_is_followed_by_its_id_and_an_unknown_one_is_refused() {
+        let mut known = Known::default();
+        let id = TopicId::new(uuid::Uuid::from_u128(7));
+        known.names.insert(id, "orders".to_owned());
+        assert_eq!(id_of("orders", &known).expect("it is known"), id.to_string());
+        let refused = id_of("order", &known).expect_err("it is not there");
+        assert_eq!(refused.to_string(), "UNKNOWN_TOPIC_OR_PARTITION: there is no topic \"order\"");
+    }
 
     #[test]
     fn a_record_is_one_json_line() {

@@ -43,7 +43,7 @@ impl Follower {
     async fn follow(&self, client: &AdminClient) -> Infallible {
         let mut from = None;
         loop {
-            let filter = WatchFilter { from, broker: Some(self.broker), kinds: Vec::new() };
+            let filter = WatchFilter { from, broker: Some(self.broker), ..WatchFilter::default() };
             let mut feed = client.watch(filter);
             let Err(error) = self.read(&mut feed).await;
             tracing::debug!(broker = self.broker, %error, "feed over");

@@ -36,7 +36,7 @@ impl Moves {
         let observer = Target { bootstrap: vec![observer], ..target.clone() }.client()?;
         let from = Some(observer.describe_quorum(Freshness::Stale).await?.metadata_offset);
         let kinds = vec!["PartitionChange".to_owned(), "FenceBroker".to_owned()];
-        let mut feed = observer.watch(WatchFilter { from, broker: None, kinds });
+        let mut feed = observer.watch(WatchFilter { from, kinds, ..WatchFilter::default() });
         feed.open().await?;
         Ok(Self { feed, seen: Seen::new(victim, topics) })
     }

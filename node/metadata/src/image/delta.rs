@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::MetadataImage;
-use crate::ids::{BrokerId, ControllerEpoch, Offset, TopicPartition};
-use crate::record::{ConfigResource, PartitionChange, Record};
+use crate::ids::{BrokerId, ControllerEpoch, Offset, TopicId, TopicPartition};
+use crate::record::{ConfigResource, PartitionChange, PartitionRegistration, Record};
 
 /// Records that became visible, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,34 @@ impl Delta {
                 let hosts = [before, after].into_iter().filter_map(|image| image.partition(id));
                 Audience::of_hosts(hosts.flat_map(|partition| partition.replicas.iter().copied()).chain(named))
             }
+        })
+    }
+
+    /// The topic that each record belongs to, given the images before and after; None for what belongs to the cluster.
+    pub fn topics(&self, before: &MetadataImage, after: &MetadataImage) -> impl Iterator<Item = Option<TopicId>> {
+        let named = move |name: &str| [after, before].iter().find_map(|image| image.topic_names.get(name).copied());
+        self.records.iter().map(move |record| match record {
+            Record::CreateTopic { topic, .. } | Record::RemoveTopic { topic } => Some(*topic),
+            Record::CreatePartition(PartitionRegistration { id, .. })
+            | Record::PartitionChange(PartitionChange { id, .. }) => Some(id.topic),
+            Record::Config { resource: ConfigResource::Topic(name), .. } => named(name),
+            Record::Config { resource: ConfigResource::Broker(_) | ConfigResource::BrokerDefault, .. }
+            | Record::ClusterCreated { .. }
+            | Record::FeatureLevel { .. }
+            | Record::RegisterController(_)
+            | Record::RegisterBroker(_)
+            | Record::FenceBroker { .. }
+            | Record::UnfenceBroker { .. }
+            | Record::BeginControlledShutdown { .. }
+            | Record::UnregisterBroker { .. }
+            | Record::ProducerIds { .. }
+            | Record::RequestApplied { .. }
+            | Record::Digest { .. }
+            | Record::BeginTransaction { .. }
+            | Record::EndTransaction
+            | Record::AbortTransaction { .. }
+            | Record::BeginReassignment(_)
+            | Record::ChangeReassignment { .. } => None,
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: image -> records -> image is identity, and the digest proves it on arrival.
 
+use std::collections::BTreeSet;
 use std::iter::once;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use imbl::OrdMap;
 
 use super::partition_changes::PartitionChanges;
 use super::{MetadataImage, ReplayError, Topic};
-use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicPartition};
+use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicId, TopicPartition};
 use crate::mutant::Mutant;
-use crate::record::{Partition, PartitionRegistration, Record};
+use crate::record::{ConfigResource, Partition, PartitionRegistration, Record};
 
 /// Partitions that the index takes over at once while an image is restored.
 const CHANGES_MAX: usize = 4_096;
@@ -47,6 +48,22 @@ impl MetadataImage {
         };
         let rest = Self { topics: OrdMap::new(), ..self.clone() };
         topics.chain(hosted.into_iter().filter_map(partitions)).chain(rest.to_records())
+    }
+
+    /// The image without the topics that are not named, and without their configs: for its records only, its digest and
+    /// its index stay those of the whole.
+    pub fn with_topics(&self, topics: &BTreeSet<TopicId>) -> Self {
+        let named: OrdMap<TopicId, Arc<Topic>> =
+            topics.iter().filter_map(|id| Some((*id, Arc::clone(self.topics.get(id)?)))).collect();
+        let topic_configs = named.values().filter_map(|topic| {
+            let resource = ConfigResource::Topic(topic.name.clone());
+            let entries = self.configs.get(&resource)?.clone();
+            Some((resource, entries))
+        });
+        let others = self.configs.iter().filter(|(resource, _)| !matches!(resource, ConfigResource::Topic(_)));
+        let configs =
+            others.map(|(resource, entries)| (resource.clone(), entries.clone())).chain(topic_configs).collect();
+        Self { topics: named, configs, ..self.clone() }
     }
 
     /// The whole image as records, made one at a time while the image itself moves on.
@@ -228,6 +245,36 @@ mod tests {
             let expected = sorted(&mut image.to_records().filter(|record| !is_foreign(record)));
             assert_eq!(sorted(&mut image.to_records_of(host)), expected);
         }
+    }
+
+    #[test]
+    fn the_records_of_some_topics_leave_out_the_others_and_their_configs() {
+        let mut image = image();
+        let config = |name: &str| Record::Config {
+            resource: ConfigResource::Topic(name.to_owned()),
+            key: "retention.ms".to_owned(),
+            value: Some("1".to_owned()),
+        };
+        let other = topic(9);
+        let more = [
+            Record::CreateTopic { topic: other, name: "other".to_owned() },
+            create_partition(other, 0, &[1]),
+            config("orders"),
+            config("other"),
+        ];
+        image.replay(&batch(2, &more)).expect("they are new");
+        let is_of_other = |record: &Record| match record {
+            Record::CreateTopic { topic, .. } => *topic == other,
+            Record::CreatePartition(made) => made.id.topic == other,
+            Record::Config { resource: ConfigResource::Topic(name), .. } => name == "other",
+            _ => false,
+        };
+        let expected: Vec<Record> = image.to_records().filter(|record| !is_of_other(record)).collect();
+        assert_eq!(image.with_topics(&BTreeSet::from([topic(1)])).to_records().collect::<Vec<_>>(), expected);
+        let of_broker = image.with_topics(&BTreeSet::from([topic(1)])).to_records_of(broker(1));
+        let expected: Vec<Record> = image.to_records_of(broker(1)).filter(|record| !is_of_other(record)).collect();
+        assert_eq!(of_broker.collect::<Vec<_>>(), expected);
+        assert_eq!(image.with_topics(&BTreeSet::from([topic(77)])).topics.len(), 0);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use quorate_metadata::ids::BrokerId;
+use quorate_metadata::ids::{BrokerId, TopicId};
 use quorate_metadata::image::Audience;
 use quorate_metadata::{ApiError, MetadataImage, Record};
 use quorate_proto::broker::WatchRequest;
 
-use crate::api::request::invalid;
+use crate::api::request::{invalid, topic_id};
 use crate::feed::RecordView;
 
 #[derive(Debug, Clone, Default)]
@@ -15,6 +15,8 @@ pub struct Filter {
     pub broker: Option<BrokerId>,
     /// Empty: all.
     pub kinds: BTreeSet<String>,
+    /// Empty: all.
+    pub topics: BTreeSet<TopicId>,
 }
 
 impl Filter {
@@ -27,30 +29,42 @@ impl Filter {
         {
             return Err(invalid(format!("offset {from} is negative")));
         }
-        Ok(Self { broker: request.broker.map(BrokerId::new), kinds: request.kinds.iter().cloned().collect() })
+        Ok(Self {
+            broker: request.broker.map(BrokerId::new),
+            kinds: request.kinds.iter().cloned().collect(),
+            topics: request.topics.iter().map(|id| topic_id(id)).collect::<Result<_, _>>()?,
+        })
     }
 
     pub fn is_whole(&self) -> bool {
-        self.broker.is_none() && self.kinds.is_empty()
+        self.broker.is_none() && self.kinds.is_empty() && self.topics.is_empty()
     }
 
     /// Whether a record of the feed passes.
     pub fn passes(&self, record: RecordView<'_>) -> bool {
-        self.wants_kind(record.kind) && self.broker.is_none_or(|broker| record.concerns(broker))
+        self.wants_kind(record.kind)
+            && record.topic.is_none_or(|topic| self.wants_topic(topic))
+            && self.broker.is_none_or(|broker| record.concerns(broker))
     }
 
-    /// The records of a snapshot that may pass, made one at a time. Of the partitions it makes those of the broker only.
+    /// The records of a snapshot that may pass, made one at a time. Of the partitions it makes those of the broker only,
+    /// and of the topics those that are wanted.
     pub fn candidates(&self, image: &MetadataImage) -> Box<dyn Iterator<Item = Record> + Send> {
+        let chosen = if self.topics.is_empty() { image.clone() } else { image.with_topics(&self.topics) };
         match self.broker {
-            Some(broker) => Box::new(image.to_records_of(broker)),
-            None => Box::new(image.to_records()),
+            Some(broker) => Box::new(chosen.to_records_of(broker)),
+            None => Box::new(chosen.to_records()),
         }
     }
 
-    /// Whether a record of a snapshot passes.
+    /// Whether one of the candidates passes.
     pub fn passes_in_snapshot(&self, record: &Record) -> bool {
         self.wants_kind(record.kind())
             && self.broker.is_none_or(|broker| Audience::in_snapshot(record).includes(broker))
+    }
+
+    fn wants_topic(&self, topic: TopicId) -> bool {
+        self.topics.is_empty() || self.topics.contains(&topic)
     }
 
     fn wants_kind(&self, kind: &str) -> bool {

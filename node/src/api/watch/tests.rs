@@ -1,5 +1,6 @@
 use futures::StreamExt;
-use quorate_metadata::ids::ControllerEpoch;
+use quorate_metadata::ids::{ControllerEpoch, TopicId};
+use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_metadata::record::ConfigResource;
 use quorate_metadata::{Batch, Ledger, Record};
 use quorate_proto::broker::CommittedRecords;
@@ -29,10 +30,36 @@ impl Fed {
     }
 
     fn watch(&self, from: i64) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
-        let request =
-            WatchRequest { from_offset: Some(from), kinds: vec!["Config".to_owned()], ..WatchRequest::default() };
+        self.serve(WatchRequest {
+            from_offset: Some(from),
+            kinds: vec!["Config".to_owned()],
+            ..WatchRequest::default()
+        })
+    }
+
+    /// From the first offset on, of one topic.
+    fn watch_topic(&self, topic: TopicId) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
+        let max_level = Some(LEVEL_HIGHEST.into());
+        let topics = vec![topic.to_string()];
+        self.serve(WatchRequest { from_offset: Some(0), topics, max_level, ..WatchRequest::default() })
+    }
+
+    fn serve(&self, request: WatchRequest) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
         Box::pin(serve(&self.gateway, request).expect("the offset is there"))
     }
+}
+
+fn topic(id: u128) -> TopicId {
+    TopicId::new(uuid::Uuid::from_u128(id))
+}
+
+fn create_topic(id: u128, name: &str) -> Record {
+    Record::CreateTopic { topic: topic(id), name: name.to_owned() }
+}
+
+fn topic_config(name: &str) -> Record {
+    let resource = ConfigResource::Topic(name.to_owned());
+    Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) }
 }
 
 fn feature(level: i16) -> Record {
@@ -76,4 +103,19 @@ async fn a_watcher_learns_where_it_is_once_while_nothing_passes() {
     assert!(timeout(10 * BOOKMARK_INTERVAL, events.next()).await.is_err(), "there is nothing new");
     fed.push(vec![feature(4), config()]);
     assert_eq!(offsets(next(&mut events).await), [4]);
+}
+
+#[tokio::test]
+async fn a_watcher_of_a_topic_sees_it_and_the_cluster_and_no_other_topic() {
+    let mut fed = Fed::start().await;
+    fed.push(vec![create_topic(1, "orders"), create_topic(2, "bills"), topic_config("orders"), topic_config("bills")]);
+    fed.push(vec![topic_config("bills")]);
+    fed.push(vec![feature(1), Record::RemoveTopic { topic: topic(1) }, Record::RemoveTopic { topic: topic(2) }]);
+    let mut orders = fed.watch_topic(topic(1));
+    assert_eq!(offsets(next(&mut orders).await), [0, 2]);
+    assert_eq!(offsets(next(&mut orders).await), [5, 6]);
+    let mut bills = fed.watch_topic(topic(2));
+    assert_eq!(offsets(next(&mut bills).await), [1, 3]);
+    assert_eq!(offsets(next(&mut bills).await), [4]);
+    assert_eq!(offsets(next(&mut bills).await), [5, 7]);
 }

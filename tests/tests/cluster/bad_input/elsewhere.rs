@@ -85,6 +85,7 @@ async fn feeds_that_cannot_be_followed() {
         (from(i64::MIN), "INVALID_REQUEST"),
         (from(i64::MAX), "RESYNC_REQUIRED"),
         (unknown, "INVALID_REQUEST"),
+        (WatchRequest { topics: vec!["orders".to_owned()], ..WatchRequest::default() }, "INVALID_REQUEST"),
         (WatchRequest::default(), "UNSUPPORTED_VERSION"),
         (WatchRequest { broker: Some(1), ..WatchRequest::default() }, "UNSUPPORTED_VERSION"),
     ] {
