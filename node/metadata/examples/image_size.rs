@@ -86,6 +86,9 @@ fn measure_fencing(image: &MetadataImage) {
     timed("replay_step_of_fencing", || fenced.replay(&step).expect("a plan replays"));
     timed("rest_of_fencing", || fence_whole(&mut fenced));
     timed("to_records", || black_box(image.to_records().count()));
+    let records: Vec<Record> = image.to_records().collect();
+    let restored = timed("from_snapshot", || MetadataImage::from_snapshot(image.header(), records));
+    assert_eq!(restored.as_ref(), Ok(image));
     assert_eq!(fenced.index.led_count(BrokerId::new(0)), 0);
 }
 

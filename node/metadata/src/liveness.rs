@@ -92,10 +92,6 @@ impl Sessions {
         matches!(removal, Some(Removal::Fencing | Removal::ControlledShutdown))
     }
 
-    pub fn remove(&mut self, broker: BrokerId) {
-        self.sessions.remove(&broker);
-    }
-
     /// A claim: what was heard before says nothing, and every unfenced broker gets a full session.
     pub fn start_all(&mut self, image: &MetadataImage, now_ms: u64) {
         self.sessions.clear();
@@ -117,15 +113,16 @@ impl Sessions {
         self.sessions.get(&broker).map(|session| now_ms.saturating_sub(session.contact_ms))
     }
 
-    /// Of the brokers that are not fenced and whose session has ended, the one whose ended first. One at a time, so
-    /// that each decision sees what the one before it did.
-    pub fn expired(&self, image: &MetadataImage, now_ms: u64, counts: impl Fn(BrokerId) -> bool) -> Option<BrokerId> {
+    /// The brokers that are not fenced and whose sessions have ended; first the one whose ended first.
+    pub fn expired(&self, image: &MetadataImage, now_ms: u64) -> Vec<BrokerId> {
         let ended = |(broker, session): &(&BrokerId, &Session)| {
             let silence_ms = now_ms.saturating_sub(session.contact_ms);
             silence_ms >= self.session_timeout_ms && image.broker(**broker).is_some_and(|broker| !broker.fenced)
         };
-        let ended = self.sessions.iter().filter(ended).filter(|(broker, _)| counts(**broker));
-        ended.min_by_key(|(_, session)| session.contact_ms).map(|(broker, _)| *broker)
+        let mut ended: Vec<(u64, BrokerId)> =
+            self.sessions.iter().filter(ended).map(|(broker, session)| (session.contact_ms, *broker)).collect();
+        ended.sort_unstable();
+        ended.into_iter().map(|(_, broker)| broker).collect()
     }
 
     /// The lowest offset that the active brokers other than `except` reported; `None` if there is no other. One that
@@ -195,17 +192,15 @@ mod tests {
         let sessions = started(10_000);
         assert!(sessions.has_live(broker(1), 12_999) && sessions.has_live(broker(2), 12_999));
         assert!(!sessions.has_live(broker(3), 10_000));
-        assert_eq!(sessions.expired(&image(), 12_999, |_| true), None);
+        assert_eq!(sessions.expired(&image(), 12_999), []);
     }
 
     #[test]
     fn the_session_that_ended_first_is_the_first_to_be_fenced() {
         let mut sessions = started(0);
         sessions.touch(broker(1), epoch(1), 500);
-        assert_eq!(sessions.expired(&image(), 3_000, |_| true), Some(broker(2)));
-        assert_eq!(sessions.expired(&image(), 4_000, |_| true), Some(broker(2)));
-        sessions.remove(broker(2));
-        assert_eq!(sessions.expired(&image(), 4_000, |_| true), Some(broker(1)));
+        assert_eq!(sessions.expired(&image(), 3_000), [broker(2)]);
+        assert_eq!(sessions.expired(&image(), 4_000), [broker(2), broker(1)]);
     }
 
     #[test]
@@ -214,7 +209,7 @@ mod tests {
         sessions.touch(broker(1), epoch(1), 9_000);
         sessions.touch(broker(2), epoch(2), 9_000);
         sessions.touch(broker(3), epoch(3), 0);
-        assert_eq!(sessions.expired(&image(), 9_000, |_| true), None);
+        assert_eq!(sessions.expired(&image(), 9_000), []);
     }
 
     #[test]
@@ -238,8 +233,8 @@ mod tests {
     fn a_stall_of_the_controller_extends_every_session() {
         let mut sessions = started(0);
         sessions.extend_all(5_000, 6_000);
-        assert_eq!(sessions.expired(&image(), 7_999, |_| true), None);
-        assert_eq!(sessions.expired(&image(), 8_000, |_| true), Some(broker(1)));
+        assert_eq!(sessions.expired(&image(), 7_999), []);
+        assert_eq!(sessions.expired(&image(), 8_000), [broker(1), broker(2)]);
     }
 
     #[test]
@@ -247,7 +242,7 @@ mod tests {
         let mut sessions = started(0);
         sessions.touch(broker(1), epoch(1), 4_900);
         sessions.extend_all(5_000, 5_000);
-        assert_eq!(sessions.expired(&image(), 7_999, |_| true), None);
+        assert_eq!(sessions.expired(&image(), 7_999), []);
         assert!(!sessions.has_live(broker(1), 8_000));
     }
 

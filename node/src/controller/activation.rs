@@ -1,6 +1,6 @@
 //! Claim and resign: how this node becomes the active controller, and stops being it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::plan::{brokers, checkpoint};
@@ -12,6 +12,7 @@ use super::inflight::InFlight;
 use super::large_plan::{LargePlans, not_controller};
 use super::operation::Operation;
 use super::tasks::TaskTable;
+use super::under_way::UnderWay;
 
 impl EventLoop {
     /// Everything committed before this epoch has been replayed here, so the draft starts as what is true.
@@ -25,17 +26,14 @@ impl EventLoop {
             draft,
             in_flight: InFlight::default(),
             tasks: TaskTable::starting(Instant::now()),
-            steps: VecDeque::new(),
+            under_way: UnderWay::default(),
             large: LargePlans::default(),
             suspects: BTreeSet::new(),
-            deferred: Vec::new(),
             returned: BTreeMap::new(),
             digest_due: false,
             digested_at: None,
         });
-        if self.claim.as_ref().is_some_and(|claim| claim.draft.has_open_transaction()) {
-            self.abort_open_transaction("its controller resigned");
-        }
+        self.abort_open_transaction("its controller resigned");
         self.run_all(self.first_operations());
         self.look_at_leaderless();
         self.publish_claim(Some(epoch));
@@ -48,17 +46,19 @@ impl EventLoop {
         claim.in_flight.fail_all();
         self.view.drafts.clear();
         claim.large.fail_all();
-        let waiting = claim.steps.drain(..).chain(claim.deferred.drain(..));
-        waiting.for_each(|operation| operation.refuse(not_controller()));
+        claim.under_way.take_all().for_each(|operation| operation.refuse(not_controller()));
         self.sessions.clear();
         self.probes.abort_all();
         info!(controller_epoch = %claim.epoch, why, "resigned");
     }
 
-    /// Ends the transaction that is open on the draft: nothing of it stays.
+    /// Ends the transaction that is open on the draft, if there is one: nothing of it stays.
     pub(super) fn abort_open_transaction(&mut self, why: &'static str) {
         let Some(claim) = &self.claim else { return };
         let abort = checkpoint::abort_transaction(&claim.draft, why);
+        if abort.records.is_empty() {
+            return;
+        }
         self.run_all(vec![Operation::internal("abort-transaction", move |_, _| Ok(abort.clone()))]);
     }
 

@@ -3,13 +3,14 @@
 //! Every turn is bounded. What is more than that goes on in a later turn (plans in steps, sweeps of tasks), or is planned
 //! beside the loop (`large_plan`). The watchdog ends the leadership of a loop that does not turn all the same.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ControllerEpoch, Offset};
 use quorate_metadata::image::Ledger;
+use quorate_metadata::limits::CHANGES_PER_STEP_MAX;
 use quorate_metadata::liveness::Removal;
 use quorate_metadata::mutant::Mutant;
 use quorate_metadata::plan::elections::Cursor;
@@ -29,6 +30,7 @@ use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
 use super::pulse::Pulse;
 use super::tasks::TaskTable;
+use super::under_way::UnderWay;
 use crate::machine::Workers;
 use crate::metrics::Metrics;
 use crate::raft::{DialMap, Leadership, RaftNode};
@@ -73,13 +75,10 @@ pub(super) struct Claim {
     pub draft: Ledger,
     pub in_flight: InFlight,
     pub tasks: TaskTable,
-    /// Operations of several steps, in the order in which they go on.
-    pub steps: VecDeque<Operation>,
+    pub under_way: UnderWay,
     pub large: LargePlans,
     /// Brokers whose stream is gone, and that no probe has found dead yet.
     pub suspects: BTreeSet<BrokerId>,
-    /// Operations that were taken from the queue together with one that has batches of its own, and go on after it.
-    pub deferred: Vec<Operation>,
     /// Brokers that are unfenced, and whose leaderless partitions are still to be looked at, from the cursor on.
     pub returned: BTreeMap<BrokerId, Option<Cursor>>,
     /// A digest is to be written as soon as nothing is in flight.
@@ -90,22 +89,26 @@ pub(super) struct Claim {
 
 impl Claim {
     fn can_step(&self) -> bool {
-        !self.steps.is_empty() && !self.in_flight.is_full_of_steps() && !self.large.is_proposing()
+        self.under_way.step_count() > 0 && !self.in_flight.is_full_of_steps() && !self.large.is_proposing()
     }
 
     fn can_run_deferred(&self) -> bool {
-        !self.deferred.is_empty() && !self.large.is_proposing()
+        self.under_way.has_deferred() && !self.large.is_proposing()
     }
 
     /// A plan that is made between two steps is stale when it comes.
     fn can_start_large(&self) -> bool {
-        self.steps.is_empty() && self.large.can_start()
+        self.under_way.step_count() == 0 && self.large.can_start()
+    }
+
+    /// Whether other operations wait, so that a large plan is made once. They do not wait for one that cannot be made yet.
+    fn is_held_up_by_large(&self) -> bool {
+        self.large.is_in_hand() || self.can_start_large()
     }
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
-        let Some(epoch) = self.draft.working().broker(broker).map(|known| known.epoch) else { return false };
-        self.under_way().any(|operation| operation.removes(RemovalTarget { broker, epoch }, Removal::Fencing))
+        self.target(broker).is_some_and(|target| self.under_way.fences(target))
     }
 
     /// Whether the removal of this broker from ISRs, as it is registered now, is under way, or has led to what it was for.
@@ -115,22 +118,18 @@ impl Claim {
             Removal::Fencing => known.fenced,
             Removal::ControlledShutdown | Removal::DirectoryFailure => !known.is_active(),
         };
-        is_done || self.has_removal_of(RemovalTarget { broker, epoch: known.epoch })
-    }
-
-    /// Whether something takes this incarnation of a broker out of ISRs.
-    pub fn has_removal_of(&self, target: RemovalTarget) -> bool {
-        self.under_way().any(|operation| operation.target == Some(target) && operation.mutation.removal().is_some())
+        is_done || self.under_way.removes(RemovalTarget { broker, epoch: known.epoch })
     }
 
     /// Whether the controller's own tasks may run: not beside a large plan, which they would make stale, nor while a broker
     /// leaves ISRs, since an election could bring it back as a leader.
     pub fn can_run_tasks(&self) -> bool {
-        !self.large.is_busy() && !self.under_way().any(|operation| operation.mutation.removal().is_some())
+        !self.large.is_busy() && !self.under_way.has_removals()
     }
 
-    fn under_way(&self) -> impl Iterator<Item = &Operation> {
-        self.steps.iter().chain(&self.deferred)
+    /// The broker as it is registered now.
+    pub fn target(&self, broker: BrokerId) -> Option<RemovalTarget> {
+        self.draft.working().broker(broker).map(|known| RemovalTarget { broker, epoch: known.epoch })
     }
 }
 
@@ -246,7 +245,7 @@ impl EventLoop {
     fn has_room(&self) -> bool {
         self.claim
             .as_ref()
-            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.large.is_busy())
+            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.is_held_up_by_large())
     }
 
     async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
@@ -299,7 +298,6 @@ impl EventLoop {
                 || claim.can_step()
                 || claim.can_run_deferred()
                 || claim.can_start_large()
-                || claim.tasks.has_unfinished_urgent()
                 || (claim.tasks.has_unfinished() && claim.can_run_tasks());
             has_work && !claim.in_flight.is_full() && !claim.digest_due
         })
@@ -310,12 +308,10 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return };
         if claim.large.has_batches() {
             self.propose_next_batch();
-        } else if claim.can_step()
-            && let Some(operation) = claim.steps.pop_front()
-        {
-            self.run_all(vec![operation]);
+        } else if claim.can_step() {
+            self.run_steps();
         } else if claim.can_run_deferred() {
-            let deferred = std::mem::take(&mut claim.deferred);
+            let deferred = claim.under_way.take_deferred();
             self.run_all(deferred);
         } else if claim.can_start_large()
             && let Some(operation) = claim.large.start(Instant::now())
@@ -344,12 +340,29 @@ impl EventLoop {
     }
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
+        let mut operations = operations.into_iter();
+        self.run_each(|_, _| operations.next());
+        operations.for_each(|operation| operation.refuse(not_controller()));
+    }
+
+    /// The next steps, as many as have the records of a large one: brokers with few partitions are fenced together.
+    fn run_steps(&mut self) {
+        let mut left = self.claim.as_ref().map_or(0, |claim| claim.under_way.step_count());
+        self.run_each(|claim, group| {
+            let has_room = left > 0 && group.records.len() < CHANGES_PER_STEP_MAX;
+            left = left.saturating_sub(1);
+            if has_room { claim.under_way.pop_step() } else { None }
+        });
+    }
+
+    /// Plans one operation after the other and proposes what they come to.
+    fn run_each(&mut self, mut next: impl FnMut(&mut Claim, &Group) -> Option<Operation>) {
         let started = Instant::now();
-        let Some(claim) = &self.claim else {
-            return operations.into_iter().for_each(|operation| operation.refuse(not_controller()));
-        };
-        let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
-        for operation in operations {
+        let Some(epoch) = self.claim.as_ref().map(|claim| claim.epoch) else { return };
+        let mut group = Group::new(Stamp { epoch, timestamp_ms: world::wall_ms() });
+        while let Some(claim) = &mut self.claim
+            && let Some(operation) = next(claim, &group)
+        {
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
             if !operation.is_abandoned() {
                 self.plan(operation, &mut group);

@@ -67,21 +67,23 @@ impl EventLoop {
         }
     }
 
-    /// Begins the fencing of a broker, which goes on in steps until it is concluded.
+    /// Begins the fencing of a broker: its steps come in the next turns, beside other operations, so that many brokers
+    /// that are gone at once hold nothing up.
     pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
         let Some(claim) = &self.claim else { return };
-        let known = claim.draft.working().broker(broker).filter(|known| !known.fenced);
-        let Some(epoch) = known.map(|known| known.epoch) else { return };
-        if claim.is_fencing(broker) {
+        let Some(target) = claim.target(broker) else { return };
+        if claim.under_way.fences(target) || claim.draft.working().broker(broker).is_some_and(|known| known.fenced) {
             return;
         }
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");
         self.sessions.begin_removal(broker, Removal::Fencing);
         self.metrics.brokers_fenced.inc();
         self.interrupt_large_plan();
-        let target = RemovalTarget { broker, epoch };
         let fencing = Fencing { target, departure: Departure::default() };
-        self.run_all(vec![Operation { target: Some(target), ..Operation::without_caller("fence", fencing) }]);
+        let operation = Operation { target: Some(target), ..Operation::without_caller("fence", fencing) };
+        if let Some(claim) = &mut self.claim {
+            claim.under_way.push_step(operation);
+        }
     }
 
     pub(super) fn on_tick(&mut self) {

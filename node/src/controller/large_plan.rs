@@ -127,9 +127,14 @@ impl LargePlans {
         self.waiting.push_back(operation);
     }
 
-    /// Whether other operations have to wait.
+    /// Whether a plan is being made or proposed.
+    pub fn is_in_hand(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    /// Whether a plan is in hand or to be made.
     pub fn is_busy(&self) -> bool {
-        self.stage.is_some() || !self.waiting.is_empty()
+        self.is_in_hand() || !self.waiting.is_empty()
     }
 
     /// The next operation to prepare, if none is in hand.
@@ -267,8 +272,8 @@ impl LargePlans {
         }
     }
 
-    /// Gives way: batches that are not proposed yet are dropped, and their operation is planned again. True if there were
-    /// any, so that a transaction may be open.
+    /// Gives way: a plan that is being made is stale when it comes, batches that are not proposed yet are dropped, and the
+    /// operation is planned again. True if there were batches, so that a transaction may be open.
     pub fn interrupt(&mut self) -> bool {
         match self.stage.take() {
             Some(Stage::Proposing(proposing)) => {
@@ -276,10 +281,11 @@ impl LargePlans {
                 self.waiting.push_front(proposing.operation);
                 true
             }
-            other => {
-                self.stage = other;
+            Some(Stage::Preparing(making)) => {
+                self.displaced = Some(making);
                 false
             }
+            None => false,
         }
     }
 

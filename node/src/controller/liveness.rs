@@ -138,17 +138,14 @@ impl SessionTable {
         self.lock().clear();
     }
 
-    /// A broker whose session has ended, but for those whose fencing is under way. Its own begins.
-    pub(super) fn take_expired(
-        &self,
-        image: &MetadataImage,
-        is_fencing: impl Fn(BrokerId) -> bool,
-    ) -> Option<BrokerId> {
+    /// The brokers whose sessions have ended, but for those whose fencing is under way. Their own begins.
+    pub(super) fn take_expired(&self, image: &MetadataImage, is_fencing: impl Fn(BrokerId) -> bool) -> Vec<BrokerId> {
         let now = self.now_ms();
         let mut sessions = self.lock();
-        let expired = sessions.expired(image, now, |broker| !is_fencing(broker))?;
-        sessions.begin_removal(expired, Removal::Fencing);
-        Some(expired)
+        let mut expired = sessions.expired(image, now);
+        expired.retain(|broker| !is_fencing(*broker));
+        expired.iter().for_each(|broker| sessions.begin_removal(*broker, Removal::Fencing));
+        expired
     }
 
     /// Begins the fencing of a broker that no stream speaks for; returns whether it did. A stream that is opened meanwhile

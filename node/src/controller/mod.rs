@@ -26,6 +26,7 @@ mod probe;
 mod proposals;
 mod pulse;
 mod tasks;
+mod under_way;
 mod watchdog;
 
 pub use batcher::{PreparedBatch, Stamp, entries_of};

@@ -60,7 +60,7 @@ impl Progress {
 }
 
 /// An incarnation of a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RemovalTarget {
     pub broker: BrokerId,
     pub epoch: BrokerEpoch,
@@ -121,9 +121,9 @@ impl Operation {
         self.reply.is_closed() && self.request.is_some()
     }
 
-    /// Whether it takes that incarnation of a broker out of ISRs for such a reason.
-    pub fn removes(&self, target: RemovalTarget, removal: Removal) -> bool {
-        self.target == Some(target) && self.mutation.removal() == Some(removal)
+    /// The broker that its last plan takes out of ISRs, and why, if it does.
+    pub fn removal(&self) -> Option<(RemovalTarget, Removal)> {
+        self.target.zip(self.mutation.removal())
     }
 
     pub fn refuse(self, error: ApiError) {

@@ -19,12 +19,12 @@ use crate::raft::RaftNode;
 impl EventLoop {
     pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
         let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
-        let is_first_step = operation.mutation.removal().is_none();
-        if let Some(target) = operation.target.filter(|target| is_first_step && claim.has_removal_of(*target)) {
+        let is_first_step = operation.removal().is_none();
+        if let Some(target) = operation.target.filter(|target| is_first_step && claim.under_way.removes(*target)) {
             return operation.refuse(removal_under_way(target));
         }
         if claim.large.is_proposing() {
-            return claim.deferred.push(operation);
+            return claim.under_way.defer(operation);
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
@@ -92,14 +92,14 @@ impl EventLoop {
                 let before = std::mem::replace(&mut claim.draft, draft);
                 group.add(before, records, None);
                 group.has_step = true;
-                if let (Some(target), Some(removal)) = (operation.target, operation.mutation.removal()) {
+                if let Some((target, removal)) = operation.removal() {
                     if !claim.is_fencing(target.broker) {
                         // Of this operation, which may have been a fencing until its last step.
                         self.sessions.end_removal(target.broker);
                     }
                     self.sessions.begin_removal(target.broker, removal);
                 }
-                claim.steps.push_back(operation);
+                claim.under_way.push_step(operation);
             }
             Err(broken) => {
                 let name = operation.name;
@@ -214,7 +214,7 @@ impl EventLoop {
                 park_until_confirmed(&self.raft, claim, vec![Parked { sender: operation.reply, reply }]);
             }
             large_plan::Accepted::InSteps(operation) => {
-                claim.steps.push_back(Operation { weight: Weight::default(), ..operation });
+                claim.under_way.push_step(Operation { weight: Weight::default(), ..operation });
             }
             large_plan::Accepted::Broken(operation, broken) => {
                 let refusal = does_not_replay(operation.name, &broken);
@@ -246,21 +246,14 @@ impl EventLoop {
     /// Ends an operation whose last batch does not come.
     fn end_transaction(&mut self, operation: Operation, refusal: ApiError, why: &'static str) {
         operation.refuse(refusal);
-        self.abort_transaction_without_end(why);
+        self.abort_open_transaction(why);
     }
 
-    fn abort_transaction_without_end(&mut self, why: &'static str) {
-        if self.claim.as_ref().is_some_and(|claim| claim.draft.has_open_transaction()) {
-            self.abort_open_transaction(why);
-        }
-    }
-
-    /// Makes room for an operation that does not wait: a plan that is being proposed gives way, and leaves no transaction
-    /// open.
+    /// Makes room for an operation that does not wait: a large plan gives way, and leaves no transaction open.
     pub(super) fn interrupt_large_plan(&mut self) {
         let Some(claim) = &mut self.claim else { return };
         if claim.large.interrupt() {
-            self.abort_transaction_without_end("interrupted by a fencing");
+            self.abort_open_transaction("interrupted by a fencing");
         }
     }
 }
@@ -268,12 +261,12 @@ impl EventLoop {
 /// One line for all steps of what changes much, with its counts.
 fn log_mass_change(operation: &Operation) {
     let Progress { steps, records } = operation.progress;
-    match (operation.target, operation.mutation.removal()) {
-        (Some(RemovalTarget { broker, epoch }), Some(removal)) => {
+    match operation.removal() {
+        Some((RemovalTarget { broker, epoch }, removal)) => {
             info!(%broker, broker_epoch = %epoch, steps, records, ?removal, "removal from ISRs planned");
         }
-        _ if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
-        _ => {}
+        None if steps > 1 => info!(operation = operation.name, steps, records, "planned in steps"),
+        None => {}
     }
 }
 

@@ -94,10 +94,6 @@ impl TaskTable {
     pub fn has_unfinished(&self) -> bool {
         self.unfinished.contains(&true)
     }
-
-    pub fn has_unfinished_urgent(&self) -> bool {
-        TASKS.iter().zip(&self.unfinished).any(|(task, unfinished)| task.is_urgent && *unfinished)
-    }
 }
 
 impl EventLoop {
@@ -140,18 +136,13 @@ impl EventLoop {
         self.claim.as_ref().is_some_and(|claim| !claim.in_flight.is_full() && (task.is_urgent || claim.can_run_tasks()))
     }
 
-    /// One broker a run, so that each decision sees the effect of the one before.
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
         let draft = claim.draft.working();
         self.sessions.retain_removals(|broker, removal| claim.keeps_removal(broker, removal));
-        let Some(broker) = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker)) else {
-            return Next::Later;
-        };
-        self.fence(broker, "session timed out");
-        let Some(claim) = &self.claim else { return Next::Later };
-        let is_fenced = claim.draft.working().broker(broker).is_none_or(|known| known.fenced);
-        if is_fenced || claim.is_fencing(broker) { Next::GoesOn } else { Next::Later }
+        let expired = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker));
+        expired.into_iter().for_each(|broker| self.fence(broker, "session timed out"));
+        Next::Later
     }
 
     fn probe_suspects(&mut self) -> Next {

@@ -83,7 +83,7 @@ impl World {
     pub fn tick(&mut self, ms: u64) -> Vec<String> {
         self.now_ms += ms;
         let mut lines = Vec::new();
-        while let Some(broker) = self.sessions.expired(self.image(), self.now_ms, |_| true) {
+        for broker in self.sessions.expired(self.image(), self.now_ms) {
             let plan = brokers::fence(self.image(), broker).unwrap();
             lines.extend(self.apply(&plan.records));
         }

@@ -161,6 +161,12 @@ impl Driven {
         self.event_loop.run_all(operations.into_iter().collect());
     }
 
+    /// Begins a fencing and makes its first step.
+    fn fence(&mut self, id: i32) {
+        self.event_loop.fence(broker(id), "a test");
+        self.event_loop.go_on();
+    }
+
     async fn settle_one(&mut self) {
         let outcome = EventLoop::next_settled(&mut self.event_loop.claim).await;
         self.event_loop.on_settled(outcome);
@@ -224,7 +230,6 @@ async fn steps_take_turns_and_operations_run_between_them() {
     driven.run([one, other]);
     let (between, _) = set("between", "steps");
     driven.controller.submit(between).expect("the queue has room");
-    driven.event_loop.go_on();
     driven.event_loop.go_on();
     let written = ["one-1", "other-1", "between", "one-2"].map(|key| value(driven.draft(), key).is_some());
     assert_eq!(written, [true, true, true, false]);

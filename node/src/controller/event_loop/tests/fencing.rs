@@ -6,6 +6,7 @@ use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatSteps};
 use quorate_metadata::record::{Cause, LeaderRecoveryState, PartitionChange};
 
 use super::super::super::liveness::Contact;
+use super::super::super::probe::Evidence;
 use super::*;
 
 /// More than one step.
@@ -18,7 +19,9 @@ async fn a_fencing_goes_ahead_of_a_transaction_which_is_made_again() {
     driven.run([whole]);
     assert!(driven.claim().draft.has_open_transaction());
     driven.event_loop.fence(broker(1), "a test");
-    assert!(driven.is_fenced(1) && !driven.claim().draft.has_open_transaction());
+    assert!(!driven.claim().draft.has_open_transaction());
+    driven.event_loop.go_on();
+    assert!(driven.is_fenced(1));
     driven.settle().await;
     let image = driven.event_loop.view.image();
     assert!(image.broker(broker(1)).expect("registered").fenced && value(&image, "part-0").is_none());
@@ -30,10 +33,10 @@ async fn a_fencing_goes_ahead_of_a_transaction_which_is_made_again() {
 #[tokio::test]
 async fn a_broker_that_is_being_fenced_is_not_fenced_again() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
-    driven.event_loop.fence(broker(1), "a test");
+    driven.fence(1);
     assert!(!driven.is_fenced(1) && driven.claim().is_fencing(broker(1)) && !driven.claim().is_fencing(broker(2)));
-    driven.event_loop.fence(broker(1), "a test");
-    assert_eq!(driven.claim().steps.len(), 1);
+    driven.fence(1);
+    assert_eq!(driven.claim().under_way.step_count(), 1);
     driven.finish().await;
     assert!(driven.is_fenced(1) && !driven.claim().is_fencing(broker(1)));
 }
@@ -42,23 +45,48 @@ async fn a_broker_that_is_being_fenced_is_not_fenced_again() {
 async fn the_steps_of_a_fencing_end_where_another_incarnation_has_registered() {
     // Of two steps, so that one is left when the registration gives up what is left.
     let mut driven = Driven::with_partitions(CHANGES_PER_STEP_MAX as i32 + 100).await;
-    driven.event_loop.fence(broker(1), "a test");
+    driven.fence(1);
     driven.run([operation(|image| register(image, 1)).0]);
     driven.run([operation(|image| brokers::unfence(image, broker(1))).0]);
     driven.finish().await;
-    assert!(!driven.is_fenced(1) && driven.claim().steps.is_empty());
+    assert!(!driven.is_fenced(1) && driven.claim().under_way.step_count() == 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
-    let mut driven = Driven::with_partitions(1).await;
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
     for id in [1, 2].map(broker) {
         hear(&driven, id);
     }
     tokio::time::advance(Duration::from_secs(3_601)).await;
     driven.event_loop.run_due_tasks(Instant::now());
-    assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, false]);
-    driven.event_loop.run_unfinished_tasks();
+    assert_eq!([1, 2].map(|id| driven.claim().is_fencing(broker(id))), [true, true]);
+    gone_at_once(driven).await;
+}
+
+#[tokio::test]
+async fn brokers_whose_ports_are_refused_are_fenced_turn_by_turn() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    for id in [1, 2].map(broker) {
+        let epoch = driven.draft().broker(id).expect("registered").epoch;
+        driven.event_loop.on_probed(Probed { broker: id, epoch, evidence: Evidence::Refused });
+    }
+    gone_at_once(driven).await;
+}
+
+/// Both brokers are gone: other operations run between the steps, and no broker waits until the other is fenced.
+async fn gone_at_once(mut driven: Driven) {
+    let first_in_isr = |driven: &Driven, id: i32| driven.draft().index.in_isr(broker(id)).next();
+    let first = [1, 2].map(|id| first_in_isr(&driven, id));
+    let (between, _) = set("between", "steps");
+    driven.controller.submit(between).expect("the queue has room");
+    assert!(driven.claim().in_flight.is_empty(), "nothing is planned where a broker is found gone");
+    driven.event_loop.go_on();
+    assert!(first_in_isr(&driven, 1) != first[0] && first_in_isr(&driven, 2) == first[1]);
+    assert_eq!(value(driven.draft(), "between"), Some("steps"));
+    driven.event_loop.go_on();
+    assert!(first_in_isr(&driven, 2) != first[1] && !driven.is_fenced(1));
+    driven.finish().await;
     assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
 }
 
@@ -67,7 +95,7 @@ async fn contact_is_late_from_the_first_step_until_unfenced() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     let late = |driven: &Driven| [1, 2].map(|id| hear(driven, broker(id)));
     assert_eq!(late(&driven), [None, None]);
-    driven.event_loop.fence(broker(1), "a test");
+    driven.fence(1);
     assert!(!driven.is_fenced(1));
     driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
     assert_eq!(late(&driven), [Some(Removal::Fencing), None]);
@@ -167,7 +195,7 @@ async fn a_shutdown_in_steps_is_carried_out_once_and_has_its_barrier() {
     let mut driven = follower().await;
     driven.run([stops(&driven)]);
     driven.run([stops(&driven)]);
-    assert_eq!(driven.claim().steps.len(), 1, "it goes on already");
+    assert_eq!(driven.claim().under_way.step_count(), 1, "it goes on already");
     driven.finish().await;
     assert_stopping(&driven);
 }
@@ -211,7 +239,7 @@ async fn nobody_takes_a_broker_back_into_an_isr_that_it_was_to_leave() {
         let mut driven = Driven::with_partitions(PARTITIONS).await;
         hear(&driven, broker(2));
         if fences {
-            driven.event_loop.fence(broker(2), "a test");
+            driven.fence(2);
         } else {
             driven.run([stops(&driven)]);
         }
@@ -247,18 +275,4 @@ async fn a_broker_that_gets_a_leadership_while_it_stops_is_not_taken_for_fenced(
     driven.event_loop.run_due_tasks(Instant::now() + Duration::from_secs(1));
     assert_stopping(&driven);
     assert_ne!(hear(&driven, broker(2)), Some(Removal::Fencing));
-}
-
-#[tokio::test(start_paused = true)]
-async fn large_brokers_whose_sessions_have_ended_are_fenced_beside_each_other() {
-    let mut driven = Driven::with_partitions(PARTITIONS).await;
-    for id in [1, 2].map(broker) {
-        hear(&driven, id);
-    }
-    tokio::time::advance(Duration::from_secs(3_601)).await;
-    driven.event_loop.run_due_tasks(Instant::now());
-    assert!(driven.claim().is_fencing(broker(1)) && !driven.claim().is_fencing(broker(2)));
-    assert!(driven.event_loop.can_go_on());
-    driven.event_loop.run_unfinished_tasks();
-    assert!(driven.claim().is_fencing(broker(1)) && driven.claim().is_fencing(broker(2)));
 }

@@ -52,6 +52,38 @@ async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
 }
 
 #[tokio::test]
+async fn a_fencing_goes_ahead_of_a_plan_that_is_being_made() {
+    let mut driven = Driven::with_partitions(1).await;
+    let (large, done) = heavy("large");
+    driven.run([large]);
+    driven.event_loop.go_on();
+    driven.event_loop.fence(broker(1), "a test");
+    driven.take_prepared().await;
+    assert!(!driven.claim().large.is_proposing() && value(driven.draft(), "list").is_none());
+    driven.event_loop.go_on();
+    assert!(driven.is_fenced(1));
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+    assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("large;"));
+}
+
+#[tokio::test]
+async fn others_do_not_wait_for_a_large_plan_that_waits_for_steps() {
+    let mut driven = Driven::start().await;
+    let ((steps, _), (large, done), (between, _)) = (in_steps("step", 3), heavy("large"), set("between", "steps"));
+    driven.run([steps, large]);
+    driven.controller.submit(between).expect("the queue has room");
+    assert!(driven.event_loop.has_room());
+    driven.event_loop.go_on();
+    let written = ["step-1", "between", "step-2"].map(|key| value(driven.draft(), key).is_some());
+    assert_eq!(written, [true, true, false]);
+    driven.event_loop.go_on();
+    assert!(!driven.event_loop.has_room(), "now it is made");
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+}
+
+#[tokio::test]
 async fn a_large_plan_that_is_being_made_gives_way_to_one_that_is_there() {
     let mut driven = Driven::start().await;
     let ((large, large_done), (next, next_done), (ready, ready_done)) = (heavy("large"), heavy("next"), transaction());
@@ -179,7 +211,7 @@ async fn a_fencing_goes_ahead_of_parts_that_are_not_there_and_they_are_made_agai
     let (whole, done) = in_parts(config("last", String::new()));
     driven.run([whole]);
     driven.propose_first_part().await;
-    driven.event_loop.fence(broker(1), "a test");
+    driven.fence(1);
     assert!(driven.is_fenced(1));
     driven.has_nothing_of_it().await;
     driven.finish().await;

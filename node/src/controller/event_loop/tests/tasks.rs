@@ -10,7 +10,7 @@ const LATER: Duration = Duration::from_secs(60);
 #[tokio::test]
 async fn a_sweep_goes_on_in_the_next_turn_and_comes_to_an_end() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
-    driven.event_loop.fence(broker(1), "a test");
+    driven.fence(1);
     driven.finish().await;
     // Back, but in no ISR: nothing can be elected, and everything is looked at.
     driven.done(operation(|image| brokers::unfence(image, broker(1)))).await;
@@ -25,7 +25,7 @@ async fn a_sweep_goes_on_in_the_next_turn_and_comes_to_an_end() {
 async fn a_returned_broker_gets_all_that_it_can_lead_from_this_claim_or_the_next() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     for id in [1, 2] {
-        driven.event_loop.fence(broker(id), "a test");
+        driven.fence(id);
         driven.finish().await;
     }
     driven.done(operation(|image| brokers::unfence(image, broker(2)))).await;

@@ -1,0 +1,142 @@
+//! Operations that go on in a later turn, and the brokers that they take out of ISRs.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use quorate_metadata::liveness::Removal;
+
+use super::operation::{Operation, RemovalTarget};
+
+#[derive(Default)]
+pub struct UnderWay {
+    /// Operations of several steps, in the order in which they go on.
+    steps: VecDeque<Operation>,
+    /// Operations that were taken from the queue together with one that has batches of its own, and go on after it.
+    deferred: Vec<Operation>,
+    /// What of them takes which broker out of ISRs.
+    removals: BTreeMap<RemovalTarget, Vec<Removal>>,
+}
+
+impl UnderWay {
+    pub fn push_step(&mut self, operation: Operation) {
+        self.count(&operation);
+        self.steps.push_back(operation);
+    }
+
+    pub fn pop_step(&mut self) -> Option<Operation> {
+        let operation = self.steps.pop_front()?;
+        self.discount(&operation);
+        Some(operation)
+    }
+
+    pub fn step_count(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub fn defer(&mut self, operation: Operation) {
+        self.count(&operation);
+        self.deferred.push(operation);
+    }
+
+    pub fn take_deferred(&mut self) -> Vec<Operation> {
+        let deferred = std::mem::take(&mut self.deferred);
+        deferred.iter().for_each(|operation| self.discount(operation));
+        deferred
+    }
+
+    pub fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
+    pub fn take_all(&mut self) -> impl Iterator<Item = Operation> + use<> {
+        let Self { steps, deferred, .. } = std::mem::take(self);
+        steps.into_iter().chain(deferred)
+    }
+
+    /// Whether any broker is being taken out of ISRs.
+    pub fn has_removals(&self) -> bool {
+        !self.removals.is_empty()
+    }
+
+    /// Whether this incarnation of a broker is being taken out of ISRs.
+    pub fn removes(&self, target: RemovalTarget) -> bool {
+        self.removals.contains_key(&target)
+    }
+
+    pub fn fences(&self, target: RemovalTarget) -> bool {
+        self.removals.get(&target).is_some_and(|removals| removals.contains(&Removal::Fencing))
+    }
+
+    fn count(&mut self, operation: &Operation) {
+        if let Some((target, removal)) = operation.removal() {
+            self.removals.entry(target).or_default().push(removal);
+        }
+    }
+
+    fn discount(&mut self, operation: &Operation) {
+        let Some((target, removal)) = operation.removal() else { return };
+        let Some(removals) = self.removals.get_mut(&target) else { return };
+        if let Some(at) = removals.iter().position(|counted| *counted == removal) {
+            removals.swap_remove(at);
+        }
+        if removals.is_empty() {
+            self.removals.remove(&target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_metadata::ids::{BrokerEpoch, BrokerId};
+    use quorate_metadata::rng::Rng;
+    use quorate_metadata::{ApiError, MetadataImage, Plan, Record};
+
+    use super::super::operation::{Mutation, Position};
+    use super::*;
+
+    const TARGET: RemovalTarget = RemovalTarget { broker: BrokerId::new(1), epoch: BrokerEpoch::new(7) };
+
+    struct Removing(Removal);
+
+    impl Mutation for Removing {
+        fn plan(&mut self, _: &MetadataImage, _: &mut Rng) -> Result<Plan<()>, ApiError> {
+            Ok(Plan::new(Vec::new(), ()))
+        }
+
+        fn reply(&mut self, _: &Position, _: &[Record]) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn removal(&self) -> Option<Removal> {
+            Some(self.0)
+        }
+    }
+
+    fn removing(removal: Removal) -> Operation {
+        Operation { target: Some(TARGET), ..Operation::without_caller("test", Removing(removal)) }
+    }
+
+    #[test]
+    fn a_broker_is_removed_for_as_long_as_an_operation_goes_on() {
+        let mut under_way = UnderWay::default();
+        under_way.push_step(removing(Removal::ControlledShutdown));
+        assert!(under_way.removes(TARGET) && !under_way.fences(TARGET));
+        under_way.push_step(removing(Removal::Fencing));
+        under_way.defer(removing(Removal::Fencing));
+        under_way.pop_step().expect("it was pushed");
+        under_way.pop_step().expect("it was pushed");
+        assert!(under_way.fences(TARGET), "one is deferred");
+        let other = RemovalTarget { epoch: BrokerEpoch::new(8), ..TARGET };
+        assert!(!under_way.removes(other), "it is another incarnation");
+        assert_eq!(under_way.take_deferred().len(), 1);
+        assert!(!under_way.has_removals() && !under_way.removes(TARGET));
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_taken() {
+        let mut under_way = UnderWay::default();
+        under_way.push_step(removing(Removal::Fencing));
+        under_way.defer(removing(Removal::DirectoryFailure));
+        assert_eq!(under_way.take_all().count(), 2);
+        assert!(!under_way.has_removals() && !under_way.has_deferred() && under_way.step_count() == 0);
+    }
+}
