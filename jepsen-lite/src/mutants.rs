@@ -40,7 +40,7 @@ impl Trial {
 const FLUSH: &[&str] = &["log_flush=always"];
 
 /// So that nodes begin with a snapshot again and again.
-const SNAPSHOTS: &[&str] = &["snapshot_log_bytes=65536", "log_entries_kept=10"];
+const SNAPSHOTS: &[&str] = &["snapshot_log_bytes=16384", "log_entries_kept=10"];
 
 pub const TRIALS: [Trial; 21] = [
     trial("M1", "answered when proposed, not when committed", "partition,kill", "meta-register,topic-set").lasting(20),
