@@ -12,7 +12,7 @@ use std::env::args;
 use std::fmt::Display;
 use std::fs::read_to_string;
 use std::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cap::Cap;
 use quorate_metadata::ids::{
@@ -90,6 +90,30 @@ fn measure_fencing(image: &MetadataImage) {
     let restored = timed("from_snapshot", || MetadataImage::from_snapshot(image.header(), records));
     assert_eq!(restored.as_ref(), Ok(image));
     assert_eq!(fenced.index.led_count(BrokerId::new(0)), 0);
+    measure_many_fencings(image);
+}
+
+/// A twentieth of the brokers is gone at once: their steps take turns.
+fn measure_many_fencings(image: &MetadataImage) {
+    let mut image = image.clone();
+    let gone: Vec<BrokerId> = image.brokers.keys().copied().step_by(20).collect();
+    let mut departures: Vec<(BrokerId, Departure)> =
+        gone.into_iter().map(|broker| (broker, Departure::default())).collect();
+    let (mut count, mut planning) = (0, Duration::ZERO);
+    timed("fencing_of_a_twentieth", || {
+        while !departures.is_empty() {
+            departures.retain_mut(|(broker, departure)| {
+                let start = Instant::now();
+                let plan = departure.fence(&image, *broker).expect("it is registered");
+                planning += start.elapsed();
+                count += plan.records.len();
+                replay(&mut image, &mut plan.records.clone());
+                plan.is_partial
+            });
+        }
+    });
+    show("planning_of_it", format!("{:.3}", planning.as_secs_f64() * 1e3), "ms");
+    show("records", count, "records");
 }
 
 fn fence_whole(image: &mut MetadataImage) {

@@ -67,6 +67,13 @@ impl Sessions {
         }
     }
 
+    /// As `begin_removal`, of the operation that began the removal before, whose reason may have changed.
+    pub fn replace_removal(&mut self, broker: BrokerId, removal: Removal) {
+        if let Some(session) = self.sessions.get_mut(&broker) {
+            session.removal = Some(removal);
+        }
+    }
+
     /// The broker is unfenced.
     pub fn end_removal(&mut self, broker: BrokerId) {
         if let Some(session) = self.sessions.get_mut(&broker) {

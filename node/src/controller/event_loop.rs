@@ -24,7 +24,7 @@ use tracing::warn;
 use super::batcher::{Group, Stamp};
 use super::handle::{ControllerHandle, QueuedBytes};
 use super::inflight::{InFlight, LostClaim};
-use super::large_plan::{LargePlans, Prepared, not_controller};
+use super::large_plan::{LargePlans, Prepared, RECORDS_ON_LOOP_MAX, not_controller};
 use super::liveness::SessionTable;
 use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
@@ -101,14 +101,15 @@ impl Claim {
         self.under_way.step_count() == 0 && self.large.can_start()
     }
 
-    /// Whether other operations wait, so that a large plan is made once. They do not wait for one that cannot be made yet.
-    fn is_held_up_by_large(&self) -> bool {
-        self.large.is_in_hand() || self.can_start_large()
+    /// Whether the queue waits, so that a large plan is made once. It does not wait for a plan that waits for steps.
+    fn large_blocks_queue(&self) -> bool {
+        self.large.has_active_plan() || self.can_start_large() || self.large.is_full()
     }
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
     pub fn is_fencing(&self, broker: BrokerId) -> bool {
-        self.target(broker).is_some_and(|target| self.under_way.fences(target))
+        let known = self.draft.working().broker(broker);
+        known.is_some_and(|known| self.under_way.fences(RemovalTarget { broker, epoch: known.epoch }))
     }
 
     /// Whether the removal of this broker from ISRs, as it is registered now, is under way, or has led to what it was for.
@@ -125,11 +126,6 @@ impl Claim {
     /// leaves ISRs, since an election could bring it back as a leader.
     pub fn can_run_tasks(&self) -> bool {
         !self.large.is_busy() && !self.under_way.has_removals()
-    }
-
-    /// The broker as it is registered now.
-    pub fn target(&self, broker: BrokerId) -> Option<RemovalTarget> {
-        self.draft.working().broker(broker).map(|known| RemovalTarget { broker, epoch: known.epoch })
     }
 }
 
@@ -245,7 +241,7 @@ impl EventLoop {
     fn has_room(&self) -> bool {
         self.claim
             .as_ref()
-            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.is_held_up_by_large())
+            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.large_blocks_queue())
     }
 
     async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
@@ -308,11 +304,11 @@ impl EventLoop {
         let Some(claim) = &mut self.claim else { return };
         if claim.large.has_batches() {
             self.propose_next_batch();
-        } else if claim.can_step() {
-            self.run_steps();
         } else if claim.can_run_deferred() {
             let deferred = claim.under_way.take_deferred();
             self.run_all(deferred);
+        } else if claim.can_step() {
+            self.run_steps();
         } else if claim.can_start_large()
             && let Some(operation) = claim.large.start(Instant::now())
         {
@@ -327,41 +323,45 @@ impl EventLoop {
         }
     }
 
-    /// Plans everything that waits into one batch.
+    /// Plans what waits into one batch, up to a number of operations and of records.
     fn run_operations(&mut self, first: Operation) {
-        let mut waiting = vec![first];
-        while waiting.len() < OPERATIONS_PER_BATCH_MAX
-            && let Ok(next) = self.operations.try_recv()
-        {
-            waiting.push(next);
+        let (mut first, mut left) = (Some(first), OPERATIONS_PER_BATCH_MAX);
+        self.run_each(Some(RECORDS_ON_LOOP_MAX), |event_loop| {
+            left = left.checked_sub(1)?;
+            let operation = first.take().or_else(|| event_loop.operations.try_recv().ok())?;
+            event_loop.queued.remove(operation.weight.bytes);
+            Some(operation)
+        });
+        if let Some(operation) = first {
+            self.queued.remove(operation.weight.bytes);
+            operation.refuse(not_controller());
         }
-        self.queued.remove(waiting.iter().map(|operation| operation.weight.bytes).sum());
-        self.run_all(waiting);
     }
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
         let mut operations = operations.into_iter();
-        self.run_each(|_, _| operations.next());
+        self.run_each(None, |_| operations.next());
         operations.for_each(|operation| operation.refuse(not_controller()));
     }
 
     /// The next steps, as many as have the records of a large one: brokers with few partitions are fenced together.
     fn run_steps(&mut self) {
         let mut left = self.claim.as_ref().map_or(0, |claim| claim.under_way.step_count());
-        self.run_each(|claim, group| {
-            let has_room = left > 0 && group.records.len() < CHANGES_PER_STEP_MAX;
-            left = left.saturating_sub(1);
-            if has_room { claim.under_way.pop_step() } else { None }
+        self.run_each(Some(CHANGES_PER_STEP_MAX), |event_loop| {
+            left = left.checked_sub(1)?;
+            event_loop.claim.as_mut()?.under_way.pop_step()
         });
     }
 
-    /// Plans one operation after the other and proposes what they come to.
-    fn run_each(&mut self, mut next: impl FnMut(&mut Claim, &Group) -> Option<Operation>) {
+    /// Plans one operation after the other, until so many records are planned, and proposes what they come to.
+    fn run_each(&mut self, records_max: Option<usize>, mut next: impl FnMut(&mut Self) -> Option<Operation>) {
         let started = Instant::now();
-        let Some(epoch) = self.claim.as_ref().map(|claim| claim.epoch) else { return };
-        let mut group = Group::new(Stamp { epoch, timestamp_ms: world::wall_ms() });
-        while let Some(claim) = &mut self.claim
-            && let Some(operation) = next(claim, &group)
+        let Some(claim) = &self.claim else { return };
+        let end = records_max.map(|records| claim.draft.working().next_offset.advance(records));
+        let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
+        while let Some(claim) = &self.claim
+            && end.is_none_or(|end| claim.draft.working().next_offset < end)
+            && let Some(operation) = next(self)
         {
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
             if !operation.is_abandoned() {

@@ -71,8 +71,9 @@ impl EventLoop {
     /// that are gone at once hold nothing up.
     pub(super) fn fence(&mut self, broker: BrokerId, why: &str) {
         let Some(claim) = &self.claim else { return };
-        let Some(target) = claim.target(broker) else { return };
-        if claim.under_way.fences(target) || claim.draft.working().broker(broker).is_some_and(|known| known.fenced) {
+        let unfenced = claim.draft.working().broker(broker).filter(|known| !known.fenced);
+        let Some(target) = unfenced.map(|known| RemovalTarget { broker, epoch: known.epoch }) else { return };
+        if claim.under_way.fences(target) {
             return;
         }
         warn!(%broker, why, silence_ms = self.sessions.silence(broker).map(|s| s.as_millis() as u64), "fencing");

@@ -2,8 +2,8 @@
 //! room appears. The batches of a transaction are prepared in parts, each while the one before it is proposed.
 //!
 //! While one is prepared or proposed, other operations wait in their queue, so that it is made once. Fencing does not
-//! wait: it goes ahead, which makes the plan stale (it was made for another offset), and a transaction that was begun is
-//! aborted; then the operation is planned again.
+//! wait: the plan is dropped when it comes, and a transaction that was begun is aborted; after the steps of the fencing the
+//! operation is planned again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -35,6 +35,9 @@ const BATCHES_PER_PART: usize = 8;
 
 /// Records of a part, for the time that it may take: more than there are of any kind.
 const RECORDS_PER_PART: usize = 100_000;
+
+/// Operations that wait to be planned beside the event loop: as many of the largest requests as the queue holds by bytes.
+const WAITING_MAX: usize = 8;
 
 /// The large operation in hand, and those that wait for it.
 #[derive(Default)]
@@ -128,13 +131,18 @@ impl LargePlans {
     }
 
     /// Whether a plan is being made or proposed.
-    pub fn is_in_hand(&self) -> bool {
+    pub fn has_active_plan(&self) -> bool {
         self.stage.is_some()
     }
 
-    /// Whether a plan is in hand or to be made.
+    /// Whether there are as many operations that wait as there may be: they are no longer in the bounded queue.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+    }
+
+    /// Whether a plan is being made or proposed, or waits.
     pub fn is_busy(&self) -> bool {
-        self.is_in_hand() || !self.waiting.is_empty()
+        self.has_active_plan() || !self.waiting.is_empty()
     }
 
     /// The next operation to prepare, if none is in hand.
@@ -142,10 +150,20 @@ impl LargePlans {
         if !self.can_start() {
             return None;
         }
-        let operation = self.waiting.pop_front()?;
+        let operation = self.take_waiting()?;
         let Operation { name, number, weight, .. } = operation;
         self.stage = Some(Stage::Preparing(Making { name, number, until: now + time_to_prepare(weight.records) }));
         Some(operation)
+    }
+
+    /// The next operation whose caller still waits.
+    fn take_waiting(&mut self) -> Option<Operation> {
+        while let Some(operation) = self.waiting.pop_front() {
+            if !operation.is_abandoned() {
+                return Some(operation);
+            }
+        }
+        None
     }
 
     /// Gives up a plan that is not made in time, so that others need not wait for it.

@@ -138,12 +138,11 @@ impl SessionTable {
         self.lock().clear();
     }
 
-    /// The brokers whose sessions have ended, but for those whose fencing is under way. Their own begins.
-    pub(super) fn take_expired(&self, image: &MetadataImage, is_fencing: impl Fn(BrokerId) -> bool) -> Vec<BrokerId> {
+    /// The brokers whose sessions have ended. A heartbeat that comes from now on is too late for a lease.
+    pub(super) fn take_expired(&self, image: &MetadataImage) -> Vec<BrokerId> {
         let now = self.now_ms();
         let mut sessions = self.lock();
-        let mut expired = sessions.expired(image, now);
-        expired.retain(|broker| !is_fencing(*broker));
+        let expired = sessions.expired(image, now);
         expired.iter().for_each(|broker| sessions.begin_removal(*broker, Removal::Fencing));
         expired
     }
@@ -162,6 +161,10 @@ impl SessionTable {
     /// From now on a heartbeat is answered by what this is, until the broker is unfenced.
     pub fn begin_removal(&self, broker: BrokerId, removal: Removal) {
         self.lock().begin_removal(broker, removal);
+    }
+
+    pub(super) fn replace_removal(&self, broker: BrokerId, removal: Removal) {
+        self.lock().replace_removal(broker, removal);
     }
 
     pub(super) fn end_removal(&self, broker: BrokerId) {

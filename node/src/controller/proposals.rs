@@ -54,6 +54,7 @@ impl EventLoop {
         log_mass_change(&operation);
         let claim = self.claim.as_mut().expect("only a claimed controller stages");
         if batches.len() == 1 && group.has_room_for(&batches[0]) {
+            group.has_step |= operation.removal().is_some();
             let records = batches.pop().expect("there is one");
             match batcher::replay(&claim.draft, group.stamp, records) {
                 Ok((draft, records)) => {
@@ -93,11 +94,12 @@ impl EventLoop {
                 group.add(before, records, None);
                 group.has_step = true;
                 if let Some((target, removal)) = operation.removal() {
-                    if !claim.is_fencing(target.broker) {
-                        // Of this operation, which may have been a fencing until its last step.
-                        self.sessions.end_removal(target.broker);
+                    if claim.is_fencing(target.broker) {
+                        self.sessions.begin_removal(target.broker, removal);
+                    } else {
+                        // The mark is of this operation, which may have been a fencing until this step.
+                        self.sessions.replace_removal(target.broker, removal);
                     }
-                    self.sessions.begin_removal(target.broker, removal);
                 }
                 claim.under_way.push_step(operation);
             }

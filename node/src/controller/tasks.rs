@@ -12,7 +12,7 @@ use quorate_metadata::plan::{Plan, checkpoint};
 use tokio::time::Instant;
 use tracing::{debug, error, info};
 
-use super::event_loop::EventLoop;
+use super::event_loop::{Claim, EventLoop};
 use super::operation::Operation;
 
 /// Whether a task is at its end for now.
@@ -27,7 +27,7 @@ struct Task {
     name: &'static str,
     period: Duration,
     run: fn(&mut EventLoop) -> Next,
-    /// It runs even where `Claim::can_run_tasks` says no.
+    /// It plans nothing itself, and always runs.
     is_urgent: bool,
 }
 
@@ -131,16 +131,17 @@ impl EventLoop {
         claim.tasks.due[at] = now + task.period;
     }
 
-    /// What is due waits while too much is in flight.
+    /// What is due and plans something waits while too much is in flight.
     fn may_run(&self, task: &Task) -> bool {
-        self.claim.as_ref().is_some_and(|claim| !claim.in_flight.is_full() && (task.is_urgent || claim.can_run_tasks()))
+        let can_run = |claim: &Claim| task.is_urgent || (!claim.in_flight.is_full() && claim.can_run_tasks());
+        self.claim.as_ref().is_some_and(can_run)
     }
 
     fn fence_expired(&mut self) -> Next {
         let Some(claim) = &self.claim else { return Next::Later };
         let draft = claim.draft.working();
         self.sessions.retain_removals(|broker, removal| claim.keeps_removal(broker, removal));
-        let expired = self.sessions.take_expired(draft, |broker| claim.is_fencing(broker));
+        let expired = self.sessions.take_expired(draft);
         expired.into_iter().for_each(|broker| self.fence(broker, "session timed out"));
         Next::Later
     }

@@ -8,38 +8,48 @@ use super::operation::{Operation, RemovalTarget};
 
 #[derive(Default)]
 pub struct UnderWay {
-    /// Operations of several steps, in the order in which they go on.
-    steps: VecDeque<Operation>,
+    /// Fencings, in the order in which they go on.
+    fencings: VecDeque<Operation>,
+    /// Other operations of several steps.
+    others: VecDeque<Operation>,
+    /// A fencing had the last turn.
+    is_turn_of_others: bool,
     /// Operations that were taken from the queue together with one that has batches of its own, and go on after it.
     deferred: Vec<Operation>,
-    /// What of them takes which broker out of ISRs.
+    /// Why these operations take brokers out of ISRs, by the incarnation of the broker.
     removals: BTreeMap<RemovalTarget, Vec<Removal>>,
 }
 
 impl UnderWay {
     pub fn push_step(&mut self, operation: Operation) {
-        self.count(&operation);
-        self.steps.push_back(operation);
+        self.add_removal(&operation);
+        match operation.removal() {
+            Some((_, Removal::Fencing)) => self.fencings.push_back(operation),
+            Some(_) | None => self.others.push_back(operation),
+        }
     }
 
+    /// The next step is of a fencing and of another operation in turn: what a dead broker led has no leader until then.
     pub fn pop_step(&mut self) -> Option<Operation> {
-        let operation = self.steps.pop_front()?;
-        self.discount(&operation);
+        let is_of_others = !self.others.is_empty() && (self.is_turn_of_others || self.fencings.is_empty());
+        let operation = if is_of_others { self.others.pop_front() } else { self.fencings.pop_front() }?;
+        self.is_turn_of_others = !is_of_others;
+        self.remove_removal(&operation);
         Some(operation)
     }
 
     pub fn step_count(&self) -> usize {
-        self.steps.len()
+        self.fencings.len() + self.others.len()
     }
 
     pub fn defer(&mut self, operation: Operation) {
-        self.count(&operation);
+        self.add_removal(&operation);
         self.deferred.push(operation);
     }
 
     pub fn take_deferred(&mut self) -> Vec<Operation> {
         let deferred = std::mem::take(&mut self.deferred);
-        deferred.iter().for_each(|operation| self.discount(operation));
+        deferred.iter().for_each(|operation| self.remove_removal(operation));
         deferred
     }
 
@@ -48,8 +58,8 @@ impl UnderWay {
     }
 
     pub fn take_all(&mut self) -> impl Iterator<Item = Operation> + use<> {
-        let Self { steps, deferred, .. } = std::mem::take(self);
-        steps.into_iter().chain(deferred)
+        let Self { fencings, others, deferred, .. } = std::mem::take(self);
+        fencings.into_iter().chain(others).chain(deferred)
     }
 
     /// Whether any broker is being taken out of ISRs.
@@ -66,13 +76,13 @@ impl UnderWay {
         self.removals.get(&target).is_some_and(|removals| removals.contains(&Removal::Fencing))
     }
 
-    fn count(&mut self, operation: &Operation) {
+    fn add_removal(&mut self, operation: &Operation) {
         if let Some((target, removal)) = operation.removal() {
             self.removals.entry(target).or_default().push(removal);
         }
     }
 
-    fn discount(&mut self, operation: &Operation) {
+    fn remove_removal(&mut self, operation: &Operation) {
         let Some((target, removal)) = operation.removal() else { return };
         let Some(removals) = self.removals.get_mut(&target) else { return };
         if let Some(at) = removals.iter().position(|counted| *counted == removal) {
@@ -132,7 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_what_is_taken() {
+    fn fencings_and_others_take_turns() {
+        let mut under_way = UnderWay::default();
+        for removal in [Removal::ControlledShutdown, Removal::ControlledShutdown, Removal::Fencing, Removal::Fencing] {
+            under_way.push_step(removing(removal));
+        }
+        let order: Vec<bool> = std::iter::from_fn(|| under_way.pop_step())
+            .map(|operation| matches!(operation.removal(), Some((_, Removal::Fencing))))
+            .collect();
+        assert_eq!(order, [true, false, true, false]);
+    }
+
+    #[test]
+    fn take_all_clears_removals() {
         let mut under_way = UnderWay::default();
         under_way.push_step(removing(Removal::Fencing));
         under_way.defer(removing(Removal::DirectoryFailure));

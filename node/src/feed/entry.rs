@@ -30,10 +30,10 @@ pub struct FeedEntry {
     controller_epoch: ControllerEpoch,
     time_ms: i64,
     /// What filters look at, for each record.
-    scopes: Box<[Scope]>,
+    scopes: Box<[RecordScope]>,
     /// The brokers that `Concerned::Hosts` refers to.
     hosts: Box<[BrokerId]>,
-    /// The topics that `Scope::topic` refers to.
+    /// The topics that `RecordScope::topic` refers to.
     topics: Box<[TopicId]>,
     /// None once it is encoded.
     records: Mutex<Option<Delta>>,
@@ -43,7 +43,7 @@ pub struct FeedEntry {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Scope {
+struct RecordScope {
     concerned: Concerned,
     /// Where the topic is that the record belongs to; None: it belongs to the cluster.
     topic: Option<u32>,
@@ -104,15 +104,16 @@ impl FeedEntry {
     pub fn new(delta: Delta, before: &MetadataImage, after: &MetadataImage) -> Self {
         let mut hosts = Vec::new();
         let mut topics = Vec::new();
-        let audiences = delta.audiences(before, after).zip(delta.topics(before, after));
-        let scopes: Box<[Scope]> = audiences
-            .map(|(audience, topic)| Scope {
+        let audiences = delta.audiences(before, after).zip(delta.topics(before));
+        let scopes: Box<[RecordScope]> = audiences
+            .map(|(audience, topic)| RecordScope {
                 concerned: concerned(&audience, &mut hosts),
-                topic: topic.map(|topic| place_of(topic, &mut topics)),
+                topic: topic.map(|topic| index_of_topic(topic, &mut topics)),
             })
             .collect();
         let bytes = delta.records.iter().map(|record| size_of::<Record>() + record.approximate_bytes()).sum::<usize>();
-        let entry = Self {
+        let bytes = bytes + fixed_bytes(&scopes, &hosts, &topics);
+        Self {
             first_offset: delta.first_offset,
             next_offset: delta.next_offset,
             level: delta.records.iter().map(Record::level_for_followers).max().unwrap_or(LEVEL_LOWEST),
@@ -124,14 +125,7 @@ impl FeedEntry {
             records: Mutex::new(Some(delta)),
             encoded: OnceLock::new(),
             bytes: AtomicUsize::new(bytes),
-        };
-        entry.bytes.fetch_add(entry.fixed_bytes(), Ordering::Relaxed);
-        entry
-    }
-
-    /// Besides the records.
-    fn fixed_bytes(&self) -> usize {
-        size_of::<Self>() + size_of_val(&*self.scopes) + size_of_val(&*self.hosts) + size_of_val(&*self.topics)
+        }
     }
 
     pub fn record_count(&self) -> usize {
@@ -157,7 +151,7 @@ impl FeedEntry {
     /// Counts the entry as it is now that it is encoded; what it takes less than before.
     pub(super) fn settle_bytes(&self) -> isize {
         let encoded = self.encoded.get().map_or(0, |encoded| encoded.bytes.len() + size_of_val(&*encoded.records));
-        let bytes = self.fixed_bytes() + encoded;
+        let bytes = fixed_bytes(&self.scopes, &self.hosts, &self.topics) + encoded;
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
         before.cast_signed() - bytes.cast_signed()
     }
@@ -166,7 +160,7 @@ impl FeedEntry {
     pub(super) fn select(&self, cursor: Offset, passes: impl Fn(RecordView<'_>) -> bool) -> Vec<Selected> {
         let encoded = self.encoded.get().expect("an entry is encoded before it is selected from");
         let wanted = |at: usize| {
-            let Scope { concerned, topic } = self.scopes[at];
+            let RecordScope { concerned, topic } = self.scopes[at];
             let topic = topic.map(|place| self.topics[place as usize]);
             let view = RecordView { kind: encoded.records[at].kind, topic, concerned, hosts: &self.hosts };
             encoded.records[at].offset >= cursor && passes(view)
@@ -234,8 +228,13 @@ fn concerned(audience: &Audience, hosts: &mut Vec<BrokerId>) -> Concerned {
     }
 }
 
+/// What an entry takes besides its records.
+fn fixed_bytes(scopes: &[RecordScope], hosts: &[BrokerId], topics: &[TopicId]) -> usize {
+    size_of::<FeedEntry>() + size_of_val(scopes) + size_of_val(hosts) + size_of_val(topics)
+}
+
 /// Records of one topic follow each other: it is kept once for all of them.
-fn place_of(topic: TopicId, topics: &mut Vec<TopicId>) -> u32 {
+fn index_of_topic(topic: TopicId, topics: &mut Vec<TopicId>) -> u32 {
     if topics.last() != Some(&topic) {
         topics.push(topic);
     }

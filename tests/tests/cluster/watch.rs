@@ -4,6 +4,7 @@ use quorate_metadata::ids::TopicId;
 use quorate_proto::admin::{Assignment, NewTopic};
 use quorate_proto::broker::WatchRequest;
 use quorate_proto::broker::watch_event::Event;
+use quorate_proto::metadata;
 use quorate_proto::metadata::record::Record;
 use quorate_tests::{Cluster, Follower, MAX_LEVEL, new_topic, next, outcome, refusal, wait};
 
@@ -82,47 +83,53 @@ async fn agrees_with(follower: &mut Follower, cluster: &Cluster, id: i32) -> Opt
 }
 
 #[tokio::test]
-async fn a_feed_for_one_broker_has_its_partitions_and_no_others() {
+async fn a_feed_for_one_broker_or_topic_has_its_partitions_and_no_others() {
     let cluster = Cluster::start(3).await;
     let (from, _) = cluster.converged().await;
     let mine = cluster.create(hosted_by("mine", 1)).await.id;
     let others = cluster.create(hosted_by("others", 2)).await.id;
     let (until, _) = cluster.converged().await;
-    let request =
-        WatchRequest { from_offset: Some(from), broker: Some(1), max_level: MAX_LEVEL, ..WatchRequest::default() };
+    let of_broker = WatchRequest { broker: Some(1), max_level: MAX_LEVEL, ..WatchRequest::default() };
+    let of_topic = WatchRequest { topics: vec![mine.clone()], max_level: MAX_LEVEL, ..WatchRequest::default() };
+    for request in [of_broker, of_topic] {
+        let followed = topics_from(&cluster, WatchRequest { from_offset: Some(from), ..request.clone() }, until).await;
+        assert!(followed.contains(&mine) && !followed.contains(&others), "{mine} and not {others}: {followed:?}");
+        assert_eq!(topics_of_snapshot(&cluster, request).await, [mine.clone()]);
+    }
+}
+
+/// The topics whose partitions are created in the feed before `until`.
+async fn topics_from(cluster: &Cluster, request: WatchRequest, until: i64) -> Vec<String> {
+    let mut reached = request.from_offset.expect("it is asked for from an offset on");
     let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
-    let mut hosted = Vec::new();
-    let mut reached = from;
+    let mut topics = Vec::new();
     while reached < until {
         match next(&mut feed).await {
             Event::Records(batch) => {
                 reached = batch.next_offset;
-                let records = batch.records.into_iter().filter_map(|record| record.record?.record);
-                hosted.extend(records.filter_map(|record| match record {
-                    Record::CreatePartition(partition) => Some(topic_id(&partition.topic)),
-                    _ => None,
-                }));
+                topics.extend(batch.records.into_iter().filter_map(|record| created_in(record.record?)));
             }
             Event::Bookmark(bookmark) => reached = bookmark.next_offset,
-            Event::Snapshot(_) => panic!("asked for records from {from} on"),
+            Event::Snapshot(_) => panic!("asked for records from an offset on"),
         }
     }
-    assert!(hosted.contains(&mine) && !hosted.contains(&others), "{mine} and not {others}: {hosted:?}");
+    topics
+}
 
-    // Its snapshot as well.
-    let request = WatchRequest { broker: Some(1), max_level: MAX_LEVEL, ..WatchRequest::default() };
+/// The topics whose partitions are in a snapshot of one part.
+async fn topics_of_snapshot(cluster: &Cluster, request: WatchRequest) -> Vec<String> {
     let mut feed = outcome(cluster.broker(3).watch(request)).await.expect("the feed is served");
     let Event::Snapshot(part) = next(&mut feed).await else { panic!("the snapshot comes first") };
     assert!(part.last && part.digest.is_empty(), "a part of the image has no digest");
-    let partitions: Vec<String> = part
-        .records
-        .into_iter()
-        .filter_map(|record| match record.record? {
-            Record::CreatePartition(partition) => Some(topic_id(&partition.topic)),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(partitions, [mine]);
+    part.records.into_iter().filter_map(created_in).collect()
+}
+
+/// The topic in which a record creates a partition.
+fn created_in(record: metadata::Record) -> Option<String> {
+    match record.record? {
+        Record::CreatePartition(partition) => Some(topic_id(&partition.topic)),
+        _ => None,
+    }
 }
 
 fn hosted_by(name: &str, broker: i32) -> NewTopic {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use quorate_client::{ClientError, Event, Freshness, WatchFilter};
+use quorate_metadata::ids::TopicId;
 use quorate_metadata::{ErrorName, Record};
 use quorate_proto::{DecodeError, metadata, record};
 use serde::Serialize;
@@ -24,8 +25,8 @@ pub struct Arguments {
     /// Only records of this type, such as PartitionChange; may be repeated
     #[arg(long = "kind", value_name = "KIND", value_delimiter = ',')]
     kinds: Vec<String>,
-    /// Nothing of other topics than this one; may be repeated
-    #[arg(long = "topic", value_name = "NAME", value_delimiter = ',')]
+    /// Only records of this topic, by name or id, and of the cluster; may be repeated
+    #[arg(long = "topic", value_name = "TOPIC", value_delimiter = ',')]
     topics: Vec<String>,
     /// Only what concerns this broker
     #[arg(long, value_name = "ID")]
@@ -102,11 +103,12 @@ async fn names(session: &Session, freshness: Freshness) -> Outcome<Known> {
     Ok(known)
 }
 
-fn id_of(name: &str, known: &Known) -> Outcome<String> {
-    let id = known.names.iter().find_map(|(id, known)| (known == name).then(|| id.to_string()));
-    id.ok_or_else(|| {
-        ClientError::failed(ErrorName::UnknownTopicOrPartition, format!("there is no topic {name:?}")).into()
-    })
+/// Of a topic by its name or, also when it is removed, its id.
+fn id_of(topic: &str, known: &Known) -> Outcome<String> {
+    let named = known.names.iter().find_map(|(id, name)| (name == topic).then_some(*id));
+    let id = named.or_else(|| topic.parse::<TopicId>().ok());
+    let unknown = || ClientError::failed(ErrorName::UnknownTopicOrPartition, format!("there is no topic {topic:?}"));
+    Ok(id.ok_or_else(unknown)?.to_string())
 }
 
 struct Printer {
@@ -157,7 +159,7 @@ impl Printer {
 
 #[cfg(test)]
 mod tests {
-    use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicId};
+    use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 
     use super::*;
 
@@ -169,11 +171,13 @@ mod tests {
     const PLACE: Place = Place { offset: 40, epoch: 2, time_ms: Some(1_700_000_000_000) };
 
     #[test]
-    fn a_topic_is_followed_by_its_id_and_an_unknown_one_is_refused() {
+    fn a_topic_has_a_name_or_an_id_and_an_unknown_one_is_refused() {
         let mut known = Known::default();
         let id = TopicId::new(uuid::Uuid::from_u128(7));
         known.names.insert(id, "orders".to_owned());
         assert_eq!(id_of("orders", &known).expect("it is known"), id.to_string());
+        let removed = TopicId::new(uuid::Uuid::from_u128(8)).to_string();
+        assert_eq!(id_of(&removed, &known).expect("it is an id"), removed);
         let refused = id_of("order", &known).expect_err("it is not there");
         assert_eq!(refused.to_string(), "UNKNOWN_TOPIC_OR_PARTITION: there is no topic \"order\"");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::MetadataImage;
 use crate::ids::{BrokerId, ControllerEpoch, Offset, TopicId, TopicPartition};
-use crate::record::{ConfigResource, PartitionChange, PartitionRegistration, Record};
+use crate::record::{ConfigResource, PartitionChange, Record};
 
 /// Records that became visible, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Delta {
     pub fn audiences(&self, before: &MetadataImage, after: &MetadataImage) -> impl Iterator<Item = Audience> {
         let named = self.named_hosts();
         self.records.iter().map(move |record| match Scope::of(record) {
-            Scope::Everyone => Audience::Everyone,
+            Scope::Everyone | Scope::Topic(_) | Scope::TopicConfig(_) => Audience::Everyone,
             Scope::NoBroker => Audience::NoBroker,
             Scope::Broker(broker) => Audience::Brokers(vec![broker]),
             Scope::Partition(id) => {
@@ -46,31 +46,20 @@ impl Delta {
         })
     }
 
-    /// The topic that each record belongs to, given the images before and after; None for what belongs to the cluster.
-    pub fn topics(&self, before: &MetadataImage, after: &MetadataImage) -> impl Iterator<Item = Option<TopicId>> {
-        let named = move |name: &str| [after, before].iter().find_map(|image| image.topic_names.get(name).copied());
-        self.records.iter().map(move |record| match record {
-            Record::CreateTopic { topic, .. } | Record::RemoveTopic { topic } => Some(*topic),
-            Record::CreatePartition(PartitionRegistration { id, .. })
-            | Record::PartitionChange(PartitionChange { id, .. }) => Some(id.topic),
-            Record::Config { resource: ConfigResource::Topic(name), .. } => named(name),
-            Record::Config { resource: ConfigResource::Broker(_) | ConfigResource::BrokerDefault, .. }
-            | Record::ClusterCreated { .. }
-            | Record::FeatureLevel { .. }
-            | Record::RegisterController(_)
-            | Record::RegisterBroker(_)
-            | Record::FenceBroker { .. }
-            | Record::UnfenceBroker { .. }
-            | Record::BeginControlledShutdown { .. }
-            | Record::UnregisterBroker { .. }
-            | Record::ProducerIds { .. }
-            | Record::RequestApplied { .. }
-            | Record::Digest { .. }
-            | Record::BeginTransaction { .. }
-            | Record::EndTransaction
-            | Record::AbortTransaction { .. }
-            | Record::BeginReassignment(_)
-            | Record::ChangeReassignment { .. } => None,
+    /// The topic that each record belongs to, given the image before; None for what belongs to the cluster. The config of a
+    /// topic names it: of two topics that have a name one after the other, it belongs to the one that has it then.
+    pub fn topics(&self, before: &MetadataImage) -> impl Iterator<Item = Option<TopicId>> {
+        let mut created: BTreeMap<&str, TopicId> = BTreeMap::new();
+        self.records.iter().map(move |record| {
+            if let Record::CreateTopic { topic, name } = record {
+                created.insert(name, *topic);
+            }
+            match Scope::of(record) {
+                Scope::Topic(topic) => Some(topic),
+                Scope::Partition(id) => Some(id.topic),
+                Scope::TopicConfig(name) => created.get(name).or_else(|| before.topic_names.get(name)).copied(),
+                Scope::Everyone | Scope::NoBroker | Scope::Broker(_) => None,
+            }
         })
     }
 
@@ -113,7 +102,7 @@ impl Audience {
     /// Of a record of a snapshot, whose partitions have no hosts but those that the record names.
     pub fn in_snapshot(record: &Record) -> Self {
         match Scope::of(record) {
-            Scope::Everyone => Self::Everyone,
+            Scope::Everyone | Scope::Topic(_) | Scope::TopicConfig(_) => Self::Everyone,
             Scope::NoBroker => Self::NoBroker,
             Scope::Broker(broker) => Self::Brokers(vec![broker]),
             Scope::Partition(_) => Self::of_hosts(replicas_in(record).iter().copied()),
@@ -136,30 +125,34 @@ impl Audience {
     }
 }
 
-/// What decides which brokers a record concerns.
-enum Scope {
+/// What decides which brokers and which topic a record concerns.
+enum Scope<'a> {
     Everyone,
+    /// A topic itself: every broker.
+    Topic(TopicId),
+    /// A config of the topic of this name: every broker.
+    TopicConfig(&'a str),
     NoBroker,
     Broker(BrokerId),
     Partition(TopicPartition),
 }
 
-impl Scope {
-    fn of(record: &Record) -> Self {
+impl<'a> Scope<'a> {
+    fn of(record: &'a Record) -> Self {
         match record {
             Record::RegisterBroker(_)
             | Record::FenceBroker { .. }
             | Record::UnfenceBroker { .. }
             | Record::BeginControlledShutdown { .. }
             | Record::UnregisterBroker { .. }
-            | Record::CreateTopic { .. }
-            | Record::RemoveTopic { .. }
             | Record::BeginReassignment(_)
             | Record::ChangeReassignment { .. } => Self::Everyone,
+            Record::CreateTopic { topic, .. } | Record::RemoveTopic { topic } => Self::Topic(*topic),
             Record::CreatePartition(partition) => Self::Partition(partition.id),
             Record::PartitionChange(change) => Self::Partition(change.id),
             Record::Config { resource, .. } => match resource {
-                ConfigResource::Topic(_) | ConfigResource::BrokerDefault => Self::Everyone,
+                ConfigResource::Topic(name) => Self::TopicConfig(name),
+                ConfigResource::BrokerDefault => Self::Everyone,
                 ConfigResource::Broker(broker) => Self::Broker(*broker),
             },
             Record::ClusterCreated { .. }
@@ -244,6 +237,29 @@ mod tests {
             Record::RemoveTopic { topic: topic(1) },
         ];
         assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7, 8]);
+    }
+
+    #[test]
+    fn a_config_belongs_to_the_topic_that_has_its_name_then() {
+        let named = |name: &str| config(ConfigResource::Topic(name.to_owned()));
+        let create = |id, name: &str| Record::CreateTopic { topic: topic(id), name: name.to_owned() };
+        let records = [
+            named("orders"),
+            Record::RemoveTopic { topic: topic(1) },
+            create(2, "orders"),
+            named("orders"),
+            create(3, "short-lived"),
+            named("short-lived"),
+            Record::RemoveTopic { topic: topic(3) },
+            create_partition(topic(2), 0, &[1]),
+            config(ConfigResource::BrokerDefault),
+        ];
+        let mut ledger = Ledger::new(image());
+        let before = ledger.visible().clone();
+        let replayed = ledger.replay(&batch(2, &records)).expect("the records of this test replay");
+        let expected = [1, 1, 2, 2, 3, 3, 3, 2].map(|id| Some(topic(id)));
+        let found: Vec<Option<TopicId>> = replayed.visible[0].topics(&before).collect();
+        assert_eq!(found, [&expected[..], &[None]].concat());
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl MetadataImage {
 
     /// Of the whole image as records, those that may concern one broker: no partitions but the ones that it hosts, and
     /// those after all topics.
-    pub fn to_records_of(&self, broker: BrokerId) -> impl Iterator<Item = Record> + Send + use<> {
+    fn to_records_of(&self, broker: BrokerId) -> impl Iterator<Item = Record> + Send + use<> {
         let image = self.clone();
         let hosted: Vec<TopicPartition> = image.index.hosted_by(broker).collect();
         let topics = image.topics.clone().into_iter().map(|(_, topic)| create_topic(&topic));
@@ -50,9 +50,21 @@ impl MetadataImage {
         topics.chain(hosted.into_iter().filter_map(partitions)).chain(rest.to_records())
     }
 
-    /// The image without the topics that are not named, and without their configs: for its records only, its digest and
-    /// its index stay those of the whole.
-    pub fn with_topics(&self, topics: &BTreeSet<TopicId>) -> Self {
+    /// The records for a follower of one broker, of some topics (empty: of all) or of both.
+    pub fn to_records_for(
+        &self,
+        broker: Option<BrokerId>,
+        topics: &BTreeSet<TopicId>,
+    ) -> Box<dyn Iterator<Item = Record> + Send> {
+        let chosen = if topics.is_empty() { self.clone() } else { self.with_topics(topics) };
+        match broker {
+            Some(broker) => Box::new(chosen.to_records_of(broker)),
+            None => Box::new(chosen.to_records()),
+        }
+    }
+
+    /// Without the other topics and their configs. For its records only: its digest and its index are those of the whole.
+    fn with_topics(&self, topics: &BTreeSet<TopicId>) -> Self {
         let named: OrdMap<TopicId, Arc<Topic>> =
             topics.iter().filter_map(|id| Some((*id, Arc::clone(self.topics.get(id)?)))).collect();
         let topic_configs = named.values().filter_map(|topic| {
@@ -248,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_records_of_some_topics_leave_out_the_others_and_their_configs() {
+    fn records_of_some_topics_leave_out_the_others() {
         let mut image = image();
         let config = |name: &str| Record::Config {
             resource: ConfigResource::Topic(name.to_owned()),
@@ -270,11 +282,11 @@ mod tests {
             _ => false,
         };
         let expected: Vec<Record> = image.to_records().filter(|record| !is_of_other(record)).collect();
-        assert_eq!(image.with_topics(&BTreeSet::from([topic(1)])).to_records().collect::<Vec<_>>(), expected);
-        let of_broker = image.with_topics(&BTreeSet::from([topic(1)])).to_records_of(broker(1));
+        let records_for = |broker, id| image.to_records_for(broker, &BTreeSet::from([topic(id)])).collect::<Vec<_>>();
+        assert_eq!(records_for(None, 1), expected);
         let expected: Vec<Record> = image.to_records_of(broker(1)).filter(|record| !is_of_other(record)).collect();
-        assert_eq!(of_broker.collect::<Vec<_>>(), expected);
-        assert_eq!(image.with_topics(&BTreeSet::from([topic(77)])).topics.len(), 0);
+        assert_eq!(records_for(Some(broker(1)), 1), expected);
+        assert!(records_for(None, 77).iter().all(|record| record.kind() != "CreateTopic"));
     }
 
     #[test]

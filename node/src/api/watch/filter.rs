@@ -10,6 +10,8 @@ use quorate_proto::broker::WatchRequest;
 use crate::api::request::{invalid, topic_id};
 use crate::feed::RecordView;
 
+const REMEMBERED_REPLY: &str = "RequestApplied";
+
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     pub broker: Option<BrokerId>,
@@ -50,11 +52,7 @@ impl Filter {
     /// The records of a snapshot that may pass, made one at a time. Of the partitions it makes those of the broker only,
     /// and of the topics those that are wanted.
     pub fn candidates(&self, image: &MetadataImage) -> Box<dyn Iterator<Item = Record> + Send> {
-        let chosen = if self.topics.is_empty() { image.clone() } else { image.with_topics(&self.topics) };
-        match self.broker {
-            Some(broker) => Box::new(chosen.to_records_of(broker)),
-            None => Box::new(chosen.to_records()),
-        }
+        image.to_records_for(self.broker, &self.topics)
     }
 
     /// Whether one of the candidates passes.
@@ -67,7 +65,9 @@ impl Filter {
         self.topics.is_empty() || self.topics.contains(&topic)
     }
 
+    /// Remembered replies name any topic: a watcher of some topics gets them only where it names their kind.
     fn wants_kind(&self, kind: &str) -> bool {
-        self.kinds.is_empty() || self.kinds.contains(kind)
+        let is_default = self.topics.is_empty() || kind != REMEMBERED_REPLY;
+        if self.kinds.is_empty() { is_default } else { self.kinds.contains(kind) }
     }
 }

@@ -1,7 +1,7 @@
 use futures::StreamExt;
-use quorate_metadata::ids::{ControllerEpoch, TopicId};
+use quorate_metadata::ids::{ClientId, ControllerEpoch, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::image::LEVEL_HIGHEST;
-use quorate_metadata::record::ConfigResource;
+use quorate_metadata::record::{ConfigResource, PartitionRegistration, PartitionState};
 use quorate_metadata::{Batch, Ledger, Record};
 use quorate_proto::broker::CommittedRecords;
 use quorate_proto::error;
@@ -37,11 +37,14 @@ impl Fed {
         })
     }
 
-    /// From the first offset on, of one topic.
-    fn watch_topic(&self, topic: TopicId) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
+    fn watch_topic(
+        &self,
+        topic: TopicId,
+        from_offset: Option<i64>,
+    ) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
         let max_level = Some(LEVEL_HIGHEST.into());
         let topics = vec![topic.to_string()];
-        self.serve(WatchRequest { from_offset: Some(0), topics, max_level, ..WatchRequest::default() })
+        self.serve(WatchRequest { from_offset, topics, max_level, ..WatchRequest::default() })
     }
 
     fn serve(&self, request: WatchRequest) -> impl Stream<Item = Result<WatchEvent, Status>> + Unpin + use<> {
@@ -105,17 +108,54 @@ async fn a_watcher_learns_where_it_is_once_while_nothing_passes() {
     assert_eq!(offsets(next(&mut events).await), [4]);
 }
 
+fn create_partition(id: u128) -> Record {
+    let id = TopicPartition::new(topic(id), PartitionId::new(0));
+    Record::CreatePartition(PartitionRegistration { id, state: PartitionState::default().into() })
+}
+
+fn answered() -> Record {
+    let client = ClientId::new(uuid::Uuid::from_u128(7));
+    Record::RequestApplied { client, request: 1, reply: b"bills".to_vec(), offset: None, forgotten_up_to: None }
+}
+
 #[tokio::test]
-async fn a_watcher_of_a_topic_sees_it_and_the_cluster_and_no_other_topic() {
+async fn a_feed_of_one_topic_has_no_records_of_another() {
     let mut fed = Fed::start().await;
     fed.push(vec![create_topic(1, "orders"), create_topic(2, "bills"), topic_config("orders"), topic_config("bills")]);
-    fed.push(vec![topic_config("bills")]);
+    fed.push(vec![create_partition(1), create_partition(2), topic_config("bills"), answered()]);
     fed.push(vec![feature(1), Record::RemoveTopic { topic: topic(1) }, Record::RemoveTopic { topic: topic(2) }]);
-    let mut orders = fed.watch_topic(topic(1));
+    let mut orders = fed.watch_topic(topic(1), Some(0));
     assert_eq!(offsets(next(&mut orders).await), [0, 2]);
-    assert_eq!(offsets(next(&mut orders).await), [5, 6]);
-    let mut bills = fed.watch_topic(topic(2));
+    assert_eq!(offsets(next(&mut orders).await), [4]);
+    assert_eq!(offsets(next(&mut orders).await), [8, 9]);
+    let mut bills = fed.watch_topic(topic(2), Some(0));
     assert_eq!(offsets(next(&mut bills).await), [1, 3]);
-    assert_eq!(offsets(next(&mut bills).await), [4]);
-    assert_eq!(offsets(next(&mut bills).await), [5, 7]);
+    assert_eq!(offsets(next(&mut bills).await), [5, 6]);
+    assert_eq!(offsets(next(&mut bills).await), [8, 10]);
+}
+
+#[test]
+fn a_snapshot_of_one_topic_has_no_records_of_another() {
+    let mut ledger = Ledger::default();
+    let records = vec![
+        feature(1),
+        create_topic(1, "orders"),
+        create_topic(2, "bills"),
+        create_partition(1),
+        create_partition(2),
+        topic_config("orders"),
+        topic_config("bills"),
+        answered(),
+    ];
+    ledger.replay(&Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 5, records }).expect("they replay");
+    let kinds_of = |kinds: &[&str]| {
+        let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+        let request = WatchRequest { topics: vec![topic(1).to_string()], kinds, ..WatchRequest::default() };
+        let filter = Filter::new(&request).expect("it is an id");
+        assert!(!filter.is_whole());
+        let records = filter.candidates(ledger.visible()).filter(|record| filter.passes_in_snapshot(record));
+        records.map(|record| record.kind()).collect::<Vec<_>>()
+    };
+    assert_eq!(kinds_of(&[]), ["FeatureLevel", "CreateTopic", "CreatePartition", "Config"]);
+    assert_eq!(kinds_of(&["CreateTopic", "RequestApplied"]), ["CreateTopic", "RequestApplied"]);
 }

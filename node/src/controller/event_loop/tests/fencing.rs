@@ -61,7 +61,7 @@ async fn brokers_whose_sessions_have_ended_are_fenced_turn_by_turn() {
     tokio::time::advance(Duration::from_secs(3_601)).await;
     driven.event_loop.run_due_tasks(Instant::now());
     assert_eq!([1, 2].map(|id| driven.claim().is_fencing(broker(id))), [true, true]);
-    gone_at_once(driven).await;
+    assert_fenced_in_turns(driven).await;
 }
 
 #[tokio::test]
@@ -71,11 +71,11 @@ async fn brokers_whose_ports_are_refused_are_fenced_turn_by_turn() {
         let epoch = driven.draft().broker(id).expect("registered").epoch;
         driven.event_loop.on_probed(Probed { broker: id, epoch, evidence: Evidence::Refused });
     }
-    gone_at_once(driven).await;
+    assert_fenced_in_turns(driven).await;
 }
 
 /// Both brokers are gone: other operations run between the steps, and no broker waits until the other is fenced.
-async fn gone_at_once(mut driven: Driven) {
+async fn assert_fenced_in_turns(mut driven: Driven) {
     let first_in_isr = |driven: &Driven, id: i32| driven.draft().index.in_isr(broker(id)).next();
     let first = [1, 2].map(|id| first_in_isr(&driven, id));
     let (between, _) = set("between", "steps");
@@ -88,6 +88,50 @@ async fn gone_at_once(mut driven: Driven) {
     assert!(first_in_isr(&driven, 2) != first[1] && !driven.is_fenced(1));
     driven.finish().await;
     assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
+}
+
+#[tokio::test]
+async fn brokers_with_few_partitions_are_fenced_together() {
+    let mut driven = Driven::with_partitions(1).await;
+    for id in [1, 2].map(broker) {
+        driven.event_loop.fence(id, "a test");
+    }
+    let proposed = driven.event_loop.metrics.batches_proposed.get();
+    driven.event_loop.go_on();
+    assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
+    assert_eq!(driven.event_loop.metrics.batches_proposed.get(), proposed + 1);
+}
+
+#[tokio::test]
+async fn a_fencing_waits_for_at_most_one_step_of_others() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    driven.run((0..5).map(|_| large_steps()));
+    driven.event_loop.fence(broker(1), "a test");
+    let led = driven.draft().index.led_count(broker(1));
+    driven.event_loop.go_on();
+    driven.event_loop.go_on();
+    assert!(driven.draft().index.led_count(broker(1)) < led);
+}
+
+/// Changes as many partitions as a step may, again and again.
+fn large_steps() -> Operation {
+    operation(|_| {
+        let change = |number| {
+            let id = TopicPartition::new(TopicId::default(), PartitionId::new(number));
+            Record::PartitionChange(PartitionChange::none(id, Cause::ElectionRequested))
+        };
+        Ok(Plan::partial((0..CHANGES_PER_STEP_MAX as i32).map(change).collect(), ()))
+    })
+    .0
+}
+
+#[tokio::test]
+async fn a_turn_plans_no_more_operations_than_records_allow() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    (0..20).for_each(|_| driven.controller.submit(large_steps()).expect("the queue has room"));
+    let (before, first) = (driven.draft().next_offset, driven.event_loop.operations.recv().await.expect("it waits"));
+    driven.event_loop.run_operations(first);
+    assert_eq!(driven.draft().next_offset, before.advance(RECORDS_ON_LOOP_MAX));
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ async fn a_large_plan_that_is_stale_is_made_again_before_the_next() {
     driven.run([one, other]);
     driven.event_loop.go_on();
     driven.event_loop.go_on();
-    // As a fencing is run.
+    // Nothing plans between them today; if something does, the plan must not be used.
     driven.run([set("list", "fenced;").0]);
     driven.take_prepared().await;
     assert_eq!(value(driven.draft(), "list"), Some("fenced;"));
@@ -81,6 +81,30 @@ async fn others_do_not_wait_for_a_large_plan_that_waits_for_steps() {
     assert!(!driven.event_loop.has_room(), "now it is made");
     driven.finish().await;
     assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+}
+
+#[tokio::test]
+async fn the_queue_waits_when_many_large_plans_wait() {
+    let mut driven = Driven::start().await;
+    driven.run([in_steps("step", 3).0]);
+    let mut waiting = 0;
+    while driven.event_loop.has_room() {
+        waiting += 1;
+        driven.run([heavy("large").0]);
+    }
+    assert_eq!(waiting, 8);
+}
+
+#[tokio::test]
+async fn a_large_plan_that_nothing_waits_for_is_not_made() {
+    let mut driven = Driven::start().await;
+    let request = Some(RequestId { client: ClientId::new(uuid::Uuid::from_u128(7)), request: 1 });
+    let ((abandoned, answer), (next, done)) = (heavy("abandoned"), heavy("next"));
+    driven.run([Operation { request, ..abandoned }, next]);
+    drop(answer);
+    driven.finish().await;
+    assert_eq!(done.await, Ok(Ok(b"0".to_vec())));
+    assert_eq!(value(&driven.event_loop.view.image(), "list"), Some("next;"));
 }
 
 #[tokio::test]
