@@ -46,7 +46,10 @@ impl EventLoop {
         claim.in_flight.fail_all();
         self.view.drafts.clear();
         claim.large.fail_all();
-        claim.under_way.take_all().for_each(|operation| operation.refuse(not_controller()));
+        for operation in claim.under_way.take_all() {
+            self.queued.remove(operation.weight.bytes);
+            operation.refuse(not_controller());
+        }
         self.sessions.clear();
         self.probes.abort_all();
         info!(controller_epoch = %claim.epoch, why, "resigned");

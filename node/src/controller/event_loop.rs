@@ -42,6 +42,15 @@ const QUEUE_MAX: usize = 4_096;
 /// Operations planned into one batch before the loop looks up again.
 const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
 
+/// Records from which on an operation counts as one that changes much.
+pub(super) const MANY_RECORDS: usize = 100;
+
+/// Operations of several steps, or that wait for their turn, before the loop takes no more from the queue.
+const TURNS_WAITING_MAX: usize = 1_024;
+
+/// Operations that one turn plans only to find that they have to wait for theirs.
+const SET_ASIDE_PER_TURN_MAX: usize = 8;
+
 /// How often the loop looks at sessions and due tasks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 
@@ -59,6 +68,34 @@ pub struct ControllerConfig {
     pub seed: u64,
     /// Where large plans are made.
     pub workers: Workers,
+}
+
+/// Whether an operation was planned, or has to wait for its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlannedWhen {
+    Now,
+    Later,
+}
+
+/// Where operations come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Queue,
+    /// What goes on in turns.
+    Turns,
+    /// The controller itself, or what was deferred: it is planned at once.
+    Own,
+}
+
+impl Source {
+    /// Records that one turn plans.
+    fn records_max(self) -> Option<usize> {
+        match self {
+            Self::Queue => Some(RECORDS_ON_LOOP_MAX),
+            Self::Turns => Some(CHANGES_PER_STEP_MAX),
+            Self::Own => None,
+        }
+    }
 }
 
 /// A heartbeat stream that ended without a goodbye of the broker.
@@ -101,9 +138,11 @@ impl Claim {
         self.under_way.step_count() == 0 && self.large.can_start()
     }
 
-    /// Whether the queue waits, so that a large plan is made once. It does not wait for a plan that waits for steps.
-    fn large_blocks_queue(&self) -> bool {
-        self.large.has_active_plan() || self.can_start_large() || self.large.is_full()
+    /// Whether the queue waits: so that a large plan is made once, though not for one that waits for steps; and while as much
+    /// as there may be waits outside of the queue.
+    fn blocks_queue(&self) -> bool {
+        let is_full = self.large.is_full() || self.under_way.step_count() >= TURNS_WAITING_MAX;
+        is_full || self.large.has_active_plan() || self.can_start_large()
     }
 
     /// Whether a fencing of this broker, as it is registered now, is under way.
@@ -140,7 +179,7 @@ pub struct EventLoop {
     /// The watchdog takes the claim back as well.
     claim_sender: Arc<watch::Sender<Option<ControllerEpoch>>>,
     operations: mpsc::Receiver<Operation>,
-    queued: QueuedBytes,
+    pub(super) queued: QueuedBytes,
     streams_lost: mpsc::UnboundedReceiver<StreamLost>,
     pub(super) probes: JoinSet<Probed>,
     pub(super) prepared: JoinSet<Prepared>,
@@ -239,9 +278,7 @@ impl EventLoop {
 
     /// Whether operations from the queue may be planned.
     fn has_room(&self) -> bool {
-        self.claim
-            .as_ref()
-            .is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.large_blocks_queue())
+        self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.blocks_queue())
     }
 
     async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
@@ -326,11 +363,9 @@ impl EventLoop {
     /// Plans what waits into one batch, up to a number of operations and of records.
     fn run_operations(&mut self, first: Operation) {
         let (mut first, mut left) = (Some(first), OPERATIONS_PER_BATCH_MAX);
-        self.run_each(Some(RECORDS_ON_LOOP_MAX), |event_loop| {
+        self.run_each(Source::Queue, |event_loop| {
             left = left.checked_sub(1)?;
-            let operation = first.take().or_else(|| event_loop.operations.try_recv().ok())?;
-            event_loop.queued.remove(operation.weight.bytes);
-            Some(operation)
+            first.take().or_else(|| event_loop.operations.try_recv().ok())
         });
         if let Some(operation) = first {
             self.queued.remove(operation.weight.bytes);
@@ -340,32 +375,38 @@ impl EventLoop {
 
     pub(super) fn run_all(&mut self, operations: Vec<Operation>) {
         let mut operations = operations.into_iter();
-        self.run_each(None, |_| operations.next());
+        self.run_each(Source::Own, |_| operations.next());
         operations.for_each(|operation| operation.refuse(not_controller()));
     }
 
     /// The next steps, as many as have the records of a large one: brokers with few partitions are fenced together.
     fn run_steps(&mut self) {
         let mut left = self.claim.as_ref().map_or(0, |claim| claim.under_way.step_count());
-        self.run_each(Some(CHANGES_PER_STEP_MAX), |event_loop| {
+        self.run_each(Source::Turns, |event_loop| {
             left = left.checked_sub(1)?;
             event_loop.claim.as_mut()?.under_way.pop_step()
         });
     }
 
-    /// Plans one operation after the other, until so many records are planned, and proposes what they come to.
-    fn run_each(&mut self, records_max: Option<usize>, mut next: impl FnMut(&mut Self) -> Option<Operation>) {
+    /// Plans one operation after the other, as many as one turn may, and proposes what they come to. The bytes of what is
+    /// set aside stay counted in the queue.
+    fn run_each(&mut self, source: Source, mut next: impl FnMut(&mut Self) -> Option<Operation>) {
         let started = Instant::now();
         let Some(claim) = &self.claim else { return };
-        let end = records_max.map(|records| claim.draft.working().next_offset.advance(records));
+        let end = source.records_max().map(|records| claim.draft.working().next_offset.advance(records));
         let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
+        let mut set_aside = 0;
         while let Some(claim) = &self.claim
             && end.is_none_or(|end| claim.draft.working().next_offset < end)
+            && set_aside < SET_ASIDE_PER_TURN_MAX
             && let Some(operation) = next(self)
         {
+            let bytes = operation.weight.bytes;
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
-            if !operation.is_abandoned() {
-                self.plan(operation, &mut group);
+            if !operation.is_abandoned() && self.plan(operation, source, &mut group) == PlannedWhen::Later {
+                set_aside += 1;
+            } else if source != Source::Own {
+                self.queued.remove(bytes);
             }
         }
         self.propose(group);

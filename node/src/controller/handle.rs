@@ -218,7 +218,8 @@ pub(super) fn held_the_controller(operation: &str) -> ApiError {
 
 fn timed_out(after: Duration) -> ApiError {
     let message = format!(
-        "not committed within {} ms; a majority of the voters may be unreachable, and it may still be applied",
+        "not committed within {} ms: the controller has much to do, or a majority of the voters is unreachable; it may still \
+         be applied",
         after.as_millis()
     );
     ApiError::new(ErrorName::RequestTimedOut, message)

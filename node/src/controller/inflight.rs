@@ -101,6 +101,10 @@ impl InFlight {
         self.waiting.iter().filter(|waiting| waiting.is_step).count() >= STEPS_IN_FLIGHT_MAX
     }
 
+    pub fn has_step(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.is_step)
+    }
+
     /// What was pushed last is such a step.
     pub fn mark_step(&mut self) {
         if let Some(last) = self.waiting.back_mut() {

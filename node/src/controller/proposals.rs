@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
-use super::event_loop::{Claim, EventLoop};
+use super::event_loop::{Claim, EventLoop, MANY_RECORDS, PlannedWhen, Source};
 use super::handle::held_the_controller;
 use super::inflight::Parked;
 use super::large_plan::{self, Overdue, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
@@ -17,27 +17,47 @@ use crate::machine::Workers;
 use crate::raft::RaftNode;
 
 impl EventLoop {
-    pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
-        let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
+    pub(super) fn plan(&mut self, mut operation: Operation, source: Source, group: &mut Group) -> PlannedWhen {
+        let Some(claim) = &mut self.claim else {
+            operation.refuse(not_controller());
+            return PlannedWhen::Now;
+        };
         let is_first_step = operation.removal().is_none();
         if let Some(target) = operation.target.filter(|target| is_first_step && claim.under_way.removes(*target)) {
-            return operation.refuse(removal_under_way(target));
+            operation.refuse(removal_under_way(target));
+            return PlannedWhen::Now;
         }
         if claim.large.is_proposing() {
-            return claim.under_way.defer(operation);
+            claim.under_way.defer(operation);
+            return PlannedWhen::Now;
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
         }
         if operation.weight.records > RECORDS_ON_LOOP_MAX {
-            return claim.large.push(operation);
+            claim.large.push(operation);
+            return PlannedWhen::Now;
         }
         self.pulse.begin(operation.name, operation.number);
         hold(operation.name);
         let planned = batcher::plan(&mut operation, &claim.draft, claim.epoch, &mut self.rng);
         if !self.pulse.end() {
             // The watchdog has answered its caller.
-            return warn!(operation = operation.name, "a plan that held the controller is dropped");
+            warn!(operation = operation.name, "a plan that held the controller is dropped");
+            return PlannedWhen::Now;
+        }
+        // What changes much takes turns, so that small operations behind many of them need not wait for them all. It is
+        // planned again.
+        let changes_much = planned.record_count() > MANY_RECORDS && !operation.plan_only;
+        let has_others = claim.under_way.step_count() > 0 || group.has_step || claim.in_flight.has_step();
+        if source == Source::Queue && changes_much && has_others {
+            if claim.large.is_busy() {
+                // A large plan waits until there are no steps: it must not wait for those that come after it.
+                claim.large.push(operation);
+                return PlannedWhen::Now;
+            }
+            claim.under_way.push_step(operation);
+            return PlannedWhen::Later;
         }
         match planned {
             Planned::Answered(reply) => group.parked.push(Parked { sender: operation.reply, reply }),
@@ -45,6 +65,7 @@ impl EventLoop {
             Planned::Step(records) => self.stage_step(operation, records, group),
             Planned::Records { batches, reply } => self.stage(operation, batches, reply, group),
         }
+        PlannedWhen::Now
     }
 
     /// Replays the records on the draft; what does not replay, or breaks an invariant, never reaches the log.
@@ -54,7 +75,7 @@ impl EventLoop {
         log_mass_change(&operation);
         let claim = self.claim.as_mut().expect("only a claimed controller stages");
         if batches.len() == 1 && group.has_room_for(&batches[0]) {
-            group.has_step |= operation.removal().is_some();
+            group.has_step |= operation.removal().is_some() || batches[0].len() > MANY_RECORDS;
             let records = batches.pop().expect("there is one");
             match batcher::replay(&claim.draft, group.stamp, records) {
                 Ok((draft, records)) => {
@@ -101,7 +122,8 @@ impl EventLoop {
                         self.sessions.replace_removal(target.broker, removal);
                     }
                 }
-                claim.under_way.push_step(operation);
+                // Its request is no longer counted in the queue.
+                claim.under_way.push_step(Operation { weight: Weight::default(), ..operation });
             }
             Err(broken) => {
                 let name = operation.name;

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use quorate_metadata::liveness::Removal;
 
-use super::operation::{Operation, RemovalTarget};
+use super::operation::{Operation, RemovalTarget, Weight};
 
 #[derive(Default)]
 pub struct UnderWay {
     /// Fencings, in the order in which they go on.
     fencings: VecDeque<Operation>,
-    /// Other operations of several steps.
+    /// Other operations of several steps, and those that change much and wait for their turn.
     others: VecDeque<Operation>,
     /// A fencing had the last turn.
     is_turn_of_others: bool,
@@ -44,7 +44,8 @@ impl UnderWay {
 
     pub fn defer(&mut self, operation: Operation) {
         self.add_removal(&operation);
-        self.deferred.push(operation);
+        // Its request is no longer counted in the queue.
+        self.deferred.push(Operation { weight: Weight { bytes: 0, ..operation.weight }, ..operation });
     }
 
     pub fn take_deferred(&mut self) -> Vec<Operation> {

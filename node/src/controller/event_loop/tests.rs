@@ -238,6 +238,53 @@ async fn steps_take_turns_and_operations_run_between_them() {
     assert!(value(&driven.event_loop.view.image(), "other-2").is_some());
 }
 
+/// Writes `{name}-0` and so on, all at once.
+fn many(name: &'static str) -> (Operation, Answer) {
+    let records: Vec<Record> =
+        (0..=MANY_RECORDS).map(|at| config(&format!("{name}-{at}"), "written".to_owned())).collect();
+    let (operation, answer) = operation(move |_| Ok(Plan::new(records.clone(), ())));
+    (Operation { weight: Weight { bytes: 1_000, records: MANY_RECORDS }, ..operation }, answer)
+}
+
+#[tokio::test]
+async fn a_small_operation_does_not_wait_for_all_large_ones_before_it() {
+    let mut driven = Driven::start().await;
+    let (large, mut answers): (Vec<_>, Vec<_>) = ["a", "b", "c"].map(many).into_iter().unzip();
+    let (small, done) = set("small", "1");
+    answers.push(done);
+    large.into_iter().chain([small]).for_each(|next| driven.controller.submit(next).expect("the queue has room"));
+    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    driven.event_loop.run_operations(first);
+    let written = ["a-0", "small", "b-0", "c-0"].map(|key| value(driven.draft(), key).is_some());
+    assert_eq!(written, [true, true, false, false]);
+    assert_eq!(driven.event_loop.queued.get(), 2_000, "those that wait are still counted");
+    driven.finish().await;
+    for answer in answers {
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
+    }
+    assert_eq!(driven.event_loop.queued.get(), 0);
+}
+
+#[tokio::test]
+async fn what_waits_for_its_turn_is_bounded_and_is_refused_with_the_claim() {
+    let mut driven = Driven::start().await;
+    driven.run([many("first").0]);
+    let mut waiting = Vec::new();
+    while driven.event_loop.has_room() {
+        let (large, answer) = many("next");
+        driven.controller.submit(large).expect("the queue has room");
+        let next = driven.event_loop.operations.recv().await.expect("it waits");
+        driven.event_loop.run_operations(next);
+        waiting.push(answer);
+    }
+    assert_eq!(waiting.len(), TURNS_WAITING_MAX);
+    driven.event_loop.resign("a test");
+    assert_eq!(driven.event_loop.queued.get(), 0);
+    for answer in waiting {
+        assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
+    }
+}
+
 #[tokio::test]
 async fn operations_between_batches_of_a_plan_go_on_after_it_in_order() {
     let mut driven = Driven::start().await;

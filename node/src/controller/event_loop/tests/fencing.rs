@@ -126,12 +126,13 @@ fn large_steps() -> Operation {
 }
 
 #[tokio::test]
-async fn a_turn_plans_no_more_operations_than_records_allow() {
+async fn a_turn_makes_one_large_step_and_sets_few_operations_aside() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     (0..20).for_each(|_| driven.controller.submit(large_steps()).expect("the queue has room"));
     let (before, first) = (driven.draft().next_offset, driven.event_loop.operations.recv().await.expect("it waits"));
     driven.event_loop.run_operations(first);
-    assert_eq!(driven.draft().next_offset, before.advance(RECORDS_ON_LOOP_MAX));
+    assert_eq!(driven.draft().next_offset, before.advance(CHANGES_PER_STEP_MAX));
+    assert_eq!(driven.claim().under_way.step_count(), 1 + SET_ASIDE_PER_TURN_MAX);
 }
 
 #[tokio::test]

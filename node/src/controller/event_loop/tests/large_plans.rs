@@ -84,6 +84,20 @@ async fn others_do_not_wait_for_a_large_plan_that_waits_for_steps() {
 }
 
 #[tokio::test]
+async fn a_large_plan_does_not_wait_for_what_changes_much_and_came_later() {
+    let mut driven = Driven::start().await;
+    let ((steps, _), (large, done), (later, later_done)) = (in_steps("step", 3), heavy("large"), many("later"));
+    driven.run([steps, large]);
+    driven.controller.submit(later).expect("the queue has room");
+    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    driven.event_loop.run_operations(first);
+    assert_eq!(driven.claim().under_way.step_count(), 1, "it waits behind the large one");
+    driven.finish().await;
+    assert_eq!((done.await, later_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
+    assert_eq!(driven.event_loop.queued.get(), 0);
+}
+
+#[tokio::test]
 async fn the_queue_waits_when_many_large_plans_wait() {
     let mut driven = Driven::start().await;
     driven.run([in_steps("step", 3).0]);
