@@ -1,17 +1,20 @@
-//! The node's configuration: built-in defaults, one TOML file, `QUORATE_*` variables, flags; the later wins.
+//! The node's configuration: its keys, their defaults, and what is refused. `sources` puts it together.
 //!
 //! Flat on purpose: the key `raft_listen` of the file is `QUORATE_RAFT_LISTEN` in the environment and
-//! `--raft-listen` (or `--set raft_listen=…`) on the command line.
+//! `--set raft_listen=…` on the command line.
+
+mod sources;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use quorate_metadata::ids::{ClusterId, ControllerId};
 use serde::{Deserialize, Serialize};
-use toml::{Table, Value};
 
 use crate::raft::VoterAddress;
+
+pub use sources::{is_service_variable, load, merge};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,104 +147,12 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{origin}: {message}")]
     Parse { origin: String, message: String },
-    #[error("{origin}: unknown key {key:?}{}", suggestion(.key, .nearest.as_deref()))]
+    #[error("{origin}: unknown key {key:?}{}", sources::suggestion(.key, .nearest.as_deref()))]
     UnknownKey { origin: String, key: String, nearest: Option<String> },
+    #[error("{origin}: {key}: {message}")]
+    Value { origin: String, key: String, message: String },
     #[error("{key}: {message}")]
     Invalid { key: &'static str, message: String },
-}
-
-/// Keys of earlier releases, each with the reason why it was removed.
-const REMOVED_KEYS: &[(&str, &str)] = &[("lease_reads", "every linearizable read is confirmed by a majority")];
-
-fn suggestion(key: &str, nearest: Option<&str>) -> String {
-    if let Some((_, reason)) = REMOVED_KEYS.iter().find(|(removed, _)| *removed == key) {
-        return format!("; it was removed: {reason}");
-    }
-    nearest.map(|key| format!("; did you mean {key:?}?")).unwrap_or_default()
-}
-
-/// Puts the sources together: a file if there is one, the environment, then `KEY=VALUE` settings.
-pub fn load(
-    file: Option<&Path>,
-    environment: impl Iterator<Item = (String, String)>,
-    settings: &[(String, String)],
-) -> Result<NodeConfig, ConfigError> {
-    let Some(path) = file else { return merge("", "", environment, settings) };
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    merge(&path.display().to_string(), &text, environment, settings)
-}
-
-/// As `load`, of a file's text; `origin` is what errors call it.
-pub fn merge(
-    origin: &str,
-    text: &str,
-    environment: impl Iterator<Item = (String, String)>,
-    settings: &[(String, String)],
-) -> Result<NodeConfig, ConfigError> {
-    let mut merged = defaults();
-    let table: Table = text.parse().map_err(|error: toml::de::Error| ConfigError::Parse {
-        origin: origin.to_owned(),
-        message: error.message().to_owned(),
-    })?;
-    for (key, value) in table {
-        put(&mut merged, origin, key, value)?;
-    }
-    for (name, text) in environment {
-        if let Some(key) = name.strip_prefix("QUORATE_")
-            && !FOREIGN_VARIABLES.iter().any(|foreign| name.starts_with(foreign))
-        {
-            let key = key.to_ascii_lowercase();
-            let value = typed(&merged, &key, &text);
-            put(&mut merged, &name, key, value)?;
-        }
-    }
-    for (key, text) in settings {
-        let value = typed(&merged, key, text);
-        put(&mut merged, "command line", key.clone(), value)?;
-    }
-    let config: NodeConfig = Value::Table(merged).try_into().map_err(|error: toml::de::Error| ConfigError::Parse {
-        origin: "configuration".to_owned(),
-        message: error.message().to_owned(),
-    })?;
-    config.check()?;
-    Ok(config)
-}
-
-/// Beginnings of variables that are the command line tool's or the tests', and that a shell may carry along.
-const FOREIGN_VARIABLES: &[&str] = &["QUORATE_BOOTSTRAP", "QUORATE_CONTEXT", "QUORATE_BIN", "QUORATE_TEST"];
-
-fn defaults() -> Table {
-    match Value::try_from(NodeConfig::default()) {
-        Ok(Value::Table(table)) => table,
-        other => unreachable!("the default configuration is a table, not {other:?}"),
-    }
-}
-
-fn put(merged: &mut Table, origin: &str, key: String, value: Value) -> Result<(), ConfigError> {
-    if !merged.contains_key(&key) {
-        let nearest = merged
-            .keys()
-            .map(|known| (strsim::damerau_levenshtein(known, &key), known))
-            .min()
-            .filter(|(distance, _)| *distance <= 4)
-            .map(|(_, known)| known.clone());
-        return Err(ConfigError::UnknownKey { origin: origin.to_owned(), key, nearest });
-    }
-    merged.insert(key, value);
-    Ok(())
-}
-
-/// A text as the type that its key has; lists are separated by commas.
-fn typed(merged: &Table, key: &str, text: &str) -> Value {
-    let parsed = |value: Option<Value>| value.unwrap_or_else(|| Value::String(text.to_owned()));
-    match merged.get(key) {
-        Some(Value::Array(_)) => Value::Array(
-            text.split(',').filter(|item| !item.is_empty()).map(|item| Value::String(item.trim().to_owned())).collect(),
-        ),
-        Some(Value::Integer(_)) => parsed(text.parse().ok().map(Value::Integer)),
-        Some(Value::Boolean(_)) => parsed(text.parse().ok().map(Value::Boolean)),
-        _ => Value::String(text.to_owned()),
-    }
 }
 
 impl NodeConfig {
@@ -262,8 +173,13 @@ impl NodeConfig {
         self.session_timeout() * 9 / 10
     }
 
-    pub fn api_address(&self) -> &str {
-        if self.api_advertised.is_empty() { &self.api_listen } else { &self.api_advertised }
+    /// What others dial: the advertised address, or for a voter its own in `voters`, or the one that is listened on.
+    pub fn api_address(&self) -> Result<String, ConfigError> {
+        if !self.api_advertised.is_empty() {
+            return Ok(self.api_advertised.clone());
+        }
+        let own = self.voter_addresses()?.into_iter().find(|voter| voter.id.get() == self.node_id);
+        Ok(own.map_or_else(|| self.api_listen.clone(), |voter| voter.api))
     }
 
     pub fn log_directories(&self) -> Vec<PathBuf> {
@@ -323,7 +239,28 @@ impl NodeConfig {
             return invalid("broker_session_timeout_ms", "must be at least two heartbeat intervals".to_owned());
         }
         self.cluster()?;
+        self.check_dialled(&voters)?;
         self.check_exposure(&voters)
+    }
+
+    /// Others could not dial a wildcard address or port 0: a node would dial itself.
+    fn check_dialled(&self, voters: &[VoterAddress]) -> Result<(), ConfigError> {
+        let refuse = |key, address: &str, remedy: &str| {
+            Err(ConfigError::Invalid { key, message: format!("others cannot dial {address}; {remedy}") })
+        };
+        for voter in voters {
+            if let Some(address) = [&voter.raft, &voter.api].into_iter().find(|address| !can_be_dialled(address)) {
+                return refuse("voters", address, "list each voter with a host and a port of its own");
+            }
+        }
+        if !self.api_advertised.is_empty() && !can_be_dialled(&self.api_advertised) {
+            return refuse("api_advertised", &self.api_advertised, "expected HOST:PORT");
+        }
+        let address = self.api_address()?;
+        if !can_be_dialled(&address) {
+            return refuse("api_listen", &address, "set api_advertised to the address that reaches this node");
+        }
+        Ok(())
     }
 
     fn check_exposure(&self, voters: &[VoterAddress]) -> Result<(), ConfigError> {
@@ -372,78 +309,15 @@ pub fn host_and_port(address: &str) -> Option<(&str, u16)> {
     (!host.is_empty()).then(|| (host.trim_start_matches('[').trim_end_matches(']'), port))
 }
 
+fn can_be_dialled(address: &str) -> bool {
+    let is_wildcard = |host: &str| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    host_and_port(address).is_some_and(|(host, port)| port != 0 && !is_wildcard(host))
+}
+
 fn is_loopback(address: &str) -> bool {
     host_and_port(address)
         .is_some_and(|(host, _)| host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINIMAL: [(&str, &str); 3] =
-        [("node_id", "1"), ("data_dir", "/tmp/q"), ("voters", "1@127.0.0.1:7101/127.0.0.1:7001")];
-
-    fn with(more: &[(&str, &str)]) -> Result<NodeConfig, ConfigError> {
-        let settings: Vec<(String, String)> =
-            MINIMAL.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        load(None, std::iter::empty(), &settings)
-    }
-
-    fn refusal(more: &[(&str, &str)]) -> String {
-        with(more).expect_err("should be refused").to_string()
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_the_nearest_name() {
-        assert_eq!(
-            refusal(&[("raft_lisen", "x")]),
-            "command line: unknown key \"raft_lisen\"; did you mean \"raft_listen\"?"
-        );
-        assert_eq!(refusal(&[("entirely_different", "x")]), "command line: unknown key \"entirely_different\"");
-    }
-
-    #[test]
-    fn a_removed_key_is_refused_with_the_reason() {
-        let text = "lease_reads = false\n";
-        let refused = merge("node.toml", text, std::iter::empty(), &[]).expect_err("should be refused").to_string();
-        assert_eq!(
-            refused,
-            "node.toml: unknown key \"lease_reads\"; it was removed: every linearizable read is confirmed by a majority"
-        );
-    }
-
-    #[test]
-    fn a_non_loopback_address_needs_insecure_spelled_out() {
-        assert!(refusal(&[("api_listen", "0.0.0.0:7001")]).contains("--insecure"));
-        assert!(refusal(&[("voters", "1@10.0.0.1:7101/127.0.0.1:7001")]).contains("--insecure"));
-        assert!(with(&[("api_listen", "0.0.0.0:7001"), ("insecure", "true")]).is_ok());
-    }
-
-    #[test]
-    fn the_later_source_wins() {
-        let environment =
-            [("QUORATE_RACK".to_owned(), "b".to_owned()), ("QUORATE_BOOTSTRAP".to_owned(), "x:1".to_owned())];
-        let settings: Vec<(String, String)> = MINIMAL.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let config = load(None, environment.into_iter(), &settings).expect("valid");
-        assert_eq!(config.rack, "b");
-        assert_eq!(with(&[("rack", "c")]).expect("valid").rack, "c");
-    }
-
-    #[test]
-    fn only_a_loopback_cluster_formats_itself() {
-        assert!(with(&[]).expect("valid").may_auto_format().expect("valid"));
-        let production = with(&[("voters", "1@10.0.0.1:7101/10.0.0.1:7001"), ("insecure", "true")]).expect("valid");
-        assert!(!production.may_auto_format().expect("valid"));
-        let decided = with(&[("auto_format", "never")]).expect("valid");
-        assert!(!decided.may_auto_format().expect("valid"));
-    }
-
-    #[test]
-    fn contradictions_are_named() {
-        assert!(refusal(&[("node_id", "2")]).contains("must be listed exactly when"));
-        assert!(refusal(&[("voters", "1@a/b")]).contains("is not ID@RAFT_HOST:PORT/API_HOST:PORT"));
-        assert!(refusal(&[("broker_session_timeout_ms", "300")]).contains("two heartbeat intervals"));
-        assert!(refusal(&[("raft_heartbeat_ms", "soon")]).contains("invalid type"));
-    }
-}
+mod tests;

@@ -1,12 +1,13 @@
 //! `quorate-node`: runs one node, gives an identity to a data directory, or looks into one.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quorate_metadata::ids::ControllerId;
-use quorate_node::config::{self, NodeConfig};
+use quorate_node::config::{self, NodeConfig, is_service_variable};
 use quorate_node::machine::Machine;
 use quorate_node::{inspect, node, raft, telemetry};
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,17 +20,15 @@ const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Print the configuration in effect, and exit.
-    #[arg(long)]
-    print_config: bool,
+    /// What `run` takes, which may also stand before it.
     #[command(flatten)]
-    sources: Sources,
+    run: Run,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Run the node until SIGTERM.
-    Run(Sources),
+    Run(Run),
     /// Give an empty data directory an identity: once, for a production cluster.
     Format {
         #[arg(long)]
@@ -57,7 +56,7 @@ enum Part {
 }
 
 #[derive(Args, Default)]
-struct Sources {
+struct Run {
     /// A TOML file.
     #[arg(long, short)]
     config: Option<PathBuf>,
@@ -74,9 +73,42 @@ struct Sources {
     /// Accept non-loopback addresses without TLS.
     #[arg(long)]
     insecure: bool,
+    /// Print the configuration in effect, and exit.
+    #[arg(long)]
+    print_config: bool,
 }
 
-impl Sources {
+impl Run {
+    /// With what stands later on the command line, which wins.
+    fn with(self, later: Self) -> Self {
+        Self {
+            config: later.config.or(self.config),
+            settings: [self.settings, later.settings].concat(),
+            node_id: later.node_id.or(self.node_id),
+            data_dir: later.data_dir.or(self.data_dir),
+            dial_map: later.dial_map.or(self.dial_map),
+            insecure: self.insecure || later.insecure,
+            print_config: self.print_config || later.print_config,
+        }
+    }
+
+    /// Other commands have no use for what `run` takes.
+    fn refuse_for(&self, command: &str) -> Result<(), String> {
+        let given = [
+            ("--config", self.config.is_some()),
+            ("--set", !self.settings.is_empty()),
+            ("--node-id", self.node_id.is_some()),
+            ("--data-dir", self.data_dir.is_some()),
+            ("--dial-map", self.dial_map.is_some()),
+            ("--insecure", self.insecure),
+            ("--print-config", self.print_config),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => Err(format!("{flag} before `{command}` has no effect; `run` takes it")),
+            None => Ok(()),
+        }
+    }
+
     fn load(self) -> Result<NodeConfig, String> {
         let mut settings = Vec::new();
         for text in self.settings {
@@ -92,36 +124,38 @@ impl Sources {
         flag("insecure", self.insecure.then(|| "true".to_owned()));
         config::load(self.config.as_deref(), std::env::vars(), &settings).map_err(|error| error.to_string())
     }
+
+    fn start(self) -> Result<(), String> {
+        if self.print_config {
+            let config = self.load()?;
+            print!("{}", toml::to_string(&config).map_err(|error| error.to_string())?);
+            return Ok(());
+        }
+        run(self.load()?)
+    }
 }
 
 fn main() -> ExitCode {
     // Failpoints of this process, by the variable FAILPOINTS.
     let _failpoints = fail::FailScenario::setup();
-    let cli = Cli::parse();
-    let done = match cli.command {
-        _ if cli.print_config => print_config(cli.command, cli.sources),
-        Some(Command::Run(sources)) => sources.load().and_then(run),
-        Some(Command::Format { data, node_id, cluster_id }) => format(data, node_id, cluster_id),
-        Some(Command::Inspect { data, part }) => look_into(data, part),
+    let Cli { command, run } = Cli::parse();
+    let done = match command {
+        Some(Command::Run(later)) => run.with(later).start(),
+        Some(Command::Format { data, node_id, cluster_id }) => {
+            run.refuse_for("format").and_then(|()| format(data, node_id, cluster_id))
+        }
+        Some(Command::Inspect { data, part }) => run.refuse_for("inspect").and_then(|()| look_into(data, part)),
+        None if run.print_config => run.start(),
         None => Err("no command; try `quorate-node run --config node.toml`, or --help".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            // Who closed stderr reads no message; the exit status is left.
+            let _ = writeln!(std::io::stderr(), "error: {message}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn print_config(command: Option<Command>, outer: Sources) -> Result<(), String> {
-    let sources = match command {
-        Some(Command::Run(sources)) => sources,
-        _ => outer,
-    };
-    let config = sources.load()?;
-    print!("{}", toml::to_string(&config).map_err(|error| error.to_string())?);
-    Ok(())
 }
 
 /// What the threads of a node that has stopped may still take: all their work has ended, unless something holds it.
@@ -129,6 +163,10 @@ const HELD_THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn run(config: NodeConfig) -> Result<(), String> {
     telemetry::start(config.log_format, &config.log_level)?;
+    let ignored: Vec<String> = std::env::vars().map(|(name, _)| name).filter(|name| is_service_variable(name)).collect();
+    if !ignored.is_empty() {
+        tracing::info!(variables = ignored.join(" "), "variables of Kubernetes services are no settings");
+    }
     let machine = Machine { level_max: level_max()?, ..Machine::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -175,4 +213,35 @@ fn look_into(data: PathBuf, part: Part) -> Result<(), String> {
         Part::Vote => inspect::vote(&data, out),
     }
     .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Cli {
+        Cli::try_parse_from([&["quorate-node"], arguments].concat()).expect("they are known")
+    }
+
+    #[test]
+    fn flags_before_and_after_run_are_the_same_and_the_later_wins() {
+        let cli = parse(&["--set", "rack=a", "--insecure", "--config", "a.toml", "run", "--set", "rack=b", "-c", "b.toml"]);
+        let Some(Command::Run(later)) = cli.command else { panic!("the command is run") };
+        let run = cli.run.with(later);
+        assert_eq!((run.settings, run.insecure), (vec!["rack=a".to_owned(), "rack=b".to_owned()], true));
+        assert_eq!(run.config, Some(PathBuf::from("b.toml")));
+        for arguments in [["--print-config", "run"], ["run", "--print-config"]] {
+            let cli = parse(&arguments);
+            let Some(Command::Run(later)) = cli.command else { panic!("the command is run") };
+            assert!(cli.run.with(later).print_config);
+        }
+    }
+
+    #[test]
+    fn a_flag_of_run_before_another_command_is_refused_by_name() {
+        let cli = parse(&["--set", "rack=a", "format", "--data", "d", "--node-id", "1"]);
+        let refused = cli.run.refuse_for("format").expect_err("format has no settings");
+        assert_eq!(refused, "--set before `format` has no effect; `run` takes it");
+        assert_eq!(parse(&["format", "--data", "d", "--node-id", "1"]).run.refuse_for("format"), Ok(()));
+    }
 }

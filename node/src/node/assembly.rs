@@ -131,6 +131,7 @@ fn dial_brokers(dial: DialMap) -> Dial {
 }
 
 fn endpoint(config: &NodeConfig) -> Endpoint {
-    let (host, port) = host_and_port(config.api_address()).expect("the configuration was checked");
+    let address = config.api_address().expect("the configuration was checked");
+    let (host, port) = host_and_port(&address).expect("the configuration was checked");
     Endpoint { name: "API".to_owned(), host: host.to_owned(), port, security: SecurityProtocol::Plaintext }
 }
