@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use quorate_metadata::MetadataImage;
 
 use crate::feed::FeedLoad;
+use crate::telemetry::lines_dropped;
 
 pub struct Metrics {
     registry: Registry,
@@ -111,6 +112,7 @@ impl Metrics {
         registry.register("feed_bytes", "Memory of the records kept for watchers", self.feed_bytes.clone());
         registry.register("watchers", "Streams of the feed that are open", self.watchers.clone());
         registry.register("watcher_bytes", "Bytes of events on their way to watchers", self.watcher_bytes.clone());
+        registry.register("log_lines_dropped", "Lines of the log that could not be written", lines_dropped());
     }
 
     /// The metrics as text, with the gauges read off the image and the feed at this moment.
