@@ -55,4 +55,5 @@ pub use memory::MemoryLogs;
 pub use partition_log::{Appended, PartitionLog, SEGMENT_BYTES};
 pub use producers::Producers;
 pub use reader::LogReader;
+pub use rocks::is_locked;
 pub use segments::{Retention, Segment, Segments};

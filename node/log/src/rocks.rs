@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use quorate_metadata::ids::DirectoryId;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, ErrorKind, IteratorMode,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode,
     LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use uuid::Uuid;
@@ -34,8 +34,7 @@ impl RocksTable {
         let io = |reason: String| LogError::Io { path: path.to_owned(), reason };
         durable::create_directory(path).map_err(|error| io(error.to_string()))?;
         let db = DB::open_cf_descriptors(&database_options(flush), path, families()).map_err(|error| {
-            let is_locked = error.kind() == ErrorKind::IOError && error.to_string().contains("lock");
-            if is_locked { LogError::Locked { path: path.to_owned() } } else { io(error.to_string()) }
+            if is_locked(&error) { LogError::Locked { path: path.to_owned() } } else { io(error.to_string()) }
         })?;
         let id = identify(&db).map_err(io)?;
         Ok((Self { db }, id))
@@ -44,6 +43,14 @@ impl RocksTable {
     fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(name(family)).expect("opened with both families")
     }
+}
+
+/// Whether a database could not be opened because it is open already. The error is a text: what failed, the path, which may
+/// contain any word, and what the system said.
+pub fn is_locked(error: &rocksdb::Error) -> bool {
+    let text = error.to_string();
+    let by_another = text.starts_with("IO error: While lock file: ") && text.ends_with(": Resource temporarily unavailable");
+    by_another || text.starts_with("IO error: lock hold by current process")
 }
 
 impl Table for RocksTable {
@@ -140,4 +147,22 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
     options.set_max_write_buffer_number(2);
     options.set_paranoid_checks(true);
     Family::ALL.map(|family| ColumnFamilyDescriptor::new(name(family), options.clone())).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_database_that_is_open_is_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let open = RocksTable::open(&path, Flush::Os).unwrap();
+        assert!(matches!(RocksTable::open(&path, Flush::Os), Err(LogError::Locked { .. })));
+        drop(open);
+        std::fs::remove_file(path.join("LOCK")).unwrap();
+        std::fs::create_dir(path.join("LOCK")).unwrap();
+        let Err(LogError::Io { reason, .. }) = RocksTable::open(&path, Flush::Os) else { panic!("it cannot be opened") };
+        assert!(reason.contains("Is a directory"), "{reason}");
+    }
 }

@@ -13,7 +13,7 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use quorate_log::durable;
+use quorate_log::{durable, is_locked};
 use quorate_metadata::mutant::Mutant;
 
 use super::super::RaftError;
@@ -75,7 +75,7 @@ pub fn open_read_only(data: &Path) -> Result<Arc<dyn Disk>, RaftError> {
 
 fn refuse(path: &Path, torn: Option<wal::Torn>, error: rocksdb::Error) -> RaftError {
     let text = error.to_string();
-    if error.kind() == ErrorKind::IOError && text.contains("lock") {
+    if is_locked(&error) {
         return RaftError::DataLocked { path: path.to_owned() };
     }
     match torn {
