@@ -13,7 +13,7 @@ mod partition;
 mod reassignment;
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Display};
 
 use crate::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, IncarnationId, LeaderEpoch,
@@ -256,6 +256,17 @@ pub struct Endpoint {
     pub security: SecurityProtocol,
 }
 
+impl Endpoint {
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+}
+
+/// `host:port`, as it is dialled: an IPv6 address is in brackets.
+pub fn authority(host: &str, port: impl Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// Kafka's security protocols, by their wire numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i16)]
@@ -396,5 +407,17 @@ impl fmt::Display for ConfigResource {
             Self::Broker(broker) => write!(f, "broker/{broker}"),
             Self::BrokerDefault => f.write_str("broker/default"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::authority;
+
+    #[test]
+    fn an_ipv6_address_is_in_brackets() {
+        assert_eq!(authority("::1", 7001), "[::1]:7001");
+        assert_eq!(authority("10.0.0.1", 7001), "10.0.0.1:7001");
+        assert_eq!(authority("node-1", 7001), "node-1:7001");
     }
 }

@@ -287,7 +287,7 @@ impl Fetcher {
             let image = self.ground.metadata.borrow();
             let registered = image.broker(self.leader).ok_or_else(|| "not registered".to_owned())?;
             let endpoint = registered.endpoints.first().ok_or_else(|| "has no endpoint".to_owned())?;
-            wire::authority(endpoint)
+            endpoint.authority()
         };
         let Dialing { dial, network } = &self.ground.dialing;
         let endpoint = Endpoint::from_shared(format!("http://{}", dial(self.leader, &announced)))

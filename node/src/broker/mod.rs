@@ -43,7 +43,6 @@ pub use replica::{
 };
 pub use replicas::ReplicaHandle;
 pub use shard::{Command, ShardHandle};
-pub use wire::authority;
 
 use crate::api::DataPlaneSlot;
 use crate::machine::{Note, Workers};

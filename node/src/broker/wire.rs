@@ -2,7 +2,6 @@
 
 use quorate_log::LogOffset;
 use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
-use quorate_metadata::record::Endpoint;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::log;
 
@@ -44,13 +43,4 @@ pub fn position_from_wire(position: &log::ReplicaPosition) -> Result<Position, A
         max_bytes: usize::try_from(position.max_bytes).unwrap_or(usize::MAX),
         high_watermark: LogOffset(position.high_watermark),
     })
-}
-
-/// `host:port`.
-pub fn authority(endpoint: &Endpoint) -> String {
-    if endpoint.host.contains(':') {
-        format!("[{}]:{}", endpoint.host, endpoint.port)
-    } else {
-        format!("{}:{}", endpoint.host, endpoint.port)
-    }
 }

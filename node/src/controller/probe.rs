@@ -50,7 +50,7 @@ pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
         // Brokers and controllers share one namespace, and one map of addresses.
         Some(endpoint) => {
             let address =
-                dial.api(ControllerId::new(broker.broker.get()), &format!("{}:{}", endpoint.host, endpoint.port));
+                dial.api(ControllerId::new(broker.broker.get()), &endpoint.authority());
             knock_patiently(dial.network(), &address).await
         }
         None => Evidence::Unknown,

@@ -286,7 +286,7 @@ pub fn numbers(ids: &[BrokerId]) -> Vec<i32> {
 }
 
 pub fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
-    endpoints.iter().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)).collect()
+    endpoints.iter().map(Endpoint::authority).collect()
 }
 
 pub fn recovery(state: LeaderRecoveryState) -> &'static str {

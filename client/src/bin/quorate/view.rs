@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_metadata::record::authority;
 use quorate_proto::admin;
 use serde::Serialize;
 
@@ -116,7 +117,7 @@ impl From<admin::BrokerDescription> for Broker {
             id: broker.id,
             epoch: broker.epoch,
             state: broker.state,
-            endpoint: broker.endpoints.first().map(|endpoint| format!("{}:{}", endpoint.host, endpoint.port)),
+            endpoint: broker.endpoints.first().map(|endpoint| authority(&endpoint.host, endpoint.port)),
             rack: broker.rack,
             leaders: broker.leaders,
             replicas: broker.replicas,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quorate_metadata::record::authority;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::{BrokerDescription, PartitionDescription, TopicDescription, TopicRef};
 use quorate_proto::error::{from_item, from_status, is_ours};
@@ -82,8 +83,7 @@ impl Cluster {
 
 fn address(broker: &BrokerDescription) -> Option<Arc<str>> {
     let endpoint = broker.endpoints.first()?;
-    let (host, port) = (&endpoint.host, endpoint.port);
-    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }.into())
+    Some(authority(&endpoint.host, endpoint.port).into())
 }
 
 /// A connection to each broker that was asked, made when it is first needed.

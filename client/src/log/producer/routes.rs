@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use quorate_metadata::ErrorName;
+use quorate_metadata::record::authority;
 use quorate_proto::admin::TopicRef;
 use quorate_proto::log::CurrentLeader;
 
@@ -87,8 +88,7 @@ pub async fn look_up(admin: AdminClient, names: Vec<String>) -> Result<Found, Cl
     let brokers = admin.list_brokers(Freshness::Stale).await?.brokers;
     let address = |broker: &quorate_proto::admin::BrokerDescription| {
         let endpoint = broker.endpoints.first()?;
-        let host = if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
-        Some((broker.id, format!("{host}:{}", endpoint.port)))
+        Some((broker.id, authority(&endpoint.host, endpoint.port)))
     };
     let endpoints: HashMap<i32, String> = brokers.iter().filter_map(address).collect();
     let named = |name: &String| TopicRef { name: Some(name.clone()), id: None };

@@ -1,11 +1,12 @@
 //! Finding the replica that a call is about, and saying where else to ask.
 
 use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicPartition};
+use quorate_metadata::record::Endpoint;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::log::CurrentLeader;
 
 use crate::api::request::topic_id;
-use crate::broker::{DataPlane, Published, ReplicaHandle, RoleName, authority, check_epoch};
+use crate::broker::{DataPlane, Published, ReplicaHandle, RoleName, check_epoch};
 
 pub fn parse(topic: &str, partition: i32) -> Result<TopicPartition, ApiError> {
     Ok(TopicPartition::new(topic_id(topic)?, PartitionId::new(partition)))
@@ -60,7 +61,7 @@ pub fn current_leader(plane: &DataPlane, id: TopicPartition, error: &ApiError) -
     let image = plane.metadata().image();
     let partition = image.partition(id)?;
     let registered = partition.leader.and_then(|leader| image.broker(leader));
-    let endpoint = registered.and_then(|broker| broker.endpoints.first()).map(authority).unwrap_or_default();
+    let endpoint = registered.and_then(|broker| broker.endpoints.first()).map(Endpoint::authority).unwrap_or_default();
     Some(CurrentLeader {
         broker: partition.leader.map(|leader| leader.get()),
         leader_epoch: partition.leader_epoch.get(),
