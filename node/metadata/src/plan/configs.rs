@@ -244,8 +244,8 @@ pub(super) fn check_new_topic(
     Ok(checked)
 }
 
-/// The partitions whose ELR was earned under a `min.insync.replicas` that `records` change, at most one more than a step
-/// takes. Costs the ELRs of the topics that are named, and for a default the topics that have an ELR.
+/// The partitions that are led, and whose ELR was earned under a `min.insync.replicas` that `records` change, at most one more
+/// than a step takes. Costs the ELRs of the topics that are named, and for a default the topics that have an ELR.
 fn elrs_outdated_by(image: &MetadataImage, records: &[Record]) -> BTreeSet<TopicPartition> {
     let topics = topics_of_min_isr(image, records);
     if topics.is_empty() {
@@ -257,7 +257,9 @@ fn elrs_outdated_by(image: &MetadataImage, records: &[Record]) -> BTreeSet<Topic
             config::min_insync_replicas(image, &topic.name) != config::min_insync_replicas(&after, &topic.name)
         })
     };
-    let outdated = topics.into_iter().filter(is_changed).flat_map(|topic| image.index.in_elr_of(topic));
+    // Without a leader nothing is acknowledged, under whatever `min.insync.replicas`: who is eligible has all there is.
+    let is_led = |id: &TopicPartition| image.partition(*id).is_some_and(|partition| partition.leader.is_some());
+    let outdated = topics.into_iter().filter(is_changed).flat_map(|topic| image.index.in_elr_of(topic)).filter(is_led);
     let mut found = BTreeSet::new();
     for id in outdated {
         if found.len() > limits::CHANGES_PER_STEP_MAX {
