@@ -116,8 +116,14 @@ impl AdminClient {
         self.mutate(mode, request, |mut wire, request| async move { wire.alter_configs(request).await }).await
     }
 
-    pub async fn unregister_broker(&self, broker: i32, mode: Mode) -> Result<wire::UnregisterBrokerReply, ClientError> {
-        let request = |options| wire::UnregisterBrokerRequest { options, broker };
+    /// Forgets a broker that is fenced, or with `force` any.
+    pub async fn unregister_broker(
+        &self,
+        broker: i32,
+        force: bool,
+        mode: Mode,
+    ) -> Result<wire::UnregisterBrokerReply, ClientError> {
+        let request = |options| wire::UnregisterBrokerRequest { options, broker, force };
         self.mutate(mode, request, |mut wire, request| async move { wire.unregister_broker(request).await }).await
     }
 

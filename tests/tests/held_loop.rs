@@ -10,7 +10,7 @@ const VARIABLE: &str = "FAILPOINTS";
 
 /// Which operations the failpoint is for: see `controller.plan` in the event loop.
 fn unregister() -> Request<UnregisterBrokerRequest> {
-    Request::new(UnregisterBrokerRequest { options: mutation(PATIENCE), broker: 99 })
+    Request::new(UnregisterBrokerRequest { options: mutation(PATIENCE), broker: 99, force: true })
 }
 
 async fn a_plan_is_given_up(action: &str) {

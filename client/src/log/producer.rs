@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_metadata::{ApiError, ErrorName};
+use quorate_metadata::{ApiError, ErrorName, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::error::{ClientError, InvalidAddress};
@@ -25,8 +25,8 @@ use crate::nodes::Options;
 use crate::{AdminClient, Nodes};
 use owner::Owner;
 
-/// A broker takes requests of 16 MiB: this leaves room for the frames.
-const REQUEST_BYTES_MAX: usize = 12 << 20;
+/// A request has several batches: together they are no larger than one may be.
+const REQUEST_BYTES_MAX: usize = limits::RECORD_BATCH_BYTES_MAX as usize;
 
 /// Records handed over and not yet taken by the task.
 const QUEUE_MAX: usize = 4_096;

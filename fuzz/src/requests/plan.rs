@@ -67,7 +67,7 @@ impl Request {
             Self::Unfence(broker) => alone(brokers::unfence(image, *broker)?),
             Self::Fence(broker) => alone(brokers::fence(image, *broker)?),
             Self::BeginControlledShutdown(broker) => alone(brokers::begin_controlled_shutdown(image, *broker)?),
-            Self::Unregister(broker) => whole(brokers::unregister(image, *broker)?),
+            Self::Unregister(broker) => whole(brokers::unregister(image, *broker, true)?),
             Self::Heartbeat(beat, lowest) => alone(heartbeat(image, beat, *lowest)?),
             Self::CreateTopics(wanted) => whole(topics::create_topics(image, wanted, rng)?),
             Self::DeleteTopics(wanted) => whole(topics::delete_topics(image, wanted)),

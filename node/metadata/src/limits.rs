@@ -22,6 +22,9 @@ pub const REMEMBERED_REPLY_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX;
 /// before the log, as is a request that would need it.
 pub const ENTRY_BYTES_MAX: usize = 2 * BATCH_BYTES_MAX + REMEMBERED_REPLY_BYTES_MAX;
 
+/// A batch of records of a producer: a broker takes requests of 16 MiB, and this leaves room for what is around it.
+pub const RECORD_BATCH_BYTES_MAX: i32 = 12 * 1024 * 1024;
+
 /// Elections per run of a periodic task (Kafka's figure); the rest follow in the runs after it.
 pub const ELECTIONS_PER_RUN_MAX: usize = 1_000;
 

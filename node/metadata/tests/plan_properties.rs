@@ -284,7 +284,7 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
             brokers::begin_controlled_shutdown(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records)
         }
         Event::Unregister(broker) => {
-            brokers::unregister(image, *broker).map_or_else(|_| Vec::new(), |plan| plan.records)
+            brokers::unregister(image, *broker, true).map_or_else(|_| Vec::new(), |plan| plan.records)
         }
         Event::Heartbeat { broker, want_fence, want_shutdown } => {
             beat(image, &Heartbeat { want_fence: *want_fence, want_shutdown: *want_shutdown, ..idle(image, *broker) })

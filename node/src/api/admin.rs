@@ -259,7 +259,7 @@ impl Admin for AdminService {
                 .mutate(
                     "unregister-broker",
                     terms.within(left),
-                    move |image, _| brokers::unregister(image, broker),
+                    move |image, _| brokers::unregister(image, broker, body.force),
                     |(), position, planned| UnregisterBrokerReply { result: result(position, planned) },
                 )
                 .await

@@ -10,6 +10,7 @@ use quorate_proto::admin::admin_server::AdminServer;
 use quorate_proto::encoded::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::LogServer;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -122,6 +123,12 @@ fn services(routes: Routes, server: ApiServer) -> Routes {
     routes.add_service(admin).add_service(broker)
 }
 
+/// The limit that the library names: services have their own.
+fn limit_in(message: &str) -> Option<usize> {
+    let (_, limit) = message.split_once("the limit is: ")?;
+    limit.split(' ').next()?.parse().ok()
+}
+
 /// The library refuses a message above the limit without a name of ours: gives it one.
 fn name_oversized<B: Default>(response: http::Response<B>) -> http::Response<B> {
     const OUT_OF_RANGE: &str = "11";
@@ -131,6 +138,26 @@ fn name_oversized<B: Default>(response: http::Response<B>) -> http::Response<B> 
     if !oversized {
         return response;
     }
-    let message = format!("the message is larger than {} bytes", REQUEST_BYTES_MAX);
+    let limit = Status::from_header_map(headers).and_then(|status| limit_in(status.message()));
+    let message = match limit {
+        Some(limit) => format!("the message is larger than {limit} bytes"),
+        None => "the message is larger than this service takes".to_owned(),
+    };
     to_status(&ApiError::new(ErrorName::MessageTooLarge, message), Context::default()).into_http()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_oversized_message_is_refused_with_the_limit_that_counted() {
+        let refuse = |message: &str| {
+            let response = Status::out_of_range(message).into_http::<()>();
+            Status::from_header_map(name_oversized(response).headers()).expect("it has a status").message().to_owned()
+        };
+        let by_library = "Error, decoded message length too large: found 20000000 bytes, the limit is: 16777216 bytes";
+        assert!(refuse(by_library).contains("the message is larger than 16777216 bytes"));
+        assert!(refuse("otherwise").contains("the message is larger than this service takes"));
+    }
 }

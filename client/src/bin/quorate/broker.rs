@@ -23,6 +23,9 @@ pub enum Broker {
     /// Forget a broker that will not come back
     Unregister {
         id: i32,
+        /// Also one that is not fenced: it registers again by itself, and its replicas leave every ISR until then
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         planning: Planning,
         #[command(flatten)]
@@ -34,7 +37,7 @@ pub async fn run(session: &Session, command: Broker) -> Outcome {
     match command {
         Broker::List => list(session).await,
         Broker::Describe { id } => describe(session, id).await,
-        Broker::Unregister { id, planning, consent } => unregister(session, id, planning, consent).await,
+        Broker::Unregister { id, force, planning, consent } => unregister(session, id, force, planning, consent).await,
     }
 }
 
@@ -95,9 +98,9 @@ struct Unregistered {
     offset: i64,
 }
 
-async fn unregister(session: &Session, id: i32, planning: Planning, consent: Consent) -> Outcome {
+async fn unregister(session: &Session, id: i32, force: bool, planning: Planning, consent: Consent) -> Outcome {
     session.confirm(&format!("unregister broker {id}"), consent, planning)?;
-    let reply = session.client.unregister_broker(id, planning.mode()).await?;
+    let reply = session.client.unregister_broker(id, force, planning.mode()).await?;
     if planning.plan {
         return plan::show(session, [reply.result]).await;
     }

@@ -2,6 +2,7 @@
 
 use super::schema::ConfigType::{Bool, Double, Enum, Int, List, ListOf, Long};
 use super::schema::{ConfigKey, ConfigType, Scope};
+use crate::limits::RECORD_BATCH_BYTES_MAX;
 
 const FOREVER: &str = "9223372036854775807";
 
@@ -72,7 +73,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         FOREVER,
         "the longest that a record stays uncompacted",
     ),
-    topic("max.message.bytes", "message.max.bytes", Int(0, i32::MAX), "1048588", "the largest batch of records taken"),
+    topic(
+        "max.message.bytes",
+        "message.max.bytes",
+        Int(0, RECORD_BATCH_BYTES_MAX),
+        "1048588",
+        "the largest batch of records taken",
+    ),
     topic(
         "message.timestamp.after.max.ms",
         "log.message.timestamp.after.max.ms",

@@ -335,9 +335,14 @@ pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistratio
     finish(step, (), Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }))
 }
 
-/// Forgets a broker, running or not. It keeps its place in replica lists: moving its replicas is another matter.
-pub fn unregister(image: &MetadataImage, broker: BrokerId) -> Result<Plan<()>, ApiError> {
+/// Forgets a broker: one that is fenced, or with `force` any. It keeps its place in replica lists: moving its replicas is
+/// another matter.
+pub fn unregister(image: &MetadataImage, broker: BrokerId, force: bool) -> Result<Plan<()>, ApiError> {
     let registration = registered(image, broker)?;
+    if !registration.fenced && !force {
+        let message = format!("broker {broker} is not fenced: it would register again; stop it first, or force it");
+        return Err(ApiError::new(ErrorName::PolicyViolation, message));
+    }
     let seats = union(image.index.in_isr(broker), image.index.in_elr(broker));
     let step = change_step(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
     Ok(finish(step, (), Record::UnregisterBroker { broker, epoch: registration.epoch }))

@@ -39,7 +39,10 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
         "unfence" => on_broker(world, &mut args, broker_plans::unfence),
         "fence" => on_broker(world, &mut args, broker_plans::fence),
         "shutdown" => on_broker(world, &mut args, broker_plans::begin_controlled_shutdown),
-        "unregister" => on_broker(world, &mut args, broker_plans::unregister),
+        "unregister" => {
+            let force = args.value("force")?.unwrap_or(false);
+            on_broker(world, &mut args, |image, broker| broker_plans::unregister(image, broker, force))
+        }
         "tick" => Ok(world.tick(args.word("ms")?.parse()?)),
         "stall" => {
             let ms = args.word("ms")?.parse()?;
@@ -210,7 +213,7 @@ fn beat(world: &World, command: &Command) -> Result<Step> {
 fn on_broker(
     world: &mut World,
     args: &mut Arguments<'_>,
-    plan: fn(&MetadataImage, BrokerId) -> std::result::Result<Plan<()>, ApiError>,
+    plan: impl Fn(&MetadataImage, BrokerId) -> std::result::Result<Plan<()>, ApiError>,
 ) -> Result<Vec<String>> {
     let broker = args.broker()?;
     args.end()?;

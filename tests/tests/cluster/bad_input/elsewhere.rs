@@ -37,8 +37,10 @@ async fn elections_configs_and_ids_that_make_no_sense() {
         assert_eq!(name, expected, "{description}");
     }
     config_rows(&cluster).await;
-    let unregister = UnregisterBrokerRequest { options: mutation(PATIENT), broker: STRANGER };
-    assert_eq!(refusal(cluster.admin(2).unregister_broker(unregister)).await, "BROKER_ID_NOT_REGISTERED");
+    for (broker, expected) in [(STRANGER, "BROKER_ID_NOT_REGISTERED"), (1, "POLICY_VIOLATION")] {
+        let unregister = UnregisterBrokerRequest { options: mutation(PATIENT), broker, force: false };
+        assert_eq!(refusal(cluster.admin(2).unregister_broker(unregister)).await, expected);
+    }
     let whole = mutation(PATIENT).expect("there are options");
     for options in [
         MutationOptions { client_id: String::new(), ..whole.clone() },
@@ -59,6 +61,7 @@ async fn config_rows(cluster: &Cluster) {
         (topic("orders"), "retention.ms", 0, "1", "INVALID_REQUEST"),
         (topic("orders"), "no.such.key", 1, "1", "INVALID_CONFIG"),
         (topic("orders"), "retention.ms", 1, "soon", "INVALID_CONFIG"),
+        (topic("orders"), "max.message.bytes", 1, "16777216", "INVALID_CONFIG"),
         (topic("orders"), "retention.ms", 3, "1", "INVALID_CONFIG"),
         (topic("missing"), "retention.ms", 1, "1", "UNKNOWN_TOPIC_OR_PARTITION"),
         (Some(Resource::Broker(STRANGER)), "num.partitions", 1, "1", "BROKER_ID_NOT_REGISTERED"),
