@@ -163,7 +163,8 @@ const HELD_THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn run(config: NodeConfig) -> Result<(), String> {
     telemetry::start(config.log_format, &config.log_level)?;
-    let ignored: Vec<String> = std::env::vars().map(|(name, _)| name).filter(|name| is_service_variable(name)).collect();
+    let ignored: Vec<String> =
+        std::env::vars().map(|(name, _)| name).filter(|name| is_service_variable(name)).collect();
     if !ignored.is_empty() {
         tracing::info!(variables = ignored.join(" "), "variables of Kubernetes services are no settings");
     }
@@ -225,7 +226,8 @@ mod tests {
 
     #[test]
     fn flags_before_and_after_run_are_the_same_and_the_later_wins() {
-        let cli = parse(&["--set", "rack=a", "--insecure", "--config", "a.toml", "run", "--set", "rack=b", "-c", "b.toml"]);
+        let cli =
+            parse(&["--set", "rack=a", "--insecure", "--config", "a.toml", "run", "--set", "rack=b", "-c", "b.toml"]);
         let Some(Command::Run(later)) = cli.command else { panic!("the command is run") };
         let run = cli.run.with(later);
         assert_eq!((run.settings, run.insecure), (vec!["rack=a".to_owned(), "rack=b".to_owned()], true));

@@ -205,7 +205,8 @@ impl Fleet {
         self.shared.order.send_replace(Order::Leave);
         // While they live: a broker that is merely gone would be fenced first.
         let admin = &self.admin;
-        let unregister = |(id, _): (i32, i64)| async move { admin.unregister_broker(id, true, Mode::Apply).await.map(drop) };
+        let unregister =
+            |(id, _): (i32, i64)| async move { admin.unregister_broker(id, true, Mode::Apply).await.map(drop) };
         let unregistered: Result<(), _> = stream::iter(self.registered.clone())
             .map(unregister)
             .buffer_unordered(REGISTRATIONS_AT_ONCE)

@@ -5,8 +5,8 @@ use std::path::Path;
 use bytes::Bytes;
 use quorate_metadata::ids::DirectoryId;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode,
-    LogLevel, Options, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel,
+    Options, ReadOptions, WriteBatch, WriteOptions,
 };
 use uuid::Uuid;
 
@@ -49,7 +49,8 @@ impl RocksTable {
 /// contain any word, and what the system said.
 pub fn is_locked(error: &rocksdb::Error) -> bool {
     let text = error.to_string();
-    let by_another = text.starts_with("IO error: While lock file: ") && text.ends_with(": Resource temporarily unavailable");
+    let by_another =
+        text.starts_with("IO error: While lock file: ") && text.ends_with(": Resource temporarily unavailable");
     by_another || text.starts_with("IO error: lock hold by current process")
 }
 
@@ -162,7 +163,9 @@ mod tests {
         drop(open);
         std::fs::remove_file(path.join("LOCK")).unwrap();
         std::fs::create_dir(path.join("LOCK")).unwrap();
-        let Err(LogError::Io { reason, .. }) = RocksTable::open(&path, Flush::Os) else { panic!("it cannot be opened") };
+        let Err(LogError::Io { reason, .. }) = RocksTable::open(&path, Flush::Os) else {
+            panic!("it cannot be opened")
+        };
         assert!(reason.contains("Is a directory"), "{reason}");
     }
 }

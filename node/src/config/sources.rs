@@ -130,9 +130,8 @@ impl Merged {
 
     /// What the keys come to together; an error says where its key was set.
     fn finish(self) -> Result<NodeConfig, ConfigError> {
-        let config = self
-            .parsed()
-            .map_err(|message| ConfigError::Parse { origin: "configuration".to_owned(), message })?;
+        let config =
+            self.parsed().map_err(|message| ConfigError::Parse { origin: "configuration".to_owned(), message })?;
         match config.check() {
             Ok(()) => Ok(config),
             Err(ConfigError::Invalid { key, message }) => Err(match self.origins.get(key) {

@@ -41,8 +41,7 @@ fn a_non_loopback_address_needs_insecure_spelled_out() {
 
 #[test]
 fn the_later_source_wins() {
-    let environment =
-        [("QUORATE_RACK".to_owned(), "b".to_owned()), ("QUORATE_BOOTSTRAP".to_owned(), "x:1".to_owned())];
+    let environment = [("QUORATE_RACK".to_owned(), "b".to_owned()), ("QUORATE_BOOTSTRAP".to_owned(), "x:1".to_owned())];
     let settings: Vec<(String, String)> = MINIMAL.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     let config = load(None, environment.into_iter(), &settings).expect("valid");
     assert_eq!(config.rack, "b");

@@ -49,8 +49,7 @@ pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
     let evidence = match broker.endpoints.first() {
         // Brokers and controllers share one namespace, and one map of addresses.
         Some(endpoint) => {
-            let address =
-                dial.api(ControllerId::new(broker.broker.get()), &endpoint.authority());
+            let address = dial.api(ControllerId::new(broker.broker.get()), &endpoint.authority());
             knock_patiently(dial.network(), &address).await
         }
         None => Evidence::Unknown,
