@@ -45,7 +45,8 @@ const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
 /// Records from which on an operation counts as one that changes much.
 pub(super) const MANY_RECORDS: usize = 100;
 
-/// Operations of several steps, or that wait for their turn, before the loop takes no more from the queue.
+/// Operations of several steps, or that wait for their turn, before the loop takes no more from the queue. Fencings are
+/// not among them: there are at most as many as brokers.
 const TURNS_WAITING_MAX: usize = 1_024;
 
 /// Operations that one turn plans only to find that they have to wait for theirs.
@@ -141,7 +142,7 @@ impl Claim {
     /// Whether the queue waits: so that a large plan is made once, though not for one that waits for steps; and while as much
     /// as there may be waits outside of the queue.
     fn blocks_queue(&self) -> bool {
-        let is_full = self.large.is_full() || self.under_way.step_count() >= TURNS_WAITING_MAX;
+        let is_full = self.large.is_full() || self.under_way.others_count() >= TURNS_WAITING_MAX;
         is_full || self.large.has_active_plan() || self.can_start_large()
     }
 

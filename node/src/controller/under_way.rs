@@ -42,6 +42,11 @@ impl UnderWay {
         self.fencings.len() + self.others.len()
     }
 
+    /// How many of the steps are of other operations than fencings.
+    pub fn others_count(&self) -> usize {
+        self.others.len()
+    }
+
     pub fn defer(&mut self, operation: Operation) {
         self.add_removal(&operation);
         // Its request is no longer counted in the queue.

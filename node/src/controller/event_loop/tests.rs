@@ -79,6 +79,11 @@ fn broker(id: i32) -> BrokerId {
 }
 
 /// The next process of a broker.
+/// The one directory of a broker.
+fn directory(id: i32) -> DirectoryId {
+    DirectoryId::new(uuid::Uuid::from_u128(u128::from(id.unsigned_abs()) << 64))
+}
+
 fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
     let request = RegisterBroker {
         broker: broker(id),
@@ -92,7 +97,7 @@ fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
         }],
         rack: None,
         features: features::supported(),
-        directories: vec![DirectoryId::from_bytes([u8::try_from(id).expect("small"); 16])],
+        directories: vec![directory(id)],
         cordoned_directories: None,
         previous_epoch: None,
     };
@@ -103,7 +108,7 @@ fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
 fn partition(number: i32) -> Record {
     let replicas = [1, 2].map(broker).to_vec();
     let state = PartitionState {
-        directories: [1, 2].map(|id| DirectoryId::from_bytes([id; 16])).to_vec(),
+        directories: [1, 2].map(directory).to_vec(),
         isr: replicas.clone(),
         leader: replicas.first().copied(),
         replicas,

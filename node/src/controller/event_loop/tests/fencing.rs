@@ -41,6 +41,19 @@ async fn a_broker_that_is_being_fenced_is_not_fenced_again() {
     assert!(driven.is_fenced(1) && !driven.claim().is_fencing(broker(1)));
 }
 
+/// More than there may be of other operations that wait for their turn.
+#[tokio::test]
+async fn fencings_of_many_brokers_do_not_close_the_queue() {
+    let mut driven = Driven::start().await;
+    let brokers = 1..=i32::try_from(TURNS_WAITING_MAX).expect("a small number") + 1;
+    driven.run(brokers.clone().map(|id| operation(move |image| register(image, id)).0));
+    driven.finish().await;
+    driven.run(brokers.clone().map(|id| operation(move |image| brokers::unfence(image, broker(id))).0));
+    driven.finish().await;
+    brokers.for_each(|id| driven.event_loop.fence(broker(id), "a test"));
+    assert!(driven.claim().under_way.step_count() > TURNS_WAITING_MAX && driven.event_loop.has_room());
+}
+
 #[tokio::test]
 async fn the_steps_of_a_fencing_end_where_another_incarnation_has_registered() {
     // Of two steps, so that one is left when the registration gives up what is left.
