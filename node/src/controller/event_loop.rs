@@ -49,6 +49,10 @@ pub(super) const MANY_RECORDS: usize = 100;
 /// not among them: there are at most as many as brokers.
 const TURNS_WAITING_MAX: usize = 1_024;
 
+/// How long one turn may plan. The bounds by number say little about time: a plan without records may have looked through
+/// thousands of partitions.
+const TURN_MAX: Duration = Duration::from_millis(25);
+
 /// Operations that one turn plans only to find that they have to wait for theirs.
 const SET_ASIDE_PER_TURN_MAX: usize = 8;
 
@@ -89,11 +93,11 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Records that one turn plans.
-    fn records_max(self) -> Option<usize> {
+    /// Records that one turn plans, and how long it may plan them.
+    fn turn_max(self) -> Option<(usize, Duration)> {
         match self {
-            Self::Queue => Some(RECORDS_ON_LOOP_MAX),
-            Self::Turns => Some(CHANGES_PER_STEP_MAX),
+            Self::Queue => Some((RECORDS_ON_LOOP_MAX, TURN_MAX)),
+            Self::Turns => Some((CHANGES_PER_STEP_MAX, TURN_MAX)),
             Self::Own => None,
         }
     }
@@ -394,11 +398,12 @@ impl EventLoop {
     fn run_each(&mut self, source: Source, mut next: impl FnMut(&mut Self) -> Option<Operation>) {
         let started = Instant::now();
         let Some(claim) = &self.claim else { return };
-        let end = source.records_max().map(|records| claim.draft.working().next_offset.advance(records));
+        let from = claim.draft.working().next_offset;
+        let end = source.turn_max().map(|(records, time)| (from.advance(records), started + time));
         let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
         let mut set_aside = 0;
         while let Some(claim) = &self.claim
-            && end.is_none_or(|end| claim.draft.working().next_offset < end)
+            && end.is_none_or(|(offset, time)| claim.draft.working().next_offset < offset && Instant::now() < time)
             && set_aside < SET_ASIDE_PER_TURN_MAX
             && let Some(operation) = next(self)
         {

@@ -42,7 +42,7 @@ impl PartitionIndex {
         self.in_isr_after(broker, None)
     }
 
-    /// As `in_isr`, of the partitions behind `after`. What lies before it costs nothing.
+    /// As `in_isr`, of the partitions behind `after`. What lies before it costs nothing, nor does a broker in no ISR.
     pub fn in_isr_after(
         &self,
         broker: BrokerId,
@@ -50,7 +50,9 @@ impl PartitionIndex {
     ) -> impl Iterator<Item = TopicPartition> {
         let out_of_sync = self.out_of_sync.0.get(&broker);
         let out_of_topic = move |topic| out_of_sync.and_then(|out| out.topics.get(&topic));
-        self.seats.hosted_without(broker, after, out_of_topic).chain(self.strays.of_after(broker, after))
+        let is_in_any = self.isr_count(broker) > 0;
+        let seats = is_in_any.then(|| self.seats.hosted_without(broker, after, out_of_topic));
+        seats.into_iter().flatten().chain(self.strays.of_after(broker, after))
     }
 
     pub fn in_elr(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {

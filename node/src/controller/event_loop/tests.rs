@@ -228,7 +228,7 @@ async fn an_epoch_that_is_claimed_already_is_not_claimed_again() {
     assert_eq!(answer.await, Ok(Ok(b"0".to_vec())), "it is still in flight");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn steps_take_turns_and_operations_run_between_them() {
     let mut driven = Driven::start().await;
     let ((one, one_done), (other, other_done)) = (in_steps("one", 3), in_steps("other", 3));
@@ -251,7 +251,7 @@ fn many(name: &'static str) -> (Operation, Answer) {
     (Operation { weight: Weight { bytes: 1_000, records: MANY_RECORDS }, ..operation }, answer)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_small_operation_does_not_wait_for_all_large_ones_before_it() {
     let mut driven = Driven::start().await;
     let (large, mut answers): (Vec<_>, Vec<_>) = ["a", "b", "c"].map(many).into_iter().unzip();
@@ -268,6 +268,23 @@ async fn a_small_operation_does_not_wait_for_all_large_ones_before_it() {
         assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
     }
     assert_eq!(driven.event_loop.queued.get(), 0);
+}
+
+#[tokio::test]
+async fn a_turn_ends_when_its_time_is_over() {
+    let mut driven = Driven::start().await;
+    for key in ["first", "second"] {
+        let (slow, _) = operation(move |_| {
+            std::thread::sleep(TURN_MAX);
+            Ok(Plan::new(vec![config(key, "written".to_owned())], ()))
+        });
+        driven.controller.submit(slow).expect("the queue has room");
+    }
+    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    driven.event_loop.run_operations(first);
+    assert_eq!(["first", "second"].map(|key| value(driven.draft(), key)), [Some("written"), None]);
+    driven.event_loop.go_on();
+    assert_eq!(value(driven.draft(), "second"), Some("written"));
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn assert_fenced_in_turns(mut driven: Driven) {
     assert_eq!([1, 2].map(|id| driven.is_fenced(id)), [true, true]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn brokers_with_few_partitions_are_fenced_together() {
     let mut driven = Driven::with_partitions(1).await;
     for id in [1, 2].map(broker) {
@@ -138,7 +138,7 @@ fn large_steps() -> Operation {
     .0
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_turn_makes_one_large_step_and_sets_few_operations_aside() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
     (0..20).for_each(|_| driven.controller.submit(large_steps()).expect("the queue has room"));
