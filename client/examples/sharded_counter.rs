@@ -15,7 +15,7 @@ use quorate_client::network::Network;
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
 use quorate_metadata::plan::features;
-use quorate_metadata::record::{Endpoint, SecurityProtocol};
+use quorate_metadata::record::{Endpoint, Kind, SecurityProtocol};
 
 #[derive(Parser)]
 struct Arguments {
@@ -82,11 +82,12 @@ async fn main() {
     let Arguments { bootstrap, broker, cluster_id: cluster, listen } = Arguments::parse();
     let (name, host, security) = ("PLAINTEXT".to_owned(), listen.ip().to_string(), SecurityProtocol::Plaintext);
     let (incarnation, directory) = (IncarnationId::new(world::uuid()), DirectoryId::new(world::uuid()));
+    let kind = Kind::from("counter");
     let endpoints = vec![Endpoint { name, host, port: listen.port(), security }];
     let (features, resolve) = (features::supported(), Arc::new(str::to_owned));
     let (directories, registration_timeout) = (vec![directory], Duration::from_secs(60));
     #[rustfmt::skip]
-    let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, endpoints, rack: None, features,
+    let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, kind, endpoints, rack: None, features,
         directories, previous_epoch: None, bootstrap, local_metadata: None, resolve, registration_timeout,
         stray_grace: STRAY_GRACE, network: Network::default() });
     let counters = Arc::new(Counters::default());

@@ -12,7 +12,7 @@ use quorate_metadata::ids::{
     Offset, PartitionEpoch, PartitionId, ReassignmentId, TopicId, TopicPartition,
 };
 use quorate_metadata::record::{
-    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState,
+    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState,
     Partition, PartitionChange, PartitionRegistration, PartitionState, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{Batch, Record};
@@ -87,9 +87,11 @@ pub mod record {
             Record::UnfenceBroker { broker, epoch } => Wire::UnfenceBroker(event(broker, epoch)),
             Record::BeginControlledShutdown { broker, epoch } => Wire::BeginControlledShutdown(event(broker, epoch)),
             Record::UnregisterBroker { broker, epoch } => Wire::UnregisterBroker(event(broker, epoch)),
-            Record::CreateTopic { topic, name } => {
-                Wire::CreateTopic(wire::CreateTopic { topic: topic.as_bytes().to_vec(), name: name.clone() })
-            }
+            Record::CreateTopic { topic, name, kind } => Wire::CreateTopic(wire::CreateTopic {
+                topic: topic.as_bytes().to_vec(),
+                name: name.clone(),
+                kind: kind.to_recorded(),
+            }),
             Record::RemoveTopic { topic } => Wire::RemoveTopic(wire::RemoveTopic { topic: topic.as_bytes().to_vec() }),
             Record::CreatePartition(registration) => Wire::CreatePartition(partition_to_wire(registration)),
             Record::PartitionChange(change) => Wire::PartitionChange(change_to_wire(change)),
@@ -153,9 +155,11 @@ pub mod record {
                 let (broker, epoch) = event(record);
                 Record::UnregisterBroker { broker, epoch }
             }
-            Wire::CreateTopic(record) => {
-                Record::CreateTopic { topic: TopicId::from_bytes(id("topic", &record.topic)?), name: record.name }
-            }
+            Wire::CreateTopic(record) => Record::CreateTopic {
+                topic: TopicId::from_bytes(id("topic", &record.topic)?),
+                name: record.name,
+                kind: kind_from_wire(record.kind),
+            },
             Wire::RemoveTopic(record) => {
                 Record::RemoveTopic { topic: TopicId::from_bytes(id("topic", &record.topic)?) }
             }
@@ -283,6 +287,7 @@ fn broker_to_wire(registration: &BrokerRegistration) -> wire::RegisterBroker {
         fenced: registration.fenced,
         in_controlled_shutdown: registration.in_controlled_shutdown,
         controlled_shutdown_offset: registration.controlled_shutdown_offset.map(Offset::get),
+        kind: registration.kind.to_recorded(),
     }
 }
 
@@ -299,7 +304,12 @@ fn broker_from_wire(record: wire::RegisterBroker) -> Result<BrokerRegistration, 
         fenced: record.fenced,
         in_controlled_shutdown: record.in_controlled_shutdown,
         controlled_shutdown_offset: record.controlled_shutdown_offset.map(Offset::new),
+        kind: kind_from_wire(record.kind),
     })
+}
+
+fn kind_from_wire(kind: Option<String>) -> Kind {
+    kind.as_deref().map_or(Kind::LOG, Kind::from)
 }
 
 fn recovery_from_wire(value: i32) -> Result<LeaderRecoveryState, DecodeError> {

@@ -2,23 +2,24 @@
 //!
 //! The earlier release is this one, made to support `metadata.version` up to one level less.
 
-use quorate_client::{ClientError, Freshness, Mode};
+use quorate_client::{ClientError, Freshness, Mode, check_item};
+use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_proto::admin::{
-    FeatureDescription, FeatureUpdate, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
+    FeatureDescription, FeatureUpdate, NewTopic, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
 };
 use quorate_proto::broker::watch_event::Event;
-use quorate_proto::broker::{WatchEvent, WatchRequest};
+use quorate_proto::broker::{RegisterRequest, WatchEvent, WatchRequest};
 use quorate_proto::error::from_status;
 use quorate_proto::metadata::record::Record;
-use quorate_tests::{Cluster, MAX_LEVEL, PATIENCE, new_topic, next, outcome, refusal, wait};
+use quorate_tests::{Cluster, MAX_LEVEL, PATIENCE, new_topic, next, outcome, refusal, registration, wait};
 use tokio::time::timeout;
 use tonic::Streaming;
 
 const METADATA_VERSION: &str = "metadata.version";
 
 /// The level before the newest one.
-const EARLIER: i16 = 1;
-const NEWEST: i16 = EARLIER + 1;
+const EARLIER: i16 = NEWEST - 1;
+const NEWEST: i16 = LEVEL_HIGHEST;
 
 #[tokio::test]
 async fn a_mixed_cluster_is_upgraded_when_its_last_node_is_replaced() {
@@ -27,8 +28,9 @@ async fn a_mixed_cluster_is_upgraded_when_its_last_node_is_replaced() {
     cluster.restart_all();
     cluster.ready().await;
     begins_at_the_level_of_all(&cluster).await;
-    let follower = open_feed(&cluster, None).await;
+    let follower = open_feed(&cluster, Some(EARLIER.into())).await;
     is_refused_for_node_3(&cluster).await;
+    needs_the_newest_level(&cluster).await;
     works(&mut cluster, "mixed").await;
 
     cluster.stop(3).await;
@@ -43,6 +45,7 @@ async fn a_mixed_cluster_is_upgraded_when_its_last_node_is_replaced() {
     let updated = update(&cluster, NEWEST, UpgradeType::Upgrade, Mode::Apply).await.expect("all support it");
     assert_eq!((updated.features[0].from, updated.features[0].to), (i32::from(EARLIER), i32::from(NEWEST)));
     works(&mut cluster, "upgraded").await;
+    has_the_newest_level(&cluster).await;
     is_at_on_every_node(&cluster, NEWEST).await;
 
     ends_at_the_level_it_does_not_understand(follower).await;
@@ -90,6 +93,23 @@ async fn is_refused_for_node_3(cluster: &Cluster) {
     assert_eq!(refused.name().as_str(), "INVALID_UPDATE_VERSION");
     assert!(refused.error().message.contains("controller 3"), "{refused}");
     assert_eq!(finalized(cluster).await, EARLIER);
+}
+
+/// What a node of the earlier release would misread.
+async fn needs_the_newest_level(cluster: &Cluster) {
+    let cluster_id = cluster.quorum_seen_by(1).await.expect("it is up").cluster_id;
+    let counter = RegisterRequest { kind: Some("counter".to_owned()), ..registration(&cluster_id, 9) };
+    assert_eq!(refusal(cluster.broker(1).register(counter)).await, "UNSUPPORTED_VERSION");
+    let topic = NewTopic { kind: Some("counter".to_owned()), ..new_topic("counts", 1, 1) };
+    let reply = cluster.client().create_topics(vec![topic], Mode::Apply).await;
+    let refused = reply.and_then(|reply| check_item(reply.topics[0].error.as_ref()));
+    assert_eq!(refused.expect_err("the level has no kinds").name().as_str(), "UNSUPPORTED_VERSION");
+}
+
+async fn has_the_newest_level(cluster: &Cluster) {
+    let cluster_id = cluster.quorum_seen_by(1).await.expect("it is up").cluster_id;
+    let counter = RegisterRequest { kind: Some("counter".to_owned()), ..registration(&cluster_id, 9) };
+    outcome(cluster.broker(1).register(counter)).await.expect("the level has kinds");
 }
 
 /// Mutations are made, and all nodes that run agree on what they led to.
@@ -144,7 +164,8 @@ async fn an_earlier_release_stops_by_name(cluster: &mut Cluster) {
     cluster.stop(3).await;
     cluster.set_level_max(3, Some(EARLIER));
     let printed = cluster.run_again(3, &[]).refused("a node that does not support the level").await;
-    assert!(printed.contains("supports metadata.version 1 to 1, the cluster is at 2"), "{printed}");
+    let expected = format!("supports metadata.version 1 to {EARLIER}, the cluster is at {NEWEST}");
+    assert!(printed.contains(&expected), "{printed}");
 }
 
 async fn described(cluster: &Cluster) -> FeatureDescription {

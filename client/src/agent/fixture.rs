@@ -4,7 +4,9 @@ use quorate_metadata::ids::{
     BrokerId, ClusterId, ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId,
     TopicPartition,
 };
-use quorate_metadata::record::{Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState};
+use quorate_metadata::record::{
+    Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
+};
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
 
@@ -24,7 +26,7 @@ pub fn id(partition: i32) -> TopicPartition {
 pub fn image(partitions: &[&[i32]]) -> MetadataImage {
     let mut image = MetadataImage::default();
     replay(&mut image, Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) });
-    replay(&mut image, Record::CreateTopic { topic: topic(), name: "orders".to_owned() });
+    replay(&mut image, Record::CreateTopic { topic: topic(), name: "orders".to_owned(), kind: Kind::LOG });
     for replicas in partitions {
         create(&mut image, replicas);
     }

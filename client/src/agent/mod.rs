@@ -73,7 +73,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, Offset};
-use quorate_metadata::record::{Endpoint, VersionRange};
+use quorate_metadata::record::{Endpoint, Kind, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -95,6 +95,8 @@ pub struct AgentConfig {
     pub broker: BrokerId,
     pub cluster: ClusterId,
     pub incarnation: IncarnationId,
+    /// The system that it runs: it gets replicas of topics of this kind alone.
+    pub kind: Kind,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,

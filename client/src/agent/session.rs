@@ -107,6 +107,7 @@ impl Session {
             broker: config.broker.get(),
             incarnation: config.incarnation.to_string(),
             endpoints: config.endpoints.iter().map(endpoint_to_wire).collect(),
+            kind: config.kind.to_recorded(),
             rack: config.rack.clone(),
             features: features_to_wire(&config.features),
             directories: self.online_directories(),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{LeaderEpoch, PartitionEpoch, TopicPartition};
-use quorate_metadata::record::LeaderRecoveryState;
+use quorate_metadata::record::{Kind, LeaderRecoveryState};
 use quorate_proto::broker::broker_server::{Broker, BrokerServer};
 use quorate_proto::broker::*;
 use quorate_proto::{error, record};
@@ -168,6 +168,7 @@ async fn start_at(acts: &[Act], is_level_raised: bool, local_metadata: Option<Ar
         cluster: ClusterId::from_bytes([1; 16]),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),

@@ -258,6 +258,7 @@ fn registration(cluster: &str, broker: i32, port: u16) -> RegisterRequest {
             port: port.into(),
             security: 0,
         }],
+        kind: None,
         rack: None,
         features: features_to_wire(&features::supported()),
         directories: vec![DirectoryId::new(world::uuid()).to_string()],

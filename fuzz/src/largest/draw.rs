@@ -8,7 +8,7 @@ use quorate_metadata::plan::brokers::RegisterBroker;
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp};
 use quorate_metadata::plan::reassignment::{Cancelled, PartitionRef, StartReassignment};
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{ConfigResource, Endpoint, LeaderRecoveryState, Partition, SecurityProtocol};
+use quorate_metadata::record::{ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, SecurityProtocol};
 use quorate_metadata::{MetadataImage, limits};
 
 use super::BROKERS;
@@ -204,6 +204,7 @@ fn new_names(image: &MetadataImage) -> impl Iterator<Item = String> {
 fn new_topic(name: String, partitions: usize, replication_factor: usize) -> CreateTopic {
     CreateTopic {
         name,
+        kind: Kind::LOG,
         partitions: i32::try_from(partitions).ok(),
         replication_factor: i16::try_from(replication_factor).ok(),
         assignment: Vec::new(),

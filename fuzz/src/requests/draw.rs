@@ -20,7 +20,7 @@ use quorate_metadata::plan::reassignment::{
 };
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::record::{
-    ConfigResource, ControllerRegistration, Endpoint, LeaderRecoveryState, SecurityProtocol, VersionRange,
+    ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{MetadataImage, limits};
 
@@ -61,6 +61,7 @@ pub fn registration(broker: BrokerId) -> RegisterBroker {
         cluster: CLUSTER,
         incarnation: IncarnationId::from_bytes([0; 16]),
         endpoints: vec![endpoint()],
+        kind: Kind::LOG,
         rack: None,
         features: features::supported(),
         directories: vec![directory(broker, 0), directory(broker, 1)],
@@ -280,6 +281,7 @@ impl Draw<'_> {
                     })
                 },
             ),
+            kind: self.system(),
             rack: self.option(|draw| format!("rack-{}", draw.below(3))),
             features: self.features(),
             directories: self.mostly(
@@ -306,6 +308,10 @@ impl Draw<'_> {
         }
     }
 
+    fn system(&mut self) -> Kind {
+        if self.below(4) == 0 { Kind::from("counter") } else { Kind::LOG }
+    }
+
     fn new_topic(&mut self) -> CreateTopic {
         let by_hand = self.mostly(|_, byte| byte % 4 == 0, Self::flag);
         let assignment = if by_hand {
@@ -320,6 +326,7 @@ impl Draw<'_> {
         let says_counts = !by_hand || self.mostly(|_, _| false, |_| true);
         CreateTopic {
             name: self.topic_name(),
+            kind: self.system(),
             partitions: says_counts.then(|| self.count()),
             replication_factor: says_counts.then(|| i16::try_from(self.count()).unwrap_or(i16::MAX)),
             assignment,

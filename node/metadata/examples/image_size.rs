@@ -21,7 +21,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::plan::brokers::{Departure, fence};
 use quorate_metadata::record::{
-    BrokerRegistration, Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
+    BrokerRegistration, Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
 };
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
@@ -150,7 +150,7 @@ fn build(size: Size) -> MetadataImage {
     records.extend((0..size.brokers).map(register));
     replay(&mut image, &mut records);
     for at in 0..size.topics {
-        records.push(Record::CreateTopic { topic: topic(at), name: format!("topic-{at}") });
+        records.push(Record::CreateTopic { topic: topic(at), name: format!("topic-{at}"), kind: Kind::LOG });
         for id in 0..size.partitions / size.topics {
             records.push(create(size, at, id));
             if records.len() == RECORDS_PER_BATCH {
@@ -225,6 +225,7 @@ fn register(at: usize) -> Record {
         epoch: BrokerEpoch::from(Offset::new(0)),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: vec![directory(broker(at))],

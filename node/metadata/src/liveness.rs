@@ -152,7 +152,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::ids::IncarnationId;
-    use crate::record::BrokerRegistration;
+    use crate::record::{BrokerRegistration, Kind};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -175,6 +175,7 @@ mod tests {
                 epoch: epoch(i64::from(id)),
                 incarnation: IncarnationId::default(),
                 endpoints: Vec::new(),
+                kind: Kind::LOG,
                 rack: None,
                 features: BTreeMap::new(),
                 directories: Vec::new(),

@@ -9,6 +9,7 @@ mod broker_list;
 mod cause;
 mod directory_list;
 mod history;
+mod kind;
 mod partition;
 mod reassignment;
 
@@ -23,6 +24,7 @@ use crate::ids::{
 pub use broker_list::BrokerList;
 pub use cause::Cause;
 pub(crate) use directory_list::{DirectoryList, SharedDirectories};
+pub use kind::Kind;
 pub(crate) use partition::Rare;
 pub use partition::{Partition, PartitionState};
 pub use reassignment::{ReassignedPartition, ReassignmentStart};
@@ -73,6 +75,7 @@ pub enum Record {
     CreateTopic {
         topic: TopicId,
         name: String,
+        kind: Kind,
     },
     /// Removes the topic with its partitions and configs.
     RemoveTopic {
@@ -198,13 +201,13 @@ impl Record {
                 let directories = broker.directories.len() + broker.cordoned_directories.iter().flatten().count();
                 let rack = broker.rack.as_ref().map_or(0, String::len);
                 let lists = bytes_of_endpoints(&broker.endpoints) + bytes_of_features(&broker.features);
-                ID + 6 * NUMBER + rack + lists + directories * ID
+                ID + 6 * NUMBER + rack + broker.kind.as_str().len() + lists + directories * ID
             }
             Self::FenceBroker { .. }
             | Self::UnfenceBroker { .. }
             | Self::BeginControlledShutdown { .. }
             | Self::UnregisterBroker { .. } => 2 * NUMBER,
-            Self::CreateTopic { name, .. } => ID + name.len(),
+            Self::CreateTopic { name, kind, .. } => ID + name.len() + kind.as_str().len(),
             Self::CreatePartition(partition) => bytes_of_partition(&partition.state),
             Self::PartitionChange(change) => bytes_of_change(change),
             Self::Config { resource, key, value } => {
@@ -298,6 +301,7 @@ pub struct BrokerRegistration {
     /// Equals the offset of the record that first registered this incarnation.
     pub epoch: BrokerEpoch,
     pub incarnation: IncarnationId,
+    pub kind: Kind,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,

@@ -15,7 +15,7 @@ use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alte
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatSteps};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
-    Cause, ConfigResource, Endpoint, Partition, PartitionChange, PartitionRegistration, PartitionState,
+    Cause, ConfigResource, Endpoint, Kind, Partition, PartitionChange, PartitionRegistration, PartitionState,
     SecurityProtocol,
 };
 use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, MetadataImage, Plan, Record};
@@ -39,7 +39,7 @@ impl World {
         world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
         (1..=2).for_each(|id| world.start(id));
         let topic = TopicId::default();
-        world.apply(vec![Record::CreateTopic { topic, name: "large".to_owned() }]);
+        world.apply(vec![Record::CreateTopic { topic, name: "large".to_owned(), kind: Kind::LOG }]);
         let partitions = (0..PARTITIONS).map(|id| TopicPartition::new(topic, PartitionId::new(id)));
         world.apply(partitions.map(partition).collect());
         world
@@ -68,6 +68,7 @@ impl World {
                 port: 1,
                 security: SecurityProtocol::Plaintext,
             }],
+            kind: Kind::LOG,
             rack: None,
             features: quorate_metadata::plan::features::supported(),
             directories,
@@ -293,7 +294,7 @@ fn world_of(topics: &[&[i32]], partitions: i32) -> World {
     (1..=3).for_each(|id| world.start(id));
     for (topic, replicas) in (1..).zip(topics) {
         let topic = TopicId::from_bytes([topic; 16]);
-        world.apply(vec![Record::CreateTopic { topic, name: format!("topic-{topic}") }]);
+        world.apply(vec![Record::CreateTopic { topic, name: format!("topic-{topic}"), kind: Kind::LOG }]);
         let ids = (0..partitions).map(|id| TopicPartition::new(topic, PartitionId::new(id)));
         world.apply(ids.map(|id| partition_on(id, replicas)).collect());
     }
@@ -414,7 +415,7 @@ fn list_change(op: ConfigOp) -> Result<(), ApiError> {
 fn list_change_if(op: ConfigOp, expected: Option<String>) -> Result<(), ApiError> {
     let mut world = World::default();
     world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
-    world.apply(vec![Record::CreateTopic { topic: TopicId::default(), name: "t".to_owned() }]);
+    world.apply(vec![Record::CreateTopic { topic: TopicId::default(), name: "t".to_owned(), kind: Kind::LOG }]);
     let key = "follower.replication.throttled.replicas".to_owned();
     let changes = vec![ConfigChange { key, op, expected }];
     let request = AlterConfigs { resource: ConfigResource::Topic("t".to_owned()), changes };

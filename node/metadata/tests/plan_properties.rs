@@ -22,7 +22,7 @@ use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, 
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::plan::{checkpoint, features};
 use quorate_metadata::record::{
-    Cause, ConfigResource, Endpoint, LeaderRecoveryState, Partition, PartitionChange, Record, SecurityProtocol,
+    Cause, ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, PartitionChange, Record, SecurityProtocol,
 };
 use quorate_metadata::rng::Rng as Chance;
 use quorate_metadata::{Batch, Ledger, MetadataImage, config};
@@ -295,6 +295,7 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
         Event::Create { topic, partitions, factor, min_isr, unclean } => {
             let request = CreateTopic {
                 name: name(*topic),
+                kind: kind(*topic),
                 partitions: Some(*partitions),
                 replication_factor: Some(*factor),
                 assignment: Vec::new(),
@@ -329,6 +330,11 @@ fn plan(image: &MetadataImage, event: &Event, chance: &mut Chance) -> Vec<Record
             configure(image, resource, "unclean.leader.election.enable", Some(value.to_string()))
         }
     }
+}
+
+/// One of three is of another kind than a log.
+fn kind(number: u8) -> Kind {
+    if number % 3 == 2 { Kind::from("counter") } else { Kind::LOG }
 }
 
 fn name(topic: u8) -> String {
@@ -372,6 +378,7 @@ fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: boo
         cluster: ClusterId::from_bytes([1; 16]),
         incarnation: IncarnationId::from_bytes([incarnation; 16]),
         endpoints: vec![endpoint],
+        kind: kind(incarnation),
         rack: None,
         features: features::supported(),
         directories: match disk {

@@ -6,6 +6,7 @@ use prost::Message;
 use quorate_metadata::ids::BrokerId;
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic};
 use quorate_metadata::plan::{brokers, configs, topics};
+use quorate_metadata::record::Kind;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan};
 use quorate_proto::admin::admin_client::AdminClient;
 use quorate_proto::admin::admin_server::Admin;
@@ -414,6 +415,7 @@ fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {
         .transpose()?;
     Ok(CreateTopic {
         name: topic.name.clone(),
+        kind: Kind::parse(topic.kind.as_deref())?,
         partitions: topic.partitions,
         replication_factor,
         assignment: assignment(&topic.assignment),

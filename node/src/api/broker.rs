@@ -8,7 +8,7 @@ use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, PartitionEpoch, 
 use quorate_metadata::plan::alter_partition::{self, IsrMember};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::producer_ids;
-use quorate_metadata::record::LeaderRecoveryState;
+use quorate_metadata::record::{Kind, LeaderRecoveryState};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::*;
@@ -167,6 +167,7 @@ fn registration(body: RegisterRequest) -> Result<RegisterBroker, ApiError> {
             .map(endpoint_from_wire)
             .collect::<Result<_, _>>()
             .map_err(|error| malformed("endpoint", error.to_string()))?,
+        kind: Kind::parse(body.kind.as_deref()).map_err(|error| malformed("kind", error.message))?,
         rack: body.rack.clone(),
         features: features_from_wire(body.features.clone()).map_err(|error| malformed("feature", error.to_string()))?,
         directories: body

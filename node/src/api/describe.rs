@@ -47,6 +47,7 @@ pub fn broker(image: &MetadataImage, broker: &BrokerRegistration) -> admin::Brok
         in_sync: count(image.index.isr_count(broker.broker)),
         incarnation: broker.incarnation.to_string(),
         directories: broker.directories.iter().map(ToString::to_string).collect(),
+        kind: broker.kind.to_string(),
     }
 }
 

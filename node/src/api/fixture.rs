@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, IncarnationId};
-use quorate_metadata::record::BrokerRegistration;
+use quorate_metadata::record::{BrokerRegistration, Kind};
 
 use super::gateway::Gateway;
 use crate::controller::EventLoop;
@@ -25,6 +25,7 @@ pub fn registration(id: i32) -> BrokerRegistration {
         epoch: BrokerEpoch::new(i64::from(id)),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),

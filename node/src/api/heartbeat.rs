@@ -301,7 +301,7 @@ mod tests {
     use quorate_metadata::Batch;
     use quorate_metadata::ids::{PartitionId, TopicId, TopicPartition};
     use quorate_metadata::limits::CHANGES_PER_STEP_MAX;
-    use quorate_metadata::record::{BrokerRegistration, PartitionRegistration, PartitionState};
+    use quorate_metadata::record::{BrokerRegistration, Kind, PartitionRegistration, PartitionState};
     use quorate_proto::batch;
 
     use super::*;
@@ -317,8 +317,10 @@ mod tests {
         let controller_epoch = ControllerEpoch::new(1);
         let unfenced = BrokerRegistration { fenced: false, ..registration(BROKER.get()) };
         let topic = TopicId::default();
-        let mut records =
-            vec![Record::RegisterBroker(unfenced), Record::CreateTopic { topic, name: "orders".to_owned() }];
+        let mut records = vec![
+            Record::RegisterBroker(unfenced),
+            Record::CreateTopic { topic, name: "orders".to_owned(), kind: Kind::LOG },
+        ];
         records.extend((0..partitions as i32).map(|number| {
             let state = PartitionState {
                 replicas: vec![BROKER],

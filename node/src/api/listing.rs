@@ -36,6 +36,7 @@ async fn summary(topic: &Topic, slices: &mut Slices) -> admin::TopicSummary {
     let mut summary = admin::TopicSummary {
         name: topic.name.clone(),
         id: topic.id.to_string(),
+        kind: topic.kind.to_string(),
         partitions: count(topic.partitions.len()),
         replication_factor: topic.partitions.front().map_or(0, |partition| count(partition.replicas.len())),
         ..admin::TopicSummary::default()
@@ -119,6 +120,7 @@ fn head(image: &MetadataImage, topic: &Topic, asked: admin::TopicRef) -> admin::
         topic: Some(asked),
         name: topic.name.clone(),
         id: topic.id.to_string(),
+        kind: topic.kind.to_string(),
         configs: configs.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect(),
         ..admin::TopicDescription::default()
     }
@@ -246,7 +248,7 @@ fn recovery(state: LeaderRecoveryState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use quorate_metadata::ids::{ControllerEpoch, DirectoryId, TopicId};
-    use quorate_metadata::record::{PartitionRegistration, PartitionState};
+    use quorate_metadata::record::{Kind, PartitionRegistration, PartitionState};
     use quorate_metadata::{Batch, ErrorName, Ledger, Record};
 
     use super::*;
@@ -257,7 +259,7 @@ mod tests {
         for (at, (name, partitions)) in topics.iter().enumerate() {
             // Ids in the other order than names.
             let id = TopicId::from_bytes([u8::try_from(topics.len() - at).expect("few topics"); 16]);
-            records.push(Record::CreateTopic { topic: id, name: (*name).to_owned() });
+            records.push(Record::CreateTopic { topic: id, name: (*name).to_owned(), kind: Kind::LOG });
             records.extend((0..*partitions).map(|number| created(id, number)));
         }
         let mut ledger = Ledger::default();

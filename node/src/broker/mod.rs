@@ -27,7 +27,7 @@ use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, Resolve};
 use quorate_log::{Flush, LogError};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
-use quorate_metadata::record::{Endpoint, VersionRange};
+use quorate_metadata::record::{Endpoint, Kind, VersionRange};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -136,6 +136,7 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         cluster: config.cluster,
         incarnation: config.incarnation,
         endpoints: vec![config.endpoint],
+        kind: Kind::LOG,
         rack: config.rack,
         features: config.features,
         directories: directories.ids(),

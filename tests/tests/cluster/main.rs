@@ -7,6 +7,7 @@ mod exactly_once;
 mod failover;
 mod identity;
 mod kill_rounds;
+mod kinds;
 mod links;
 mod majority;
 mod pause;

@@ -51,11 +51,12 @@ async fn list(session: &Session) -> Outcome {
 }
 
 fn brokers_table(brokers: &[view::Broker]) -> String {
-    let header = ["id", "state", "endpoint", "rack", "epoch", "leaders", "replicas", "in sync"];
+    let header = ["id", "state", "kind", "endpoint", "rack", "epoch", "leaders", "replicas", "in sync"];
     let rows = brokers.iter().map(|broker| {
         [
             cell(broker.id),
             judged(&broker.state, broker.state == "unfenced"),
+            cell(&broker.kind),
             cell(optional(broker.endpoint.as_ref())),
             cell(optional(broker.rack.as_ref())),
             cell(broker.epoch),

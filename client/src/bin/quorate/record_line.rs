@@ -23,7 +23,7 @@ pub struct Known {
 impl Known {
     /// Takes note of what a record says about names.
     pub fn learn(&mut self, record: &Record) {
-        if let Record::CreateTopic { topic, name } = record {
+        if let Record::CreateTopic { topic, name, .. } = record {
             self.names.insert(*topic, name.clone());
         }
     }
@@ -58,7 +58,8 @@ pub fn record_line(record: &Record, known: &Known) -> String {
             format!("broker {broker} begins its controlled shutdown (epoch {epoch})")
         }
         Record::UnregisterBroker { broker, epoch } => format!("broker {broker} unregistered (epoch {epoch})"),
-        Record::CreateTopic { topic, name } => format!("topic {name} created ({topic})"),
+        Record::CreateTopic { topic, name, kind } if kind.is_log() => format!("topic {name} created ({topic})"),
+        Record::CreateTopic { topic, name, kind } => format!("topic {name} of kind {kind} created ({topic})"),
         Record::RemoveTopic { topic } => {
             format!("topic {} removed with its partitions and configs", known.topic(*topic))
         }
@@ -86,6 +87,10 @@ fn registered(broker: &BrokerRegistration) -> String {
         addresses(&broker.endpoints).join(" "),
         broker.epoch
     );
+    if !broker.kind.is_log() {
+        line.push_str(" kind ");
+        line.push_str(broker.kind.as_str());
+    }
     if let Some(rack) = &broker.rack {
         line.push_str(" rack ");
         line.push_str(rack);

@@ -47,6 +47,7 @@ pub enum RecordView {
     CreateTopic {
         topic: String,
         name: String,
+        kind: String,
     },
     RemoveTopic {
         topic: String,
@@ -96,6 +97,7 @@ pub struct Broker {
     broker: i32,
     epoch: i64,
     incarnation: String,
+    kind: String,
     endpoints: Vec<String>,
     rack: Option<String>,
     directories: Vec<String>,
@@ -181,7 +183,9 @@ impl RecordView {
                 let (broker, epoch) = event(broker, epoch);
                 Self::UnregisterBroker { broker, epoch }
             }
-            Record::CreateTopic { topic, name } => Self::CreateTopic { topic: topic.to_string(), name: name.clone() },
+            Record::CreateTopic { topic, name, kind } => {
+                Self::CreateTopic { topic: topic.to_string(), name: name.clone(), kind: kind.to_string() }
+            }
             Record::RemoveTopic { topic } => {
                 Self::RemoveTopic { topic: topic.to_string(), name: names.get(topic).cloned() }
             }
@@ -221,6 +225,7 @@ impl Broker {
             broker: registration.broker.get(),
             epoch: registration.epoch.get(),
             incarnation: registration.incarnation.to_string(),
+            kind: registration.kind.to_string(),
             endpoints: addresses(&registration.endpoints),
             rack: registration.rack.clone(),
             directories: registration.directories.iter().map(ToString::to_string).collect(),

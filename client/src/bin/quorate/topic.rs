@@ -44,6 +44,9 @@ pub enum Topic {
 #[derive(Debug, Args)]
 pub struct Create {
     name: String,
+    /// The brokers that it is for, by the kind that they registered with [default: log]
+    #[arg(long)]
+    kind: Option<String>,
     /// How many [default: num.partitions of the cluster]
     #[arg(long, value_name = "N")]
     partitions: Option<i32>,
@@ -123,6 +126,7 @@ fn new_topic(arguments: Create) -> NewTopic {
     let replicas: Vec<Vec<i32>> = arguments.assignment.into_iter().map(|replicas| replicas.0).collect();
     NewTopic {
         name: arguments.name,
+        kind: arguments.kind,
         partitions: arguments.partitions,
         replication_factor: arguments.replication_factor,
         assignment: assignments(&replicas, 0),
@@ -169,13 +173,14 @@ async fn list_all(session: &Session) -> Outcome {
     let topics = session.client.list_topics(Freshness::Linearizable).await?.topics;
     let topics: Vec<view::TopicSummary> = topics.into_iter().map(view::TopicSummary::from).collect();
     session.show(&topics, |topics| {
-        let header = ["name", "id", "partitions", "replication", "leaderless", "under-replicated"];
+        let header = ["name", "id", "kind", "partitions", "replication", "leaderless", "under-replicated"];
         table(
             header,
             topics.iter().map(|topic| {
                 [
                     cell(&topic.name),
                     cell(&topic.id),
+                    cell(&topic.kind),
                     cell(topic.partitions),
                     cell(topic.replication_factor),
                     trouble(topic.leaderless),
@@ -189,7 +194,7 @@ async fn list_all(session: &Session) -> Outcome {
 async fn describe(session: &Session, name: String) -> Outcome {
     let (topic, _) = find(session, name).await?;
     session.show(&view::Topic::from(topic), |topic| {
-        let mut text = format!("topic {} ({})\n", topic.name, topic.id);
+        let mut text = format!("topic {} ({}), kind {}\n", topic.name, topic.id, topic.kind);
         for (key, value) in &topic.configs {
             text.push_str(&format!("  {key}={value}\n"));
         }

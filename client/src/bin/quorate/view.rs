@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quorate_metadata::record::authority;
+use quorate_metadata::record::{Kind, authority};
 use quorate_proto::admin;
 use serde::Serialize;
 
@@ -16,6 +16,11 @@ pub struct CreatedTopic {
     pub created: bool,
 }
 
+/// A node of an earlier release states no kind: it knows logs alone.
+fn kind(stated: String) -> String {
+    if stated.is_empty() { Kind::LOG.to_string() } else { stated }
+}
+
 #[derive(Debug, Serialize)]
 pub struct TopicSummary {
     pub name: String,
@@ -24,6 +29,7 @@ pub struct TopicSummary {
     pub replication_factor: i32,
     pub leaderless: i32,
     pub under_replicated: i32,
+    pub kind: String,
 }
 
 impl From<admin::TopicSummary> for TopicSummary {
@@ -33,6 +39,7 @@ impl From<admin::TopicSummary> for TopicSummary {
             id: topic.id,
             partitions: topic.partitions,
             replication_factor: topic.replication_factor,
+            kind: kind(topic.kind),
             leaderless: topic.leaderless,
             under_replicated: topic.under_replicated,
         }
@@ -43,6 +50,7 @@ impl From<admin::TopicSummary> for TopicSummary {
 pub struct Topic {
     pub name: String,
     pub id: String,
+    pub kind: String,
     pub configs: BTreeMap<String, String>,
     pub partitions: Vec<Partition>,
 }
@@ -52,6 +60,7 @@ impl From<admin::TopicDescription> for Topic {
         Self {
             name: topic.name,
             id: topic.id,
+            kind: kind(topic.kind),
             configs: topic.configs.into_iter().collect(),
             partitions: topic.partitions.into_iter().map(Partition::from).collect(),
         }
@@ -109,6 +118,7 @@ pub struct Broker {
     pub in_sync: i32,
     pub incarnation: String,
     pub directories: Vec<String>,
+    pub kind: String,
 }
 
 impl From<admin::BrokerDescription> for Broker {
@@ -124,6 +134,7 @@ impl From<admin::BrokerDescription> for Broker {
             in_sync: broker.in_sync,
             incarnation: broker.incarnation,
             directories: broker.directories,
+            kind: kind(broker.kind),
         }
     }
 }
@@ -218,7 +229,7 @@ mod tests {
         assert_eq!(
             json(&topic),
             concat!(
-                r#"{"name":"orders","id":"x","configs":{"min.insync.replicas":"1"},"partitions":["#,
+                r#"{"name":"orders","id":"x","kind":"log","configs":{"min.insync.replicas":"1"},"partitions":["#,
                 r#"{"topic":"orders","partition":0,"leader":null,"leader_epoch":4,"partition_epoch":9,"#,
                 r#""replicas":[1,2],"isr":[],"elr":[2],"last_known_elr":[],"adding":[],"removing":[],"#,
                 r#""leader_recovery_state":"recovered","min_insync_replicas":1,"cause":"broker-fenced 2"}]}"#
@@ -275,7 +286,7 @@ mod tests {
             json(&broker),
             concat!(
                 r#"{"id":2,"epoch":7,"state":"unfenced","endpoint":"127.0.0.1:7002","rack":null,"leaders":1,"replicas":3,"#,
-                r#""in_sync":3,"incarnation":"","directories":[]}"#
+                r#""in_sync":3,"incarnation":"","directories":[],"kind":"log"}"#
             )
         );
     }

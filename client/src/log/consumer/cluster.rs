@@ -12,6 +12,7 @@ use quorate_proto::log::log_client::LogClient;
 use tonic::Status;
 use tonic::transport::Channel;
 
+use super::super::check_is_log;
 use super::Partition;
 use super::assigned::{Route, is_passing};
 use crate::admin::{AdminClient, Freshness, REPLY_BYTES_MAX};
@@ -64,6 +65,7 @@ impl Cluster {
         if let Some(error) = &topic.error {
             return Err(from_item(error));
         }
+        check_is_log(topic)?;
         let found = topic.partitions.iter().find(|found| found.partition == partition.partition);
         let found = found.ok_or_else(|| unknown("the topic has no such partition"))?;
         Ok(Route {

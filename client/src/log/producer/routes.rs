@@ -7,6 +7,7 @@ use quorate_metadata::record::authority;
 use quorate_proto::admin::TopicRef;
 use quorate_proto::log::CurrentLeader;
 
+use super::super::check_is_log;
 use crate::error::{ClientError, check_item};
 use crate::{AdminClient, Freshness};
 
@@ -97,7 +98,8 @@ pub async fn look_up(admin: AdminClient, names: Vec<String>) -> Result<Found, Cl
     let mut described = topics.into_iter();
     let found = names.into_iter().map(|name| {
         let Some(topic) = described.next() else { return (name, Err(missing())) };
-        let route = check_item(topic.error.as_ref()).map(|()| Route {
+        let checked = check_item(topic.error.as_ref()).and_then(|()| check_is_log(&topic).map_err(ClientError::from));
+        let route = checked.map(|()| Route {
             id: topic.id,
             partitions: topic
                 .partitions

@@ -12,7 +12,7 @@
 
 use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{
-    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Partition, Rare,
+    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Kind, Partition, Rare,
     VersionRange,
 };
 
@@ -29,6 +29,7 @@ pub(super) enum Entity<'a> {
     Topic {
         id: TopicId,
         name: &'a str,
+        kind: &'a Kind,
     },
     Partition {
         id: TopicPartition,
@@ -75,7 +76,7 @@ impl Entity<'_> {
             Self::Feature { name, level } => out.tag(2).text(name).raw(&level.to_be_bytes()),
             Self::Controller(controller) => out.tag(3).controller(controller),
             Self::Broker(broker) => out.tag(4).broker(broker),
-            Self::Topic { id, name } => out.tag(5).raw(id.as_bytes()).text(name),
+            Self::Topic { id, name, kind } => out.tag(5).raw(id.as_bytes()).text(name).kind(kind),
             Self::Partition { id, state } => out.tag(6).partition_id(id).partition(state),
             Self::Config { resource, key, value } => out.tag(7).resource(resource).text(key).text(value),
             Self::Request { client, request, offset, reply } => {
@@ -205,6 +206,7 @@ impl Encoder {
             broker,
             epoch,
             incarnation,
+            kind,
             endpoints,
             rack,
             features,
@@ -225,7 +227,13 @@ impl Encoder {
         self.flag(*fenced).flag(*in_controlled_shutdown);
         self.option(*controlled_shutdown_offset, |out, offset| {
             out.long(offset.get());
-        })
+        });
+        self.kind(kind)
+    }
+
+    /// Of level 3.
+    fn kind(&mut self, kind: &Kind) -> &mut Self {
+        if kind.is_log() { self } else { self.tag(1).text(kind.as_str()) }
     }
 
     fn partition(&mut self, partition: &Partition) -> &mut Self {

@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::image::fixture::{batch, broker, change, create_partition, topic};
-    use crate::record::Record;
+    use crate::record::{Kind, Record};
     use crate::rng::Rng;
 
     fn replay(image: &mut MetadataImage, records: &[Record]) {
@@ -89,7 +89,8 @@ mod tests {
     }
 
     fn create_topic(image: &mut MetadataImage, number: u128, partitions: i32) {
-        let mut records = vec![Record::CreateTopic { topic: topic(number), name: format!("topic-{number}") }];
+        let mut records =
+            vec![Record::CreateTopic { topic: topic(number), name: format!("topic-{number}"), kind: Kind::LOG }];
         records.extend((0..partitions).map(|partition| create_partition(topic(number), partition, &[1, 2])));
         replay(image, &records);
     }

@@ -51,7 +51,7 @@ impl Delta {
     pub fn topics(&self, before: &MetadataImage) -> impl Iterator<Item = Option<TopicId>> {
         let mut created: BTreeMap<&str, TopicId> = BTreeMap::new();
         self.records.iter().map(move |record| {
-            if let Record::CreateTopic { topic, name } = record {
+            if let Record::CreateTopic { topic, name, .. } = record {
                 created.insert(name, *topic);
             }
             match Scope::of(record) {
@@ -176,7 +176,7 @@ mod tests {
     use crate::image::fixture::{
         batch, broker, change, create_partition, feature, image, partition_id, registration, topic,
     };
-    use crate::record::{ReassignedPartition, ReassignmentStart};
+    use crate::record::{Kind, ReassignedPartition, ReassignmentStart};
 
     fn config(resource: ConfigResource) -> Record {
         Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) }
@@ -228,7 +228,7 @@ mod tests {
         let records = [
             Record::RegisterBroker(other),
             feature("metadata.version", 2),
-            Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
+            Record::CreateTopic { topic: topic(2), name: "payments".to_owned(), kind: Kind::LOG },
             config(ConfigResource::Topic("payments".to_owned())),
             config(ConfigResource::Broker(broker(2))),
             config(ConfigResource::Broker(broker(1))),
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_config_belongs_to_the_topic_that_has_its_name_then() {
         let named = |name: &str| config(ConfigResource::Topic(name.to_owned()));
-        let create = |id, name: &str| Record::CreateTopic { topic: topic(id), name: name.to_owned() };
+        let create = |id, name: &str| Record::CreateTopic { topic: topic(id), name: name.to_owned(), kind: Kind::LOG };
         let records = [
             named("orders"),
             Record::RemoveTopic { topic: topic(1) },
@@ -266,7 +266,7 @@ mod tests {
     fn a_record_of_a_snapshot_concerns_the_hosts_that_it_names() {
         let created = create_partition(topic(1), 2, &[3, 1]);
         assert_eq!(Audience::in_snapshot(&created), Audience::Brokers(vec![broker(1), broker(3)]));
-        let named = Record::CreateTopic { topic: topic(2), name: "payments".to_owned() };
+        let named = Record::CreateTopic { topic: topic(2), name: "payments".to_owned(), kind: Kind::LOG };
         assert_eq!(Audience::in_snapshot(&named), Audience::Everyone);
         assert_eq!(Audience::in_snapshot(&feature("metadata.version", 2)), Audience::NoBroker);
         let others = config(ConfigResource::Broker(broker(2)));

@@ -68,7 +68,7 @@ impl MetadataImage {
         self.controllers.values().for_each(|controller| digest.add(Entity::Controller(controller)));
         self.brokers.values().for_each(|broker| digest.add(Entity::Broker(broker)));
         for topic in self.topics.values() {
-            digest.add(Entity::Topic { id: topic.id, name: &topic.name });
+            digest.add(Entity::Topic { id: topic.id, name: &topic.name, kind: &topic.kind });
             digest.add_sum(topic.partitions_digest);
         }
         for (resource, entries) in &self.configs {

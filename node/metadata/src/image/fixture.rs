@@ -10,8 +10,8 @@ use crate::ids::{
     PartitionEpoch, PartitionId, TopicId, TopicPartition,
 };
 use crate::record::{
-    Batch, BrokerRegistration, Cause, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
-    Record,
+    Batch, BrokerRegistration, Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration,
+    PartitionState, Record,
 };
 
 pub fn batch(epoch: i32, records: &[Record]) -> Batch {
@@ -55,6 +55,7 @@ pub fn registration(id: i32) -> BrokerRegistration {
         epoch: BrokerEpoch::new(i64::from(id)),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),
@@ -95,7 +96,7 @@ pub fn image() -> MetadataImage {
     let mut records = vec![Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) }];
     records.extend((1..=4).map(|id| Record::RegisterBroker(registration(id))));
     records.push(feature("metadata.version", 1));
-    records.push(Record::CreateTopic { topic: topic(1), name: "orders".to_owned() });
+    records.push(Record::CreateTopic { topic: topic(1), name: "orders".to_owned(), kind: Kind::LOG });
     records.push(create_partition(topic(1), 0, &[1, 2, 3]));
     records.push(create_partition(topic(1), 1, &[2, 3]));
     let mut image = MetadataImage::default();

@@ -384,7 +384,7 @@ mod tests {
 
     use crate::ids::{BrokerId, PartitionId, TopicPartition};
     use crate::image::fixture::{batch, broker, change, create_partition, image, partition_id, topic};
-    use crate::record::{PartitionChange, Record};
+    use crate::record::{Kind, PartitionChange, Record};
 
     #[test]
     fn an_elr_is_found_by_its_topic() {
@@ -392,7 +392,7 @@ mod tests {
         let other = topic(2);
         let elsewhere = TopicPartition::new(other, PartitionId::new(0));
         let records = [
-            Record::CreateTopic { topic: other, name: "payments".to_owned() },
+            Record::CreateTopic { topic: other, name: "payments".to_owned(), kind: Kind::LOG },
             create_partition(other, 0, &[4, 3]),
             Record::PartitionChange(PartitionChange { isr: list(&[4]), elr: list(&[3]), ..change(elsewhere) }),
             Record::PartitionChange(PartitionChange { isr: list(&[1]), elr: list(&[2, 3]), ..change(partition_id(1)) }),

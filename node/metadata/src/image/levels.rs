@@ -6,7 +6,8 @@
 //! `if image.may_write(&bulk) { vec![bulk] } else { one_record_a_partition() }`.
 
 use super::MetadataImage;
-use crate::record::Record;
+use crate::error::{ApiError, ErrorName};
+use crate::record::{BrokerRegistration, Kind, Record};
 
 /// Gates the formats of records and messages.
 pub const METADATA_VERSION: &str = "metadata.version";
@@ -15,7 +16,10 @@ pub const METADATA_VERSION: &str = "metadata.version";
 pub const LEVEL_LOWEST: i16 = 1;
 
 /// What this release understands.
-pub const LEVEL_HIGHEST: i16 = 2;
+pub const LEVEL_HIGHEST: i16 = 3;
+
+/// Brokers and topics may be of another kind than a log.
+pub(crate) const LEVEL_OF_KINDS: i16 = 3;
 
 impl MetadataImage {
     /// The finalized level. Before the first records of a cluster it is the lowest.
@@ -23,9 +27,26 @@ impl MetadataImage {
         self.features.get(METADATA_VERSION).copied().unwrap_or(LEVEL_LOWEST)
     }
 
+    /// Refuses a kind that nodes of an earlier release would take for a log.
+    pub(crate) fn check_kind(&self, kind: &Kind) -> Result<(), ApiError> {
+        let (level, needed) = (self.level(), kind.level());
+        if level >= needed {
+            return Ok(());
+        }
+        let message = format!("kind {kind} needs {METADATA_VERSION} {needed}, the cluster is at {level}");
+        Err(ApiError::new(ErrorName::UnsupportedVersion, message))
+    }
+
     /// Whether every node that this cluster may have understands the record.
     pub fn may_write(&self, record: &Record) -> bool {
         record.level() <= self.level()
+    }
+}
+
+impl Kind {
+    /// The level from which on plans may write it.
+    fn level(&self) -> i16 {
+        if self.is_log() { LEVEL_LOWEST } else { LEVEL_OF_KINDS }
     }
 }
 
@@ -36,12 +57,10 @@ impl Record {
             Self::ClusterCreated { .. }
             | Self::FeatureLevel { .. }
             | Self::RegisterController(_)
-            | Self::RegisterBroker(_)
             | Self::FenceBroker { .. }
             | Self::UnfenceBroker { .. }
             | Self::BeginControlledShutdown { .. }
             | Self::UnregisterBroker { .. }
-            | Self::CreateTopic { .. }
             | Self::RemoveTopic { .. }
             | Self::CreatePartition(_)
             | Self::PartitionChange(_)
@@ -54,6 +73,7 @@ impl Record {
             | Self::AbortTransaction { .. }
             | Self::BeginReassignment(_)
             | Self::ChangeReassignment { .. } => 1,
+            Self::RegisterBroker(BrokerRegistration { kind, .. }) | Self::CreateTopic { kind, .. } => kind.level(),
         }
     }
 

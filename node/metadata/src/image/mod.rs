@@ -30,7 +30,7 @@ use crate::ids::{
     BrokerId, ClusterId, ControllerEpoch, ControllerId, DirectoryId, Offset, PartitionId, ReassignmentId, TopicId,
     TopicPartition,
 };
-use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Partition, SharedDirectories};
+use crate::record::{BrokerRegistration, ConfigResource, ControllerRegistration, Kind, Partition, SharedDirectories};
 use digest::Digest;
 
 pub use changes::ChangedPartition;
@@ -78,6 +78,7 @@ pub struct MetadataImage {
 pub struct Topic {
     pub id: TopicId,
     pub name: String,
+    pub kind: Kind,
     /// Dense: the position is the partition id.
     pub partitions: Vector<Arc<Partition>>,
     /// Sum of the partitions' hashes, so that the topic is taken out of the image's digest at once.
@@ -85,8 +86,8 @@ pub struct Topic {
 }
 
 impl Topic {
-    fn new(id: TopicId, name: String) -> Self {
-        Self { id, name, partitions: Vector::new(), partitions_digest: Digest::default() }
+    fn new(id: TopicId, name: String, kind: Kind) -> Self {
+        Self { id, name, kind, partitions: Vector::new(), partitions_digest: Digest::default() }
     }
 
     pub fn partition(&self, id: PartitionId) -> Option<&Arc<Partition>> {

@@ -16,7 +16,7 @@ use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, Reassignmen
 use crate::limits;
 use crate::mutant::Mutant;
 use crate::record::{
-    Batch, BrokerList, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Partition,
+    Batch, BrokerList, BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Kind, Partition,
     PartitionChange, PartitionRegistration, Record,
 };
 
@@ -105,7 +105,7 @@ impl MetadataImage {
                 })?;
             }
             Record::UnregisterBroker { broker, epoch } => self.remove_broker(*broker, *epoch)?,
-            Record::CreateTopic { topic, name } => self.create_topic(*topic, name)?,
+            Record::CreateTopic { topic, name, kind } => self.create_topic(*topic, name, kind)?,
             Record::RemoveTopic { topic } => {
                 self.index.update(std::mem::take(changes));
                 self.remove_topic(*topic)?;
@@ -210,20 +210,20 @@ impl MetadataImage {
         Ok(registration)
     }
 
-    fn create_topic(&mut self, id: TopicId, name: &str) -> Result<(), ReplayError> {
+    fn create_topic(&mut self, id: TopicId, name: &str, kind: &Kind) -> Result<(), ReplayError> {
         if self.topics.contains_key(&id) || self.topic_names.contains_key(name) {
             return Err(ReplayError::TopicExists { topic: id, name: name.to_owned() });
         }
-        self.digest.add(Entity::Topic { id, name });
+        self.digest.add(Entity::Topic { id, name, kind });
         self.topic_names.insert(name.to_owned(), id);
-        self.topics.insert(id, Arc::new(Topic::new(id, name.to_owned())));
+        self.topics.insert(id, Arc::new(Topic::new(id, name.to_owned(), kind.clone())));
         Ok(())
     }
 
     fn remove_topic(&mut self, id: TopicId) -> Result<(), ReplayError> {
         let topic = self.topics.remove(&id).ok_or(ReplayError::UnknownTopic(id))?;
         self.topic_names.remove(&topic.name);
-        self.digest.remove(Entity::Topic { id, name: &topic.name });
+        self.digest.remove(Entity::Topic { id, name: &topic.name, kind: &topic.kind });
         self.digest.remove_sum(topic.partitions_digest);
         self.index.remove_topic(&topic);
         self.leave_reassignments(id);

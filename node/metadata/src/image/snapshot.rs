@@ -185,7 +185,7 @@ fn is_lost(record: &Record) -> bool {
 }
 
 fn create_topic(topic: &Topic) -> Record {
-    Record::CreateTopic { topic: topic.id, name: topic.name.clone() }
+    Record::CreateTopic { topic: topic.id, name: topic.name.clone(), kind: topic.kind.clone() }
 }
 
 fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
@@ -202,7 +202,7 @@ fn records_of(topic: Arc<Topic>) -> impl Iterator<Item = Record> {
 mod tests {
     use super::*;
     use crate::image::fixture::{batch, broker, client, create_partition, feature, image, topic};
-    use crate::record::ConfigResource;
+    use crate::record::{ConfigResource, Kind};
 
     #[test]
     fn an_image_survives_its_records() {
@@ -269,7 +269,7 @@ mod tests {
         };
         let other = topic(9);
         let more = [
-            Record::CreateTopic { topic: other, name: "other".to_owned() },
+            Record::CreateTopic { topic: other, name: "other".to_owned(), kind: Kind::LOG },
             create_partition(other, 0, &[1]),
             config("orders"),
             config("other"),

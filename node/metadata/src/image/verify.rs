@@ -10,7 +10,7 @@ use super::partition_changes::PartitionChanges;
 use super::{MetadataImage, PartitionIndex, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
-use crate::record::{Batch, BrokerRegistration, ConfigResource, Partition, Record};
+use crate::record::{Batch, BrokerRegistration, ConfigResource, Kind, Partition, Record};
 
 /// A rule that is broken, and by what.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,8 @@ pub enum Violation {
     Unregistered { id: TopicPartition, list: Seats, broker: BrokerId },
     #[error("partition {id} remembers {changes} changes, more than {max}")]
     HistoryTooLong { id: TopicPartition, changes: usize, max: usize },
+    #[error("partition {id} of kind {kind} has a replica on broker {broker}, which is of kind {other}")]
+    OtherKind { id: TopicPartition, kind: Kind, broker: BrokerId, other: Kind },
     #[error("broker {broker} has epoch {epoch}, but the log only reaches {next_offset}")]
     BrokerEpochAhead { broker: BrokerId, epoch: BrokerEpoch, next_offset: Offset },
     #[error("broker {registered} is filed as broker {filed}")]
@@ -151,8 +153,11 @@ impl MetadataImage {
                 Record::CreatePartition(partition) => touched.push(partition.id),
                 Record::PartitionChange(change) => touched.push(change.id),
                 Record::BeginReassignment(start) => touched.extend(start.partitions.iter().map(|moved| moved.id)),
-                Record::RegisterBroker(BrokerRegistration { broker, .. })
-                | Record::FenceBroker { broker, .. }
+                Record::RegisterBroker(BrokerRegistration { broker, kind, .. }) => {
+                    touched.extend(self.hosted_of_another(kind, *broker));
+                    touched.extend(self.seats_forbidden(*broker));
+                }
+                Record::FenceBroker { broker, .. }
                 | Record::UnfenceBroker { broker, .. }
                 | Record::BeginControlledShutdown { broker, .. }
                 | Record::UnregisterBroker { broker, .. } => touched.extend(self.seats_forbidden(*broker)),
@@ -162,6 +167,13 @@ impl MetadataImage {
         touched.sort_unstable();
         touched.dedup();
         touched
+    }
+
+    /// What the broker hosts, if that is of another kind. All of it is of one kind.
+    fn hosted_of_another(&self, kind: &Kind, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
+        let first = self.index.hosted_by(broker).next().and_then(|id| self.topic(id.topic));
+        let is_of_another = first.is_some_and(|topic| topic.kind != *kind);
+        is_of_another.then(|| self.index.hosted_by(broker)).into_iter().flatten()
     }
 
     fn seats_forbidden(&self, broker: BrokerId) -> impl Iterator<Item = TopicPartition> {
@@ -184,7 +196,19 @@ impl MetadataImage {
             found.push(Violation::HistoryTooLong { id, changes, max });
         }
         self.check_seats(id, partition, found);
+        self.check_kinds(id, partition, found);
         self.check_reassigning(id, found);
+    }
+
+    /// That the replicas are on brokers of the topic's kind.
+    fn check_kinds(&self, id: TopicPartition, partition: &Partition, found: &mut Vec<Violation>) {
+        let Some(Topic { kind, .. }) = self.topic(id.topic).map(AsRef::as_ref) else { return };
+        for known in partition.replicas.iter().filter_map(|&broker| self.broker(broker)) {
+            if known.kind != *kind {
+                let (kind, broker, other) = (kind.clone(), known.broker, known.kind.clone());
+                found.push(Violation::OtherKind { id, kind, broker, other });
+            }
+        }
     }
 
     /// That nobody sits where only an active, or at least a registered, broker may.

@@ -13,13 +13,14 @@ use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::{Step, change_step};
 use crate::plan::{Plan, directories, features};
-use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Record, VersionRange};
+use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Record, VersionRange};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterBroker {
     pub broker: BrokerId,
     pub cluster: ClusterId,
     pub incarnation: IncarnationId,
+    pub kind: Kind,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,
@@ -41,6 +42,7 @@ pub fn register(
     check_cluster(image, &request)?;
     check_duplicate(image, &request, has_live_session)?;
     features::check_member(image, format_args!("broker {}", request.broker), &request.features)?;
+    check_kind(image, &request)?;
     check_directories(image, &request)?;
     check_endpoints(&request)?;
     match image.broker(request.broker) {
@@ -71,6 +73,20 @@ fn check_duplicate(image: &MetadataImage, request: &RegisterBroker, has_live_ses
         ErrorName::DuplicateBrokerRegistration,
         format!("broker {} is running as incarnation {}", request.broker, before.incarnation),
     ))
+}
+
+/// A broker may change its kind while it has no replicas: all that it has are of one kind, whether or not it is registered.
+fn check_kind(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
+    image.check_kind(&request.kind)?;
+    let hosted = image.index.hosted_by(request.broker).next().and_then(|id| image.topic(id.topic));
+    match hosted.filter(|topic| topic.kind != request.kind) {
+        Some(topic) => {
+            let count = image.index.replica_count(request.broker);
+            let why = format!("is of kind {} and has {count} replicas of kind {}", request.kind, topic.kind);
+            Err(invalid_registration(request, &why))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_directories(image: &MetadataImage, request: &RegisterBroker) -> Result<(), ApiError> {
@@ -209,6 +225,7 @@ fn registration(request: RegisterBroker, epoch: BrokerEpoch) -> BrokerRegistrati
         broker: request.broker,
         epoch,
         incarnation: request.incarnation,
+        kind: request.kind,
         endpoints: request.endpoints,
         rack: request.rack,
         features: request.features,

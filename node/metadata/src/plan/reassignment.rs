@@ -335,6 +335,10 @@ fn check_target(image: &MetadataImage, found: &Found<'_>, target: &[BrokerId]) -
         let Some(broker) = image.broker(*replica) else {
             return refuse(format!("would have a replica on broker {replica}, which is not registered"));
         };
+        if broker.kind != found.topic.kind {
+            let (has, kind) = (&broker.kind, &found.topic.kind);
+            return refuse(format!("of kind {kind} would have a replica on broker {replica}, which is of kind {has}"));
+        }
         if is_cordoned(broker) && !found.state.replicas.contains(replica) {
             return refuse(format!("would have a replica on broker {replica}, whose directories are all cordoned"));
         }

@@ -11,7 +11,7 @@ use quorate_metadata::ids::{
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::topics::{self, CreateTopic};
 use quorate_metadata::plan::{checkpoint, features};
-use quorate_metadata::record::{BrokerRegistration, Endpoint, Partition, Record, SecurityProtocol};
+use quorate_metadata::record::{BrokerRegistration, Endpoint, Kind, Partition, Record, SecurityProtocol};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{Batch, MetadataImage, Plan};
 
@@ -65,6 +65,7 @@ impl Controller {
         }
         let request = CreateTopic {
             name: TOPIC.to_owned(),
+            kind: Kind::LOG,
             partitions: None,
             replication_factor: None,
             assignment: vec![(PartitionId::new(0), REPLICAS.to_vec())],
@@ -112,6 +113,7 @@ impl Controller {
                 port: 9_000,
                 security: SecurityProtocol::Plaintext,
             }],
+            kind: Kind::LOG,
             rack: None,
             features: features::supported(),
             directories: vec![DirectoryId::from_bytes([100 + id; 16])],

@@ -10,7 +10,7 @@ use quorate_metadata::plan::features::{self, Direction};
 use quorate_metadata::plan::heartbeat::{Heartbeat, awaits_others, heartbeat};
 use quorate_metadata::plan::producer_ids;
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{Endpoint, LeaderRecoveryState, SecurityProtocol, VersionRange};
+use quorate_metadata::record::{Endpoint, Kind, LeaderRecoveryState, SecurityProtocol, VersionRange};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, config};
 
@@ -83,13 +83,15 @@ pub fn run(world: &mut World, command: &Command) -> Result<Vec<String>> {
     }
 }
 
-/// Registers and unfences brokers; `racks=a,b` gives them racks in turn.
+/// Registers and unfences brokers, of one kind; `racks=a,b` gives them racks in turn.
 fn up(world: &mut World, args: &mut Arguments<'_>) -> Result<Vec<String>> {
+    let kind = args.text("kind").map_or(Kind::LOG, Kind::from);
     let racks: Vec<&str> = args.text("racks").map(|racks| items(racks, ',').collect()).unwrap_or_default();
     let mut lines = Vec::new();
     for (at, broker) in args.words().into_iter().enumerate() {
         let broker: BrokerId = broker.parse()?;
         let request = RegisterBroker {
+            kind: kind.clone(),
             rack: (!racks.is_empty()).then(|| racks[at % racks.len()].to_owned()),
             ..registration(broker)
         };
@@ -115,6 +117,7 @@ fn registration(broker: BrokerId) -> RegisterBroker {
         cluster: ClusterId::from_bytes([1; 16]),
         incarnation: incarnation("first"),
         endpoints: vec![endpoint],
+        kind: Kind::LOG,
         rack: None,
         features: features::supported(),
         directories: vec![directory(&format!("disk-{broker}"))],
@@ -130,6 +133,7 @@ fn register(image: &MetadataImage, command: &Command) -> Result<Step> {
     if let Some(other) = args.text("cluster") {
         request.cluster = ClusterId::from_bytes([other.as_bytes()[0]; 16]);
     }
+    request.kind = Kind::parse(args.text("kind"))?;
     request.rack = args.text("rack").map(str::to_owned);
     request.incarnation = args.text("incarnation").map_or(request.incarnation, incarnation);
     if let Some(names) = args.text("dirs") {
@@ -239,6 +243,7 @@ fn create(image: &MetadataImage, rng: &mut Rng, command: &Command) -> Result<Ste
     let mut args = Arguments::of(command);
     let mut partitions = args.value("partitions")?;
     let replication_factor = args.value("rf")?;
+    let kind = Kind::parse(args.text("kind"))?;
     let mut assignment = Vec::new();
     if let Some(replicas) = args.text("replicas") {
         let replicas = brokers(replicas)?;
@@ -252,6 +257,7 @@ fn create(image: &MetadataImage, rng: &mut Rng, command: &Command) -> Result<Ste
     let configs: Vec<_> = args.rest().into_iter().map(|(key, text)| (key.to_owned(), value(text))).collect();
     let request = |name: &str| CreateTopic {
         name: name.to_owned(),
+        kind: kind.clone(),
         partitions,
         replication_factor,
         assignment: assignment.clone(),

@@ -1,5 +1,5 @@
 use quorate_metadata::ids::{ControllerEpoch, DirectoryId, TopicId};
-use quorate_metadata::record::{PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart};
+use quorate_metadata::record::{Kind, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart};
 use quorate_metadata::{Batch, ErrorName, Ledger, Record};
 
 use super::*;
@@ -16,7 +16,11 @@ fn id(topic: u8, partition: i32) -> TopicPartition {
 fn image(operations: &[(i64, &[TopicPartition])]) -> MetadataImage {
     let mut records: Vec<Record> = (1..=7).map(registration).map(Record::RegisterBroker).collect();
     for topic in 1..=TOPICS {
-        records.push(Record::CreateTopic { topic: TopicId::from_bytes([topic; 16]), name: format!("t{topic}") });
+        records.push(Record::CreateTopic {
+            topic: TopicId::from_bytes([topic; 16]),
+            name: format!("t{topic}"),
+            kind: Kind::LOG,
+        });
         records.extend((0..PARTITIONS).map(|partition| created(id(topic, partition))));
     }
     records.extend(operations.iter().map(|(operation, partitions)| begun(*operation, partitions)));

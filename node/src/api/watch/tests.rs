@@ -1,7 +1,7 @@
 use futures::StreamExt;
 use quorate_metadata::ids::{ClientId, ControllerEpoch, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::image::LEVEL_HIGHEST;
-use quorate_metadata::record::{ConfigResource, PartitionRegistration, PartitionState};
+use quorate_metadata::record::{ConfigResource, Kind, PartitionRegistration, PartitionState};
 use quorate_metadata::{Batch, Ledger, Record};
 use quorate_proto::broker::CommittedRecords;
 use quorate_proto::error;
@@ -57,7 +57,7 @@ fn topic(id: u128) -> TopicId {
 }
 
 fn create_topic(id: u128, name: &str) -> Record {
-    Record::CreateTopic { topic: topic(id), name: name.to_owned() }
+    Record::CreateTopic { topic: topic(id), name: name.to_owned(), kind: Kind::LOG }
 }
 
 fn topic_config(name: &str) -> Record {

@@ -8,7 +8,7 @@ use quorate_client::agent::Standing;
 use quorate_client::network::Network;
 use quorate_log::{Flush, MemoryLogs, NewBatch};
 use quorate_metadata::ids::{BrokerEpoch, ClusterId, ControllerEpoch, LeaderEpoch, PartitionId, TopicId};
-use quorate_metadata::record::{Cause, ConfigResource, PartitionChange, PartitionRegistration, PartitionState};
+use quorate_metadata::record::{Cause, ConfigResource, Kind, PartitionChange, PartitionRegistration, PartitionState};
 use quorate_metadata::{Batch, Record};
 
 use super::super::fetchers::Dialing;
@@ -45,8 +45,8 @@ fn image() -> MetadataImage {
     };
     let mut records = vec![
         Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) },
-        Record::CreateTopic { topic: topic(1), name: "orders".to_owned() },
-        Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
+        Record::CreateTopic { topic: topic(1), name: "orders".to_owned(), kind: Kind::LOG },
+        Record::CreateTopic { topic: topic(2), name: "payments".to_owned(), kind: Kind::LOG },
     ];
     let create = |partition| PartitionRegistration { id: id(partition), state: state.clone().into() };
     records.extend((0..COUNT).map(create).map(Record::CreatePartition));

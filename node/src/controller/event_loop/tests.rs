@@ -8,7 +8,9 @@ mod tasks;
 use quorate_metadata::ids::{ClientId, DirectoryId, IncarnationId, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::features;
-use quorate_metadata::record::{ConfigResource, Endpoint, PartitionRegistration, PartitionState, SecurityProtocol};
+use quorate_metadata::record::{
+    ConfigResource, Endpoint, Kind, PartitionRegistration, PartitionState, SecurityProtocol,
+};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::oneshot;
 
@@ -95,6 +97,7 @@ fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
             port: 1,
             security: SecurityProtocol::Plaintext,
         }],
+        kind: Kind::LOG,
         rack: None,
         features: features::supported(),
         directories: vec![directory(id)],
@@ -144,7 +147,8 @@ impl Driven {
             driven.done(operation(move |image| register(image, id))).await;
             driven.done(operation(move |image| brokers::unfence(image, broker(id)))).await;
         }
-        let mut records = vec![Record::CreateTopic { topic: TopicId::default(), name: "orders".to_owned() }];
+        let mut records =
+            vec![Record::CreateTopic { topic: TopicId::default(), name: "orders".to_owned(), kind: Kind::LOG }];
         records.extend((0..count).map(partition));
         driven.done(operation(move |_| Ok(Plan::new(records.clone(), ())))).await;
         driven

@@ -1,7 +1,7 @@
 use super::*;
 use crate::ids::PartitionId;
 use crate::image::fixture::{batch, broker, change, create_partition, image, partition_id, registration, topic};
-use crate::record::{ReassignedPartition, ReassignmentStart};
+use crate::record::{Kind, ReassignedPartition, ReassignmentStart};
 
 fn replay(image: &mut MetadataImage, records: &[Record]) {
     image.replay(&batch(2, records)).expect("the records of this test replay");
@@ -53,7 +53,7 @@ fn a_removed_topic_leaves_nothing_behind() {
     let lost =
         PartitionChange { isr: Some(Vec::new()), elr: Some(vec![broker(3)]), leader: Some(None), ..change(id(1)) };
     let records = [
-        Record::CreateTopic { topic: topic(2), name: "payments".to_owned() },
+        Record::CreateTopic { topic: topic(2), name: "payments".to_owned(), kind: Kind::LOG },
         Record::Config { resource, key: "retention.ms".to_owned(), value: Some("1".to_owned()) },
         create_partition(topic(2), 0, &[3, 1]),
         create_partition(topic(2), 1, &[3, 1]),
@@ -74,11 +74,11 @@ fn a_removed_topic_leaves_nothing_behind() {
 fn a_large_removed_topic_leaves_nothing_behind() {
     let mut image = image();
     let (large, other) = (topic(2), topic(3));
-    let mut records = vec![Record::CreateTopic { topic: other, name: "other".to_owned() }];
+    let mut records = vec![Record::CreateTopic { topic: other, name: "other".to_owned(), kind: Kind::LOG }];
     records.extend((0..6).map(|at| create_partition(other, at, &[2, 1, 4])));
     replay(&mut image, &records);
     let before = image.clone();
-    let mut records = vec![Record::CreateTopic { topic: large, name: "large".to_owned() }];
+    let mut records = vec![Record::CreateTopic { topic: large, name: "large".to_owned(), kind: Kind::LOG }];
     records.extend((0..5_000).map(|at| create_partition(large, at, &[1, 2, 3])));
     let id = |at| TopicPartition::new(large, PartitionId::new(at));
     records.extend((0..10).map(|at| {
@@ -124,7 +124,7 @@ fn a_broker_goes_through_its_states() {
 
 #[test]
 fn what_cannot_be_true_is_refused() {
-    let taken = Record::CreateTopic { topic: topic(2), name: "orders".to_owned() };
+    let taken = Record::CreateTopic { topic: topic(2), name: "orders".to_owned(), kind: Kind::LOG };
     assert!(matches!(refused(taken), ReplayError::TopicExists { .. }));
     assert!(matches!(refused(create_partition(topic(1), 3, &[1])), ReplayError::PartitionOutOfOrder { next: 2, .. }));
     assert!(matches!(refused(create_partition(topic(2), 0, &[1])), ReplayError::UnknownTopic(_)));
@@ -145,7 +145,7 @@ fn many_partitions_replay() {
     let mut image = image();
     for at in 2..102 {
         let id = topic(at);
-        let mut records = vec![Record::CreateTopic { topic: id, name: format!("topic-{at}") }];
+        let mut records = vec![Record::CreateTopic { topic: id, name: format!("topic-{at}"), kind: Kind::LOG }];
         records.extend((0..100).map(|partition| create_partition(id, partition, &[1, 2, 3])));
         image.replay(&batch(2, &records)).expect("they are new");
     }

@@ -9,10 +9,10 @@ use crate::limits;
 use crate::placement::{Candidate, Load, place};
 use crate::plan::brokers::takes_replicas;
 use crate::plan::directories;
-use crate::record::{BrokerRegistration, LeaderRecoveryState, PartitionRegistration, PartitionState, Record};
+use crate::record::{BrokerRegistration, Kind, LeaderRecoveryState, PartitionRegistration, PartitionState, Record};
 use crate::rng::Rng;
 
-/// The brokers with their load, which grows as the request goes on: its last topic sees what its first has placed.
+/// The brokers of all kinds with their load, which grows as the request goes on: its last topic sees what its first has placed.
 pub struct Assigner<'a> {
     image: &'a MetadataImage,
     candidates: Vec<Candidate<'a>>,
@@ -39,16 +39,22 @@ impl<'a> Assigner<'a> {
         Self { image, candidates, positions }
     }
 
-    /// Places partitions of a topic that has `existing` ones, and counts them.
+    /// Places partitions of a topic that has `existing` ones on brokers of its kind, and counts them.
     pub fn place(
         &mut self,
+        kind: &Kind,
         existing: Option<&Topic>,
         partitions: usize,
         replication_factor: usize,
         rng: &mut Rng,
     ) -> Result<Vec<Vec<BrokerId>>, ApiError> {
         self.weigh_topic(existing);
-        let placed = place(&self.candidates, partitions, replication_factor, rng)?;
+        let is_of_kind = |at: &Candidate<'_>| self.image.broker(at.id).is_some_and(|broker| broker.kind == *kind);
+        let of_kind: Vec<_> = self.candidates.iter().copied().filter(is_of_kind).collect();
+        let placed = place(&of_kind, partitions, replication_factor, rng).map_err(|refused| {
+            let message = format!("{} (of kind {kind})", refused.message);
+            if kind.is_log() { refused } else { ApiError { message, ..refused } }
+        })?;
         for replicas in &placed {
             self.count(replicas);
         }
@@ -80,7 +86,7 @@ impl<'a> Assigner<'a> {
     }
 
     /// Checks an assignment by hand. `what` names the partition in the error.
-    pub fn check_manual(&self, what: &str, replicas: &[BrokerId]) -> Result<(), ApiError> {
+    pub fn check_manual(&self, kind: &Kind, what: &str, replicas: &[BrokerId]) -> Result<(), ApiError> {
         let refuse = |why: String| Err(invalid_assignment(format!("{what} {why}")));
         if replicas.is_empty() {
             return refuse("has no replicas".to_owned());
@@ -92,6 +98,10 @@ impl<'a> Assigner<'a> {
             let Some(broker) = self.image.broker(*replica) else {
                 return refuse(format!("has a replica on broker {replica}, which is not registered"));
             };
+            if broker.kind != *kind {
+                let has = &broker.kind;
+                return refuse(format!("of kind {kind} has a replica on broker {replica}, which is of kind {has}"));
+            }
             // A broker in controlled shutdown may be named: it will be back. One that is cordoned may not.
             if !broker.in_controlled_shutdown && !takes_replicas(broker) {
                 return refuse(format!("has a replica on broker {replica}, whose directories are all cordoned"));

@@ -10,12 +10,13 @@ use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
 use crate::image::MetadataImage;
 use crate::plan::{Plan, configs};
-use crate::record::{ConfigResource, Record};
+use crate::record::{ConfigResource, Kind, Record};
 use crate::rng::Rng;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateTopic {
     pub name: String,
+    pub kind: Kind,
     /// `None` or -1: the cluster's default.
     pub partitions: Option<i32>,
     /// `None` or -1: the cluster's default.
@@ -29,6 +30,7 @@ pub struct CreateTopic {
 pub struct CreatedTopic {
     pub name: String,
     pub id: TopicId,
+    pub kind: Kind,
     pub partitions: i32,
     pub replication_factor: i16,
     /// Those that it was created with.
@@ -81,12 +83,14 @@ impl<'a> Creation<'a> {
             return Err(named_twice(&request.name));
         }
         self.names.check(&request.name)?;
+        self.image.check_kind(&request.kind)?;
         let configs = configs::check_new_topic(&request.name, &request.configs)?;
         let partitions =
             if request.assignment.is_empty() { self.place(request, rng)? } else { self.assign_by_hand(request)? };
         let created = CreatedTopic {
             name: request.name.clone(),
             id: rng.topic_id(),
+            kind: request.kind.clone(),
             partitions: i32::try_from(partitions.len()).expect("the number of partitions of a request is bounded"),
             replication_factor: i16::try_from(partitions[0].len()).unwrap_or(i16::MAX),
             configs,
@@ -110,7 +114,7 @@ impl<'a> Creation<'a> {
         }
         let count = usize::try_from(count).expect("it is positive");
         let factor = usize::try_from(factor).expect("it is positive");
-        self.assigner.place(None, count, factor, rng)
+        self.assigner.place(&request.kind, None, count, factor, rng)
     }
 
     fn assign_by_hand(&mut self, request: &CreateTopic) -> Result<Vec<Vec<BrokerId>>, ApiError> {
@@ -134,7 +138,7 @@ impl<'a> Creation<'a> {
             if by_id.insert(*id, replicas).is_some() {
                 return Err(invalid_assignment(format!("{what} is assigned twice")));
             }
-            self.assigner.check_manual(&what, replicas)?;
+            self.assigner.check_manual(&request.kind, &what, replicas)?;
             let (_, first) = &request.assignment[0];
             if replicas.len() != first.len() {
                 let (has, others) = (replicas.len(), first.len());
@@ -153,7 +157,8 @@ impl<'a> Creation<'a> {
     }
 
     fn record(&mut self, created: &CreatedTopic, partitions: Vec<Vec<BrokerId>>) {
-        self.records.push(Record::CreateTopic { topic: created.id, name: created.name.clone() });
+        let (topic, name, kind) = (created.id, created.name.clone(), created.kind.clone());
+        self.records.push(Record::CreateTopic { topic, name, kind });
         for (key, value) in &created.configs {
             let resource = ConfigResource::Topic(created.name.clone());
             self.records.push(Record::Config { resource, key: key.clone(), value: Some(value.clone()) });

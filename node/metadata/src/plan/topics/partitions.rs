@@ -40,7 +40,7 @@ pub fn create_partitions(
         check_total(total)?;
         let partitions = match &request.assignment {
             Some(assignment) => assign_by_hand(&mut assigner, topic, added, assignment)?,
-            None => assigner.place(Some(topic), added, replication_factor(topic), rng)?,
+            None => assigner.place(&topic.kind, Some(topic), added, replication_factor(topic), rng)?,
         };
         let first = i32::try_from(topic.partitions.len()).expect("partition ids are i32");
         for (id, replicas) in (first..).map(PartitionId::new).zip(partitions) {
@@ -84,7 +84,7 @@ fn assign_by_hand(
     let factor = replication_factor(topic);
     for (at, replicas) in assignment.iter().enumerate() {
         let what = format!("partition {}", topic.partitions.len() + at);
-        assigner.check_manual(&what, replicas)?;
+        assigner.check_manual(&topic.kind, &what, replicas)?;
         if replicas.len() != factor {
             let has = replicas.len();
             return Err(invalid_assignment(format!("{what} has {has} replicas where the topic has {factor}")));

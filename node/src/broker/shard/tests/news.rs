@@ -1,7 +1,7 @@
 //! News of brokers and of reassignments.
 
 use quorate_metadata::ids::{IncarnationId, ReassignmentId};
-use quorate_metadata::record::{BrokerRegistration, ReassignedPartition, ReassignmentStart};
+use quorate_metadata::record::{BrokerRegistration, Kind, ReassignedPartition, ReassignmentStart};
 
 use super::super::super::replica::Supplied;
 use super::*;
@@ -24,6 +24,7 @@ fn registered(id: i32) -> Record {
         epoch: BrokerEpoch::new(1),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),
