@@ -49,12 +49,13 @@ impl Broker for BrokerService {
         let forwarded = Gateway::was_forwarded(&request);
         let local = |body: RegisterRequest, left: Duration| async move {
             let wanted = registration(body)?;
+            let terms = terms().about(wanted.broker);
             let sessions = self.gateway.controller.sessions.clone();
             self.gateway
                 .controller
                 .mutate(
                     "register-broker",
-                    terms().within(left),
+                    terms.within(left),
                     move |image, _| {
                         let live = sessions.has_live(wanted.broker);
                         brokers::register(image, wanted.clone(), live)

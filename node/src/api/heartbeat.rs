@@ -184,6 +184,7 @@ impl BrokerStream {
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
         let (timeout, weight) = (DECISION_TIMEOUT, Weight::default());
         let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout, weight };
+        let terms = terms.about(wanted.broker);
         let target = Some(RemovalTarget { broker: wanted.broker, epoch: wanted.epoch });
         let mutation = Box::new(self.steps(&wanted));
         let reply: Decision = self.gateway.controller.request("heartbeat", terms, target, mutation).await?;

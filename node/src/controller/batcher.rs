@@ -36,16 +36,6 @@ pub enum Planned {
     Step(Vec<Record>),
 }
 
-impl Planned {
-    pub fn record_count(&self) -> usize {
-        match self {
-            Self::Answered(_) => 0,
-            Self::Records { batches, .. } => batches.iter().map(Vec::len).sum(),
-            Self::Step(records) => records.len(),
-        }
-    }
-}
-
 /// Plans an operation on the draft.
 pub fn plan(operation: &mut Operation, draft: &Ledger, epoch: ControllerEpoch, rng: &mut Rng) -> Planned {
     let image = draft.working();

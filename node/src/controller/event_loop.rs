@@ -47,14 +47,11 @@ pub(super) const MANY_RECORDS: usize = 100;
 
 /// Operations of several steps, or that wait for their turn, before the loop takes no more from the queue. Fencings are
 /// not among them: there are at most as many as brokers.
-const TURNS_WAITING_MAX: usize = 1_024;
+const TURNS_WAITING_MAX: usize = QUEUE_MAX;
 
 /// How long one turn may plan. The bounds by number say little about time: a plan without records may have looked through
 /// thousands of partitions.
 const TURN_MAX: Duration = Duration::from_millis(25);
-
-/// Operations that one turn plans only to find that they have to wait for theirs.
-const SET_ASIDE_PER_TURN_MAX: usize = 8;
 
 /// How often the loop looks at sessions and due tasks.
 pub(super) const TICK: Duration = Duration::from_millis(50);
@@ -73,13 +70,6 @@ pub struct ControllerConfig {
     pub seed: u64,
     /// Where large plans are made.
     pub workers: Workers,
-}
-
-/// Whether an operation was planned, or has to wait for its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PlannedWhen {
-    Now,
-    Later,
 }
 
 /// Where operations come from.
@@ -134,6 +124,10 @@ impl Claim {
         self.under_way.step_count() > 0 && !self.in_flight.is_full_of_steps() && !self.large.is_proposing()
     }
 
+    fn can_end_large(&self) -> bool {
+        self.under_way.has_after_large() && !self.large.is_busy()
+    }
+
     fn can_run_deferred(&self) -> bool {
         self.under_way.has_deferred() && !self.large.is_proposing()
     }
@@ -146,7 +140,7 @@ impl Claim {
     /// Whether the queue waits: so that a large plan is made once, though not for one that waits for steps; and while as much
     /// as there may be waits outside of the queue.
     fn blocks_queue(&self) -> bool {
-        let is_full = self.large.is_full() || self.under_way.others_count() >= TURNS_WAITING_MAX;
+        let is_full = self.under_way.others_count() >= TURNS_WAITING_MAX;
         is_full || self.large.has_active_plan() || self.can_start_large()
     }
 
@@ -264,10 +258,8 @@ impl EventLoop {
                 () = std::future::ready(()), if self.can_go_on() => self.go_on(),
                 Some(first) = self.operations.recv(), if self.has_room() => self.run_operations(first),
             }
-            if self.can_go_on() {
-                // Timers and probes share this thread, and a loop that does not wait gives them no turn.
-                tokio::task::yield_now().await;
-            }
+            // Timers and probes share this thread, and a loop that never waits, be it for a full queue, gives them no turn.
+            tokio::task::yield_now().await;
         }
         self.resign("the node is stopping");
     }
@@ -334,6 +326,7 @@ impl EventLoop {
         self.claim.as_ref().is_some_and(|claim| {
             let has_work = claim.large.has_batches()
                 || claim.can_step()
+                || claim.can_end_large()
                 || claim.can_run_deferred()
                 || claim.can_start_large()
                 || (claim.tasks.has_unfinished() && claim.can_run_tasks());
@@ -344,6 +337,9 @@ impl EventLoop {
     /// One piece of the work that is under way, and then one group of operations: neither holds up the other.
     fn go_on(&mut self) {
         let Some(claim) = &mut self.claim else { return };
+        if claim.can_end_large() {
+            claim.under_way.end_large();
+        }
         if claim.large.has_batches() {
             self.propose_next_batch();
         } else if claim.can_run_deferred() {
@@ -401,17 +397,19 @@ impl EventLoop {
         let from = claim.draft.working().next_offset;
         let end = source.turn_max().map(|(records, time)| (from.advance(records), started + time));
         let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
-        let mut set_aside = 0;
         while let Some(claim) = &self.claim
             && end.is_none_or(|(offset, time)| claim.draft.working().next_offset < offset && Instant::now() < time)
-            && set_aside < SET_ASIDE_PER_TURN_MAX
             && let Some(operation) = next(self)
         {
             let bytes = operation.weight.bytes;
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
-            if !operation.is_abandoned() && self.plan(operation, source, &mut group) == PlannedWhen::Later {
-                set_aside += 1;
-            } else if source != Source::Own {
+            if !operation.is_abandoned() {
+                let is_queued = source == Source::Queue;
+                let due = if is_queued { self.set_aside(operation, &group) } else { Some(operation) };
+                let Some(operation) = due else { continue };
+                self.plan(operation, &mut group);
+            }
+            if source != Source::Own {
                 self.queued.remove(bytes);
             }
         }

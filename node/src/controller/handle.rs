@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
-use quorate_metadata::ids::ControllerEpoch;
+use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -37,7 +37,12 @@ impl MutationTerms {
 
     /// The same, for a request of so many bytes that may lead to so many records.
     pub fn weighing(self, bytes: usize, records: usize) -> Self {
-        Self { weight: Weight { bytes, records }, ..self }
+        Self { weight: Weight { bytes, records, ..self.weight }, ..self }
+    }
+
+    /// The same, for a broker that may come or go by it.
+    pub fn about(self, broker: BrokerId) -> Self {
+        Self { weight: Weight { broker: Some(broker), ..self.weight }, ..self }
     }
 }
 

@@ -126,18 +126,18 @@ pub enum Accepted {
 }
 
 impl LargePlans {
+    /// Queues an operation, unless as many wait as may: they are no longer in the bounded queue.
     pub fn push(&mut self, operation: Operation) {
-        self.waiting.push_back(operation);
+        if self.waiting.len() < WAITING_MAX {
+            return self.waiting.push_back(operation);
+        }
+        let message = format!("{WAITING_MAX} large operations wait already; nothing was done");
+        operation.refuse(ApiError::new(ErrorName::Throttled, message));
     }
 
     /// Whether a plan is being made or proposed.
     pub fn has_active_plan(&self) -> bool {
         self.stage.is_some()
-    }
-
-    /// Whether there are as many operations that wait as there may be: they are no longer in the bounded queue.
-    pub fn is_full(&self) -> bool {
-        self.waiting.len() >= WAITING_MAX
     }
 
     /// Whether a plan is being made or proposed, or waits.

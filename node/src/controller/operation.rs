@@ -28,6 +28,15 @@ pub struct Weight {
     pub bytes: usize,
     /// Records that it may lead to: many of them are planned beside the event loop.
     pub records: usize,
+    /// The broker that comes or goes by it, which may change each partition that has it.
+    pub broker: Option<BrokerId>,
+}
+
+impl Weight {
+    /// About how many records it leads to, without planning it.
+    pub fn estimated_records(&self, image: &MetadataImage) -> usize {
+        self.records.max(self.broker.map_or(0, |broker| image.index.seat_count(broker)))
+    }
 }
 
 /// How a mutation is planned, and how its reply is made from what the last plan came to.

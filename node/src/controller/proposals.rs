@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::batcher::{self, Group, Planned, PreparedBatch, Stamp};
-use super::event_loop::{Claim, EventLoop, MANY_RECORDS, PlannedWhen, Source};
+use super::event_loop::{Claim, EventLoop, MANY_RECORDS};
 use super::handle::held_the_controller;
 use super::inflight::Parked;
 use super::large_plan::{self, Overdue, Prepared, RECORDS_ON_LOOP_MAX, does_not_replay, not_controller};
@@ -17,47 +17,27 @@ use crate::machine::Workers;
 use crate::raft::RaftNode;
 
 impl EventLoop {
-    pub(super) fn plan(&mut self, mut operation: Operation, source: Source, group: &mut Group) -> PlannedWhen {
-        let Some(claim) = &mut self.claim else {
-            operation.refuse(not_controller());
-            return PlannedWhen::Now;
-        };
+    pub(super) fn plan(&mut self, mut operation: Operation, group: &mut Group) {
+        let Some(claim) = &mut self.claim else { return operation.refuse(not_controller()) };
         let is_first_step = operation.removal().is_none();
         if let Some(target) = operation.target.filter(|target| is_first_step && claim.under_way.removes(*target)) {
-            operation.refuse(removal_under_way(target));
-            return PlannedWhen::Now;
+            return operation.refuse(removal_under_way(target));
         }
         if claim.large.is_proposing() {
-            claim.under_way.defer(operation);
-            return PlannedWhen::Now;
+            return claim.under_way.defer(operation);
         }
         if operation.number == INTERNAL {
             operation.number = self.pulse.next_number();
         }
         if operation.weight.records > RECORDS_ON_LOOP_MAX {
-            claim.large.push(operation);
-            return PlannedWhen::Now;
+            return claim.large.push(operation);
         }
         self.pulse.begin(operation.name, operation.number);
         hold(operation.name);
         let planned = batcher::plan(&mut operation, &claim.draft, claim.epoch, &mut self.rng);
         if !self.pulse.end() {
             // The watchdog has answered its caller.
-            warn!(operation = operation.name, "a plan that held the controller is dropped");
-            return PlannedWhen::Now;
-        }
-        // What changes much takes turns, so that small operations behind many of them need not wait for them all. It is
-        // planned again.
-        let changes_much = planned.record_count() > MANY_RECORDS && !operation.plan_only;
-        let has_others = claim.under_way.step_count() > 0 || group.has_step || claim.in_flight.has_step();
-        if source == Source::Queue && changes_much && has_others {
-            if claim.large.is_busy() {
-                // A large plan waits until there are no steps: it must not wait for those that come after it.
-                claim.large.push(operation);
-                return PlannedWhen::Now;
-            }
-            claim.under_way.push_step(operation);
-            return PlannedWhen::Later;
+            return warn!(operation = operation.name, "a plan that held the controller is dropped");
         }
         match planned {
             Planned::Answered(reply) => group.parked.push(Parked { sender: operation.reply, reply }),
@@ -65,7 +45,24 @@ impl EventLoop {
             Planned::Step(records) => self.stage_step(operation, records, group),
             Planned::Records { batches, reply } => self.stage(operation, batches, reply, group),
         }
-        PlannedWhen::Now
+    }
+
+    /// Sets an operation aside that changes much and is not the only one, so that small operations behind many of them need
+    /// not wait for them all.
+    pub(super) fn set_aside(&mut self, operation: Operation, group: &Group) -> Option<Operation> {
+        let Some(Claim { draft, under_way, large, in_flight, .. }) = &mut self.claim else { return Some(operation) };
+        let changes_much = operation.weight.estimated_records(draft.working()) > MANY_RECORDS && !operation.plan_only;
+        if !changes_much || operation.weight.records > RECORDS_ON_LOOP_MAX {
+            return Some(operation);
+        }
+        if large.is_busy() {
+            under_way.push_after_large(operation);
+        } else if under_way.step_count() > 0 || group.has_step || in_flight.has_step() {
+            under_way.push_step(operation);
+        } else {
+            return Some(operation);
+        }
+        None
     }
 
     /// Replays the records on the draft; what does not replay, or breaks an invariant, never reaches the log.

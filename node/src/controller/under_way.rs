@@ -12,6 +12,9 @@ pub struct UnderWay {
     fencings: VecDeque<Operation>,
     /// Other operations of several steps, and those that change much and wait for their turn.
     others: VecDeque<Operation>,
+    /// Operations that change much and came while a large plan is made or waits, which waits for the steps of those before
+    /// it. They have their turns after it.
+    after_large: VecDeque<Operation>,
     /// A fencing had the last turn.
     is_turn_of_others: bool,
     /// Operations that were taken from the queue together with one that has batches of its own, and go on after it.
@@ -42,9 +45,23 @@ impl UnderWay {
         self.fencings.len() + self.others.len()
     }
 
-    /// How many of the steps are of other operations than fencings.
+    /// Operations other than fencings, whether or not it is their turn yet.
     pub fn others_count(&self) -> usize {
-        self.others.len()
+        self.others.len() + self.after_large.len()
+    }
+
+    /// It has its turns after the large plan that is made or waits.
+    pub fn push_after_large(&mut self, operation: Operation) {
+        self.after_large.push_back(operation);
+    }
+
+    pub fn has_after_large(&self) -> bool {
+        !self.after_large.is_empty()
+    }
+
+    /// No large plan is made or waits any longer.
+    pub fn end_large(&mut self) {
+        std::mem::take(&mut self.after_large).into_iter().for_each(|operation| self.push_step(operation));
     }
 
     pub fn defer(&mut self, operation: Operation) {
@@ -64,8 +81,8 @@ impl UnderWay {
     }
 
     pub fn take_all(&mut self) -> impl Iterator<Item = Operation> + use<> {
-        let Self { fencings, others, deferred, .. } = std::mem::take(self);
-        fencings.into_iter().chain(others).chain(deferred)
+        let Self { fencings, others, after_large, deferred, .. } = std::mem::take(self);
+        fencings.into_iter().chain(others).chain(after_large).chain(deferred)
     }
 
     /// Whether any broker is being taken out of ISRs.

@@ -127,6 +127,12 @@ impl PartitionIndex {
         self.seats.hosted_count(broker) - self.out_of_sync.count(broker) + self.strays.count(broker)
     }
 
+    /// In how many partitions something may change when `broker` comes or goes: those that have it in the ISR or the ELR,
+    /// and those that it hosts and nobody leads.
+    pub fn seat_count(&self, broker: BrokerId) -> usize {
+        self.isr_count(broker) + self.elr.count(broker) + self.leaderless_on.count(broker)
+    }
+
     pub fn replica_count(&self, broker: BrokerId) -> usize {
         self.seats.hosted_count(broker)
     }

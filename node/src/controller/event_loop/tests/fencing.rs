@@ -139,13 +139,29 @@ fn large_steps() -> Operation {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_makes_one_large_step_and_sets_few_operations_aside() {
+async fn a_turn_makes_one_large_step_and_sets_the_others_aside() {
     let mut driven = Driven::with_partitions(PARTITIONS).await;
-    (0..20).for_each(|_| driven.controller.submit(large_steps()).expect("the queue has room"));
+    let weight = Weight { records: CHANGES_PER_STEP_MAX, ..Weight::default() };
+    let large = (0..20).map(|_| Operation { weight, ..large_steps() });
+    let (small, _) = set("small", "1");
+    large.chain([small]).for_each(|next| driven.controller.submit(next).expect("the queue has room"));
     let (before, first) = (driven.draft().next_offset, driven.event_loop.operations.recv().await.expect("it waits"));
     driven.event_loop.run_operations(first);
-    assert_eq!(driven.draft().next_offset, before.advance(CHANGES_PER_STEP_MAX));
-    assert_eq!(driven.claim().under_way.step_count(), 1 + SET_ASIDE_PER_TURN_MAX);
+    assert_eq!(driven.draft().next_offset, before.advance(CHANGES_PER_STEP_MAX + 1));
+    assert_eq!((driven.claim().under_way.step_count(), value(driven.draft(), "small")), (20, Some("1")));
+}
+
+/// Its seats tell what it costs, before it is planned.
+#[tokio::test(start_paused = true)]
+async fn the_return_of_a_broker_with_many_partitions_takes_turns() {
+    let mut driven = Driven::with_partitions(PARTITIONS).await;
+    driven.run([large_steps()]);
+    let weight = Weight { broker: Some(broker(1)), ..Weight::default() };
+    let (returns, _) = operation(|image| register(image, 1));
+    driven.controller.submit(Operation { weight, ..returns }).expect("the queue has room");
+    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    driven.event_loop.run_operations(first);
+    assert_eq!(driven.claim().under_way.step_count(), 2);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use super::super::super::handle::MutationTerms;
 use super::super::super::large_plan::RECORDS_ON_LOOP_MAX;
 use super::*;
 
-const WEIGHT: Weight = Weight { bytes: 0, records: RECORDS_ON_LOOP_MAX + 1 };
+const WEIGHT: Weight = Weight { bytes: 0, records: RECORDS_ON_LOOP_MAX + 1, broker: None };
 
 /// Adds its name to a list, after those that are there.
 pub fn heavy(name: &'static str) -> (Operation, Answer) {
@@ -98,15 +98,19 @@ async fn a_large_plan_does_not_wait_for_what_changes_much_and_came_later() {
 }
 
 #[tokio::test]
-async fn the_queue_waits_when_many_large_plans_wait() {
+async fn a_large_plan_is_refused_when_many_wait() {
     let mut driven = Driven::start().await;
     driven.run([in_steps("step", 3).0]);
-    let mut waiting = 0;
-    while driven.event_loop.has_room() {
-        waiting += 1;
-        driven.run([heavy("large").0]);
+    let (waiting, answers): (Vec<_>, Vec<_>) = (0..8).map(|_| heavy("large")).unzip();
+    driven.run(waiting);
+    let (next, refused) = heavy("next");
+    driven.run([next]);
+    assert_eq!(refused.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::Throttled));
+    assert!(driven.event_loop.has_room(), "small operations need not wait for the steps");
+    driven.finish().await;
+    for answer in answers {
+        assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
     }
-    assert_eq!(waiting, 8);
 }
 
 #[tokio::test]
