@@ -31,7 +31,8 @@ const LEVEL_MAX_VARIABLE: &str = "QUORATE_TEST_METADATA_VERSION_MAX";
 pub struct Cluster {
     pub(crate) nodes: BTreeMap<i32, Node>,
     folder: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    /// Without it, another cluster of the same test has the turn.
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl Cluster {
@@ -50,6 +51,18 @@ impl Cluster {
     /// Configured, and not yet started.
     pub async fn prepare(count: i32, settings: &[(&str, &str)]) -> Self {
         let turn = TURN.lock().await;
+        Self::configured(Some(turn), count, settings)
+    }
+
+    /// Another cluster in the turn of this one, running.
+    pub async fn start_beside(&self, count: i32) -> Self {
+        let mut cluster = Self::configured(None, count, &[]);
+        cluster.restart_all();
+        cluster.ready().await;
+        cluster
+    }
+
+    fn configured(turn: Option<MutexGuard<'static, ()>>, count: i32, settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::with_prefix("quorate-test-").expect("a temporary folder can be made");
         let node = |id: i32| Node::new(folder.path().join(id.to_string()), true, settings);
         let nodes = (1..=count).map(|id| (id, node(id))).collect();
@@ -65,10 +78,15 @@ impl Cluster {
         self.write_config(id);
     }
 
+    /// As the configuration names them.
+    pub fn voters(&self) -> impl Iterator<Item = String> {
+        let voters = self.nodes.iter().filter(|(_, node)| node.is_voter);
+        voters.map(|(id, node)| format!("{id}@{}/{}", node.raft, node.api))
+    }
+
     fn write_config(&self, id: i32) {
         let node = self.node(id);
-        let voters = self.nodes.iter().filter(|(_, node)| node.is_voter);
-        let voters: Vec<String> = voters.map(|(id, node)| format!("\"{id}@{}/{}\"", node.raft, node.api)).collect();
+        let voters: Vec<String> = self.voters().map(|voter| format!("\"{voter}\"")).collect();
         let roles = if node.is_voter { "[\"controller\", \"broker\"]" } else { "[\"broker\"]" };
         let text = format!(
             "node_id = {id}\nroles = {roles}\ndata_dir = {:?}\nvoters = [{}]\napi_listen = \"{}\"\n\

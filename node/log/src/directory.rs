@@ -10,6 +10,7 @@ use quorate_metadata::mutant::Mutant;
 use crate::error::LogError;
 use crate::keys;
 use crate::memory::MemoryLogs;
+use crate::owner::Owner;
 use crate::partition_log::PartitionLog;
 use crate::rocks::RocksTable;
 use crate::rows::Rows;
@@ -70,6 +71,34 @@ impl LogDirectory {
     pub fn in_memory(logs: &MemoryLogs, flush: Flush) -> Self {
         let (table, id, path) = (Box::new(logs.clone()), logs.id(), PathBuf::from(format!("memory-{}", logs.id())));
         Self { inner: Arc::new(Inner { table, path, flush, id }) }
+    }
+
+    /// Refuses a directory that is another's, whose logs would look like left-overs here. One that names nobody is new, or of
+    /// an earlier release.
+    pub fn check_owner(&self, expected: Owner) -> Result<(), LogError> {
+        let path = self.inner.path.clone();
+        match self.owner()? {
+            Some(found) if found.cluster != expected.cluster => {
+                Err(LogError::OfAnotherCluster { path, found, expected })
+            }
+            Some(found) if found != expected => Err(LogError::OfAnotherBroker { path, found, expected }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Writes down whose the directory is, durably.
+    pub fn set_owner(&self, owner: Owner) -> Result<(), LogError> {
+        if self.owner()? == Some(owner) {
+            return Ok(());
+        }
+        let mut rows = Changes::default();
+        rows.put(Family::Meta, keys::OWNER.to_vec(), owner.encode().into());
+        self.table().commit(&rows, true).map_err(|failure| self.failed(failure))
+    }
+
+    fn owner(&self) -> Result<Option<Owner>, LogError> {
+        let stored = self.table().get(Family::Meta, keys::OWNER).map_err(|failure| self.failed(failure))?;
+        stored.map(|value| Owner::decode(&value)).transpose().map_err(|failure| self.failed(failure))
     }
 
     /// The same for as long as the directory exists: a wiped disk has another one.

@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 
 use crate::batch::{CorruptBatch, LogOffset};
+use crate::owner::Owner;
 
 /// An operation on a directory failed: the directory is lost to this process, and with it the logs that it holds.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     #[error("log directory {path:?} is in use by another process")]
     Locked { path: PathBuf },
+    #[error("INCONSISTENT_CLUSTER_ID: log directory {path:?} is of {found}, this is {expected}; nothing was changed")]
+    OfAnotherCluster { path: PathBuf, found: Owner, expected: Owner },
+    #[error("log directory {path:?} is of {found}, this is broker {}; nothing was changed", .expected.broker)]
+    OfAnotherBroker { path: PathBuf, found: Owner, expected: Owner },
     #[error("cannot use log directory {path:?}: {reason}")]
     Io { path: PathBuf, reason: String },
     #[error("log of {partition} is damaged at offset {offset}: {reason}")]

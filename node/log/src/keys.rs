@@ -19,6 +19,9 @@ pub const SEGMENT: u8 = 2;
 /// The producers' state where a segment begins.
 pub const PRODUCERS: u8 = 3;
 
+/// Whose the directory is: shorter than the keys of any partition.
+pub const OWNER: &[u8] = b"owner";
+
 pub fn prefix(partition: TopicPartition) -> Vec<u8> {
     let mut key = Vec::with_capacity(PREFIX + 9);
     key.extend_from_slice(partition.topic.as_bytes());

@@ -5,8 +5,8 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 
-use quorate_log::{Flush, LogDirectory, LogError, LogOffset, LogReader, NewBatch, PartitionLog, Writes};
-use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
+use quorate_log::{Flush, LogDirectory, LogError, LogOffset, LogReader, NewBatch, Owner, PartitionLog, Writes};
+use quorate_metadata::ids::{BrokerId, ClusterId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
 fn partition(topic: u8, partition: i32) -> TopicPartition {
     TopicPartition::new(TopicId::from_bytes([topic; 16]), PartitionId::new(partition))
@@ -43,6 +43,20 @@ fn a_directory_keeps_its_id_and_has_one_user() {
     assert_eq!(LogDirectory::open(path.path(), Flush::Os).unwrap().id(), id);
     let other = tempfile::tempdir().unwrap();
     assert_ne!(LogDirectory::open(other.path(), Flush::Os).unwrap().id(), id);
+}
+
+#[test]
+fn a_directory_of_another_broker_or_cluster_is_refused() {
+    let path = tempfile::tempdir().unwrap();
+    let owner =
+        |cluster, broker| Owner { cluster: ClusterId::from_bytes([cluster; 16]), broker: BrokerId::new(broker) };
+    let open = || LogDirectory::open(path.path(), Flush::Os).unwrap();
+    open().check_owner(owner(1, 4)).unwrap();
+    open().set_owner(owner(1, 4)).unwrap();
+    open().check_owner(owner(1, 4)).unwrap();
+    assert!(matches!(open().check_owner(owner(2, 4)), Err(LogError::OfAnotherCluster { .. })));
+    assert!(matches!(open().check_owner(owner(1, 5)), Err(LogError::OfAnotherBroker { .. })));
+    assert!(open().partitions().unwrap().is_empty());
 }
 
 #[test]

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, Resolve};
-use quorate_log::{Flush, LogError};
+use quorate_log::{Flush, LogError, Owner};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
 use quorate_metadata::record::{Endpoint, Kind, VersionRange};
@@ -130,7 +130,8 @@ struct Running {
 }
 
 fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, BrokerError> {
-    let directories = Directories::open(&config.log_directories, config.flush)?;
+    let owner = Owner { cluster: config.cluster, broker: config.broker };
+    let directories = Directories::open(&config.log_directories, config.flush, owner)?;
     let agent_config = AgentConfig {
         broker: config.broker,
         cluster: config.cluster,

@@ -41,6 +41,9 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
         cluster = cluster(&controllers, configured) => cluster,
         () = &mut stop => return Ok(()),
     };
+    if let Disks::Files = machine.disks {
+        raft::join(&config.data_dir, config.controller_id(), cluster)?;
+    }
     let mut broker = BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, cluster, None, slot)?);
     started(&config, cluster);
     let outcome = tokio::select! {

@@ -61,6 +61,19 @@ pub fn identify(data: &Path, node: ControllerId, auto_format: bool) -> Result<Di
     }
 }
 
+/// Joins `cluster` with a disk that holds no log, unless it belongs to another one.
+pub fn join(data: &Path, node: ControllerId, cluster: ClusterId) -> Result<(), RaftError> {
+    let identity = read(data)?.ok_or_else(|| RaftError::NotFormatted { data: data.into() })?;
+    match identity.cluster {
+        Some(found) if found == cluster => Ok(()),
+        Some(found) => {
+            let reason = format!("{data:?} of node {node} is of cluster {found}, the controllers are of {cluster}");
+            Err(RaftError::InconsistentClusterId(reason))
+        }
+        None => write(data, &Identity { cluster: Some(cluster), ..identity }),
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {

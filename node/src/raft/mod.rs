@@ -48,7 +48,7 @@ use crate::machine::Workers;
 
 pub use dial::DialMap;
 pub use error::{ProposeError, RaftError, ReadError};
-pub use identity::{Formatted, format, identify};
+pub use identity::{Formatted, format, identify, join};
 pub use inspect::{
     DumpedEntry, DumpedSnapshot, DumpedVote, EntryKind, StoredEntry, dump_log, dump_snapshot, dump_vote,
 };

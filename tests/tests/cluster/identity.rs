@@ -5,7 +5,8 @@ use std::process::Command;
 
 use quorate_client::world;
 use quorate_metadata::ids::ClusterId;
-use quorate_tests::{CALM, Cluster, Run, binary, free_port, new_topic};
+use quorate_proto::admin::{Assignment, NewTopic};
+use quorate_tests::{CALM, Cluster, Run, binary, free_port, new_topic, wait};
 
 #[tokio::test]
 async fn a_wiped_disk_under_an_old_id_is_refused_by_name() {
@@ -132,4 +133,39 @@ async fn an_address_that_others_reach_needs_insecure_spelled_out() {
 async fn an_unknown_key_is_refused_with_the_nearest_name() {
     let printed = refused_alone(&[("broker_session_timout_ms", "1000")]).await;
     assert!(printed.contains("did you mean \"broker_session_timeout_ms\"?"), "{printed}");
+}
+
+/// A broker without a controller, whose disk is put under the controllers of another cluster.
+#[tokio::test]
+async fn the_disk_of_another_cluster_is_refused_and_keeps_its_replicas() {
+    let mut home = Cluster::start(3).await;
+    home.add_broker(4);
+    home.restart(4);
+    home.broker_to_be(4, "unfenced").await;
+    let assignment = vec![Assignment { partition: 0, replicas: vec![4] }];
+    let kept = home.create(NewTopic { name: "kept".to_owned(), assignment, ..NewTopic::default() }).await.id;
+    wait("broker 4 to have its replica", async || {
+        let described = home.replicas_on(4).await?;
+        described.replicas.iter().any(|replica| replica.topic_id == kept).then_some(())
+    })
+    .await;
+    home.stop(4).await;
+
+    let other = home.start_beside(3).await;
+    let voters = other.voters().collect::<Vec<_>>().join(",");
+    let elsewhere =
+        home.run_again(4, &[("voters", &voters)]).refused("the broker under other controllers to end").await;
+    assert!(elsewhere.contains("INCONSISTENT_CLUSTER_ID"), "{elsewhere}");
+    // Its log directory alone, in a data directory of that cluster.
+    let logs = home.data(4).join("logs").display().to_string();
+    let data = home.file("other").display().to_string();
+    let moved = [("voters", voters.as_str()), ("data_dir", &data), ("log_dirs", &logs)];
+    let elsewhere = home.run_again(4, &moved).refused("the broker with a foreign log directory to end").await;
+    assert!(elsewhere.contains("INCONSISTENT_CLUSTER_ID"), "{elsewhere}");
+
+    home.restart(4);
+    home.broker_to_be(4, "unfenced").await;
+    let described = wait("broker 4 to open its logs", async || home.replicas_on(4).await).await;
+    let replica = described.replicas.iter().find(|replica| replica.topic_id == kept).expect("it was kept");
+    assert!(!replica.stray, "{replica:?}");
 }
