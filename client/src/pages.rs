@@ -4,6 +4,7 @@ use std::future::Future;
 
 use quorate_metadata::ErrorName;
 use quorate_proto::admin as wire;
+use quorate_proto::log::{ListStraysReply, ListStraysRequest};
 
 use crate::error::ClientError;
 
@@ -64,6 +65,22 @@ macro_rules! page_requests {
 page_requests! {
     ListTopicsRequest DescribeTopicsRequest ListPartitionsRequest DescribeConfigsRequest ListBrokersRequest
     ListReassignmentsRequest
+}
+
+impl PageRequest for ListStraysRequest {
+    fn turn_to(&mut self, page_size: u32, page_token: String) {
+        (self.page_size, self.page_token) = (page_size, page_token);
+    }
+}
+
+impl Page for ListStraysReply {
+    fn take_token(&mut self) -> String {
+        std::mem::take(&mut self.next_page_token)
+    }
+
+    fn append(&mut self, next: Self) {
+        self.strays.extend(next.strays);
+    }
 }
 
 impl Page for wire::ListTopicsReply {

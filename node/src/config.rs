@@ -55,7 +55,7 @@ pub struct NodeConfig {
     pub log_dirs: Vec<PathBuf>,
     /// When a record counts as written on one replica.
     pub log_flush: LogFlush,
-    /// How long a replica that the metadata does not know is kept.
+    /// How long a replica is kept that is found at the start, and whose topic was deleted or that was moved meanwhile.
     pub stray_grace_ms: u64,
 
     pub raft_heartbeat_ms: u64,

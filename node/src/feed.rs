@@ -388,14 +388,14 @@ mod tests {
     fn a_broker_gets_what_concerns_it_and_ends_where_the_batch_ends() {
         let mut fed = Fed::new(KEPT);
         let of = |broker| config(ConfigResource::Broker(BrokerId::new(broker)), 1);
-        fed.push(vec![of(1), of(2), config(ConfigResource::BrokerDefault, 1), feature(1)]);
+        fed.push(vec![of(1), of(2), config(ConfigResource::BrokerDefault, 1), Record::ProducerIds { next: 7 }]);
         let select = |broker| committed(&fed.feed, 0, move |record| record.concerns(BrokerId::new(broker)));
         assert_eq!(select(1).iter().map(offsets).collect::<Vec<_>>(), [[0, 2]]);
         assert_eq!(select(2).iter().map(offsets).collect::<Vec<_>>(), [[1, 2]]);
         assert_eq!(select(2)[0].next_offset, 4);
         assert_eq!(select(3).iter().map(offsets).collect::<Vec<_>>(), [[2]]);
-        let features = committed(&fed.feed, 0, |record| record.kind == "FeatureLevel");
-        assert_eq!(features.iter().map(offsets).collect::<Vec<_>>(), [[3]]);
+        let producer_ids = committed(&fed.feed, 0, |record| record.kind == "ProducerIds");
+        assert_eq!(producer_ids.iter().map(offsets).collect::<Vec<_>>(), [[3]]);
         assert_eq!(committed(&fed.feed, 0, |record| record.kind == "Digest"), []);
     }
 

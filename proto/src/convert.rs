@@ -93,6 +93,9 @@ pub mod record {
                 kind: kind.to_recorded(),
             }),
             Record::RemoveTopic { topic } => Wire::RemoveTopic(wire::RemoveTopic { topic: topic.as_bytes().to_vec() }),
+            Record::RemovedTopic { topic, offset } => {
+                Wire::RemovedTopic(wire::RemovedTopic { topic: topic.as_bytes().to_vec(), offset: offset.get() })
+            }
             Record::CreatePartition(registration) => Wire::CreatePartition(partition_to_wire(registration)),
             Record::PartitionChange(change) => Wire::PartitionChange(change_to_wire(change)),
             Record::Config { resource, key, value } => Wire::Config(wire::Config {
@@ -163,6 +166,10 @@ pub mod record {
             Wire::RemoveTopic(record) => {
                 Record::RemoveTopic { topic: TopicId::from_bytes(id("topic", &record.topic)?) }
             }
+            Wire::RemovedTopic(record) => Record::RemovedTopic {
+                topic: TopicId::from_bytes(id("topic", &record.topic)?),
+                offset: Offset::new(record.offset),
+            },
             Wire::CreatePartition(record) => Record::CreatePartition(partition_from_wire(record)?),
             Wire::PartitionChange(record) => Record::PartitionChange(change_from_wire(record)?),
             Wire::Config(record) => Record::Config {

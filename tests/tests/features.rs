@@ -67,7 +67,7 @@ async fn a_cluster_of_one_release_begins_at_its_newest_level() {
         (vec![feature(METADATA_VERSION, i32::MAX, UpgradeType::Upgrade)], "INVALID_REQUEST"),
         (vec![feature(METADATA_VERSION, 1, UpgradeType::Unspecified)], "INVALID_REQUEST"),
         (vec![feature(METADATA_VERSION, 1, UpgradeType::Upgrade)], "INVALID_UPDATE_VERSION"),
-        (vec![feature(METADATA_VERSION, 2, UpgradeType::Upgrade); 2], "INVALID_REQUEST"),
+        (vec![feature(METADATA_VERSION, NEWEST.into(), UpgradeType::Upgrade); 2], "INVALID_REQUEST"),
     ];
     for (updates, expected) in rows {
         let description = format!("{updates:?}");
@@ -115,6 +115,8 @@ async fn has_the_newest_level(cluster: &Cluster) {
 /// Mutations are made, and all nodes that run agree on what they led to.
 async fn works(cluster: &mut Cluster, name: &str) {
     cluster.create(new_topic(name, 3, 2)).await;
+    cluster.create(new_topic(format!("{name}-deleted"), 1, 1)).await;
+    cluster.delete(&format!("{name}-deleted")).await;
     cluster.converged().await;
     cluster.assert_alive();
 }

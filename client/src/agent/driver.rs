@@ -53,7 +53,7 @@ impl Driver {
         let calls = self.duties.begin(self.host.hosted(), &image, may_lead);
         let strays = self.duties.strays();
         if strays > 0 {
-            warn!(broker = %self.broker, replicas = strays, "the metadata does not know these; they are deleted after the grace period");
+            warn!(broker = %self.broker, replicas = strays, "replicas found that the metadata does not know: they are kept");
         }
         self.make(calls).await;
     }
@@ -66,14 +66,14 @@ impl Driver {
             let in_grace = Instant::now() < grace_ends;
             // A replica may have been moved here in what this broker has not read since it registered anew.
             if !in_grace && self.is_caught_up() {
-                calls.extend(self.duties.delete_strays());
+                calls.extend(self.duties.delete_left_over());
             }
             self.make(calls).await;
             let lease_until = self.standing.borrow().lease_until;
             tokio::select! {
                 changed = self.changed() => if changed.is_err() { return },
                 () = at(lease_until), if may_lead => {}
-                () = sleep_until(grace_ends), if in_grace && self.duties.strays() > 0 => {}
+                () = sleep_until(grace_ends), if in_grace && self.duties.left_over() > 0 => {}
             }
         }
     }

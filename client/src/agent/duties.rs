@@ -1,13 +1,19 @@
 //! What the metadata and the lease ask of the replicas on this broker: image in, calls out.
 //!
-//! Goals in order: nothing is led without a lease; nothing is deleted because of old metadata; an update costs the
-//! partitions that have changed, and a change of the lease those that are led, not all that are hosted.
+//! Goals in order: nothing is led without a lease; nothing is deleted because of old metadata, nor because the metadata does
+//! not know it; an update costs the partitions that have changed, and a change of the lease those that are led, not all that
+//! are hosted.
+//!
+//! A replica is deleted where the metadata says that its topic was removed, or that the partition is elsewhere. What the
+//! metadata does not know is a stray, which an operator decides on: the metadata may be that of another cluster, or may have
+//! forgotten when the topic was removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use quorate_metadata::MetadataImage;
-use quorate_metadata::ids::{BrokerId, TopicPartition};
+use quorate_metadata::ids::{BrokerId, Offset, PartitionId, TopicPartition};
+use quorate_metadata::image::LEVEL_OF_REMOVED_TOPICS;
 use quorate_metadata::record::Partition;
 
 use super::host::{Assignment, DeleteReason, OfflineReason};
@@ -58,18 +64,21 @@ pub struct Duties {
     /// What the last calls were made for. None: they have to be thought over, whatever comes.
     may_lead: Option<bool>,
     held: BTreeMap<TopicPartition, Role>,
-    /// Kept on disk, unknown to the metadata, and not yet deleted.
+    /// Kept on disk, and unknown to the metadata.
     strays: BTreeSet<TopicPartition>,
+    /// Found at the start, and known to be wanted no longer.
+    left_over: Vec<(TopicPartition, DeleteReason)>,
 }
 
 impl Duties {
     pub fn new(broker: BrokerId) -> Self {
         let image = MetadataImage::default();
-        Self { broker, image, may_lead: None, held: BTreeMap::new(), strays: BTreeSet::new() }
+        let (held, strays, left_over) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        Self { broker, image, may_lead: None, held, strays, left_over }
     }
 
-    /// The first calls, with what `hosted` names and the image does not know here. The image must be newer than the
-    /// broker's own registration: of an older one nothing follows.
+    /// The first calls, with the strays among what `hosted` names. The image must be newer than the broker's own registration:
+    /// of an older one nothing follows.
     pub fn begin(
         &mut self,
         hosted: impl IntoIterator<Item = TopicPartition>,
@@ -77,15 +86,23 @@ impl Duties {
         may_lead: bool,
     ) -> Vec<Call> {
         let mut calls = self.update(image, may_lead);
-        self.strays = hosted.into_iter().filter(|id| !self.held.contains_key(id)).collect();
+        for id in hosted.into_iter().filter(|id| !self.held.contains_key(id)) {
+            match self.end_of(id) {
+                Some(reason) => self.left_over.push((id, reason)),
+                None => {
+                    self.strays.insert(id);
+                }
+            }
+        }
         calls.extend(self.strays.iter().copied().map(Call::FoundStray));
         calls
     }
 
     /// What has to be called so that the host does what the image says.
     pub fn update(&mut self, image: &MetadataImage, may_lead: bool) -> Vec<Call> {
-        let mut concerned =
-            if image.next_offset >= self.image.next_offset { self.adopt(image) } else { BTreeMap::new() };
+        let before = self.image.clone();
+        let seen = before.next_offset;
+        let mut concerned = if image.next_offset >= seen { self.adopt(image) } else { BTreeMap::new() };
         if self.may_lead != Some(may_lead) {
             self.image.index.led_by(self.broker).for_each(|id| _ = concerned.entry(id).or_insert(Concern::Lease));
         }
@@ -94,10 +111,11 @@ impl Duties {
         for (id, concern) in concerned {
             match self.hosted(id) {
                 Some(state) => calls.extend(self.assign(id, state, concern, may_lead)),
-                None => deletions.extend(self.delete(id)),
+                None => deletions.extend(self.release(id, &before)),
             }
         }
         calls.extend(deletions);
+        calls.extend(self.removed_strays(seen));
         // What must stop, stops before anything else begins.
         calls.sort_by_key(|call| !matches!(call, Call::BecomeOffline(..)));
         calls
@@ -131,9 +149,40 @@ impl Duties {
         self.strays.len()
     }
 
-    /// The grace period is over: the strays that are still unknown are deleted.
-    pub fn delete_strays(&mut self) -> Vec<Call> {
-        std::mem::take(&mut self.strays).into_iter().map(|id| Call::DeleteReplica(id, DeleteReason::Stray)).collect()
+    /// How many replicas were found at the start that are wanted no longer, and are not yet deleted.
+    pub fn left_over(&self) -> usize {
+        self.left_over.len()
+    }
+
+    /// The grace period is over: what was found at the start and is still wanted no longer is deleted.
+    pub fn delete_left_over(&mut self) -> Vec<Call> {
+        let left_over = std::mem::take(&mut self.left_over).into_iter();
+        let unwanted = left_over.filter(|(id, _)| !self.held.contains_key(id));
+        unwanted.map(|(id, reason)| Call::DeleteReplica(id, reason)).collect()
+    }
+
+    /// The strays whose topics turn out to have been removed since `offset`.
+    fn removed_strays(&mut self, offset: Offset) -> Vec<Call> {
+        if self.strays.is_empty() {
+            return Vec::new();
+        }
+        let of_topic = |topic| {
+            let last = TopicPartition::new(topic, PartitionId::new(i32::MAX));
+            self.strays.range(TopicPartition::new(topic, PartitionId::new(0))..=last).copied()
+        };
+        let removed: Vec<_> = self.image.removed_topics.since(offset).flat_map(of_topic).collect();
+        for id in &removed {
+            self.strays.remove(id);
+        }
+        removed.into_iter().map(|id| Call::DeleteReplica(id, DeleteReason::TopicDeleted)).collect()
+    }
+
+    /// Why this broker is to have no replica of the partition, if the metadata says so.
+    fn end_of(&self, id: TopicPartition) -> Option<DeleteReason> {
+        if self.image.partition(id).is_some() {
+            return Some(DeleteReason::Reassigned);
+        }
+        self.image.removed_topics.contains(id.topic).then_some(DeleteReason::TopicDeleted)
     }
 
     /// The state of the partition, if it has a replica here.
@@ -152,12 +201,21 @@ impl Duties {
         Some(call(assignment(&self.image, id, state), role))
     }
 
-    /// None: the host does not have it.
-    fn delete(&mut self, id: TopicPartition) -> Option<Call> {
-        self.held.remove(&id)?;
-        let moved = self.image.partition(id).is_some();
-        let reason = if moved { DeleteReason::Reassigned } else { DeleteReason::TopicDeleted };
-        Some(Call::DeleteReplica(id, reason))
+    /// Nothing where the host does not have it. `before` is the image in which it had it.
+    fn release(&mut self, id: TopicPartition, before: &MetadataImage) -> Vec<Call> {
+        if self.held.remove(&id).is_none() {
+            return Vec::new();
+        }
+        // Of removed topics a cluster of a lower level remembers nothing. This one was there when its topic was removed.
+        let was_seen = self.image.level() < LEVEL_OF_REMOVED_TOPICS;
+        let reason = self.end_of(id).or(was_seen.then_some(DeleteReason::TopicDeleted));
+        if let Some(reason) = reason {
+            return vec![Call::DeleteReplica(id, reason)];
+        }
+        self.strays.insert(id);
+        let last = before.partition(id).map(|state| assignment(before, id, state.clone()));
+        let stopped = last.map(|last| Call::BecomeOffline(last, OfflineReason::Unknown));
+        stopped.into_iter().chain([Call::FoundStray(id)]).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use quorate_metadata::ids::{
     BrokerId, ClusterId, ControllerEpoch, DirectoryId, LeaderEpoch, PartitionEpoch, PartitionId, TopicId,
     TopicPartition,
 };
+use quorate_metadata::image::METADATA_VERSION;
 use quorate_metadata::record::{
     Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
 };
@@ -74,6 +75,10 @@ pub fn reassign(image: &mut MetadataImage, partition: i32, replicas: &[i32]) {
     change.leader = Some(replicas.first().copied());
     change.replicas = Some(replicas);
     replay(image, Record::PartitionChange(change));
+}
+
+pub fn finalize(image: &mut MetadataImage, level: i16) {
+    replay(image, Record::FeatureLevel { name: METADATA_VERSION.to_owned(), level });
 }
 
 pub fn remove_topic(image: &mut MetadataImage) {

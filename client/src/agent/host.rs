@@ -27,6 +27,8 @@ impl Assignment {
 pub enum OfflineReason {
     /// The partition has no leader.
     Leaderless,
+    /// The metadata does not know the partition any more, and does not say that it was deleted.
+    Unknown,
     /// This broker's lease has ended, or it is fenced: it leads nothing until it is told to lead again.
     LeaseEnded,
 }
@@ -38,8 +40,6 @@ pub enum DeleteReason {
     TopicDeleted,
     /// The replica was moved to another broker.
     Reassigned,
-    /// It was found at the start, and the metadata knows of no such replica here.
-    Stray,
 }
 
 /// The replicas on one broker. The agent calls one method at a time, in the order of the metadata; each should hand
@@ -62,6 +62,7 @@ pub trait PartitionHost: Send + Sync + 'static {
 
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason);
 
-    /// A replica that the metadata does not know was found; it is deleted after the grace period.
+    /// The metadata does not know this replica, and does not say that it was deleted or moved: it neither leads nor follows,
+    /// and keeps its data until an operator decides.
     async fn found_stray(&self, _id: TopicPartition) {}
 }

@@ -45,8 +45,8 @@
 //! - **The ISR.** A leader asks for another one by [`BrokerAgent::isr_changes`], one change of a partition at a time.
 //!   Until the outcome is known it counts with the larger of both sets; after [`IsrOutcome::Pending`] until the host has
 //!   been told a greater partition epoch; only after [`IsrOutcome::NotApplied`] it may go back.
-//! - **Deletion.** Only newer metadata than the broker's registration deletes. What `hosted` names and the metadata does
-//!   not know is a stray, which is kept for [`AgentConfig::stray_grace`].
+//! - **Deletion.** Only newer metadata than the broker's registration deletes, and only what it says was removed or moved. What
+//!   the metadata does not know is a stray, and is kept: an operator decides.
 //! - **Failed disks.** Report them by [`BrokerAgent::report_offline`], so that others can lead what was on them.
 //!
 //! The example `sharded_counter` is such a system in less than a hundred lines.
@@ -111,8 +111,8 @@ pub struct AgentConfig {
     pub network: Network,
     /// How long a registration may be refused as a duplicate before the agent gives up.
     pub registration_timeout: Duration,
-    /// How long a replica that the metadata does not know is kept after it was found: `STRAY_GRACE`, unless there is a
-    /// reason.
+    /// How long a replica is kept that is found at the start, and whose topic was deleted or that was moved meanwhile:
+    /// `STRAY_GRACE`, unless there is a reason.
     pub stray_grace: Duration,
 }
 

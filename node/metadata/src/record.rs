@@ -81,6 +81,11 @@ pub enum Record {
     RemoveTopic {
         topic: TopicId,
     },
+    /// In snapshots only: the topic was removed at this offset.
+    RemovedTopic {
+        topic: TopicId,
+        offset: Offset,
+    },
     CreatePartition(PartitionRegistration),
     PartitionChange(PartitionChange),
 
@@ -146,6 +151,7 @@ impl Record {
         "UnregisterBroker",
         "CreateTopic",
         "RemoveTopic",
+        "RemovedTopic",
         "CreatePartition",
         "PartitionChange",
         "Config",
@@ -172,6 +178,7 @@ impl Record {
             Self::UnregisterBroker { .. } => "UnregisterBroker",
             Self::CreateTopic { .. } => "CreateTopic",
             Self::RemoveTopic { .. } => "RemoveTopic",
+            Self::RemovedTopic { .. } => "RemovedTopic",
             Self::CreatePartition(_) => "CreatePartition",
             Self::PartitionChange(_) => "PartitionChange",
             Self::Config { .. } => "Config",
@@ -207,6 +214,7 @@ impl Record {
             | Self::UnfenceBroker { .. }
             | Self::BeginControlledShutdown { .. }
             | Self::UnregisterBroker { .. } => 2 * NUMBER,
+            Self::RemovedTopic { .. } => ID + NUMBER,
             Self::CreateTopic { name, kind, .. } => ID + name.len() + kind.as_str().len(),
             Self::CreatePartition(partition) => bytes_of_partition(&partition.state),
             Self::PartitionChange(change) => bytes_of_change(change),

@@ -1,6 +1,7 @@
 //! The replicas of this broker, driven by the agent: the reference implementation of [`PartitionHost`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +10,11 @@ use quorate_client::agent::{
     Assignment, BrokerAgent, DeleteReason, LeaderCheck, MetadataCache, OfflineReason, PartitionHost,
 };
 use quorate_log::leadership::Proposal;
-use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs};
-use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
+use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs, Owner};
+use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
+use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::fetchers::{Dialing, Fetchers};
 use super::producer_ids::ProducerIds;
@@ -63,13 +65,16 @@ pub struct Directories(Vec<(LogDirectory, Vec<TopicPartition>)>);
 
 impl Directories {
     /// All of them: without one, this broker would claim to have what it has not.
-    pub fn open(places: &Places, flush: Flush) -> Result<Self, LogError> {
+    pub fn open(places: &Places, flush: Flush, owner: Owner) -> Result<Self, LogError> {
         let opened: Vec<LogDirectory> = match places {
             Places::Paths(paths) => {
                 paths.iter().map(|path| LogDirectory::open(path, flush)).collect::<Result<_, _>>()?
             }
             Places::Memory(logs) => logs.iter().map(|logs| LogDirectory::in_memory(logs, flush)).collect(),
         };
+        // All are looked at before the first is written to.
+        opened.iter().try_for_each(|directory| directory.check_owner(owner))?;
+        opened.iter().try_for_each(|directory| directory.set_owner(owner))?;
         let mut owners: BTreeMap<TopicPartition, LogDirectory> = BTreeMap::new();
         let mut directories = Vec::new();
         for directory in opened {
@@ -188,6 +193,33 @@ impl DataPlane {
         self.inner.strays.lock().expect(UNPOISONED).contains(&id)
     }
 
+    /// The strays from this partition of this topic on; without a topic, all of them.
+    pub fn strays(&self, topic: Option<TopicId>, partition: usize) -> Vec<TopicPartition> {
+        let partition = PartitionId::new(i32::try_from(partition).unwrap_or(i32::MAX));
+        let from = topic.map_or(Bound::Unbounded, |topic| Bound::Included(TopicPartition::new(topic, partition)));
+        self.inner.strays.lock().expect(UNPOISONED).range((from, Bound::Unbounded)).copied().collect()
+    }
+
+    /// Deletes a stray. What has become known to the metadata meanwhile is none any more.
+    pub async fn delete_stray(&self, id: TopicPartition) -> Result<(), ApiError> {
+        let is_known = self.inner.metadata.image().partition(id).is_some();
+        if is_known || !self.inner.strays.lock().expect(UNPOISONED).remove(&id) {
+            let message = format!("replica {id} on broker {} is no stray", self.inner.broker);
+            return Err(ApiError::new(ErrorName::ReplicaNotAvailable, message));
+        }
+        info!(partition = %id, "stray deleted by request");
+        self.end_replica(id).await;
+        Ok(())
+    }
+
+    async fn end_replica(&self, id: TopicPartition) {
+        // A replica that waits to be created has its place already.
+        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
+        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
+            debug!(partition = %id, %error, "replica not deleted");
+        }
+    }
+
     /// Ends the owners of the directories, after they have written what a restart should know. Says whether everything
     /// is on stable storage.
     pub async fn stop(&self) -> bool {
@@ -264,11 +296,7 @@ impl PartitionHost for DataPlane {
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         debug!(partition = %id, ?reason, "replica to be deleted");
-        // A replica that waits to be created has its place already.
-        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
-        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
-            debug!(partition = %id, %error, "replica not deleted");
-        }
+        self.end_replica(id).await;
     }
 
     async fn found_stray(&self, id: TopicPartition) {

@@ -14,4 +14,5 @@ mod pause;
 mod reassignment;
 mod replication;
 mod snapshot;
+mod strays;
 mod watch;

@@ -111,18 +111,20 @@ async fn at_the_end_of_the_lease_nobody_has_to_say_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stray_is_kept_for_the_grace_period_and_for_ever_when_the_metadata_comes_to_know_it() {
-    let mut image = image(&[&[2, 3]]);
-    let mut driven = Driven::start(vec![id(0), id(5)], image.clone());
+async fn what_was_moved_away_is_kept_for_the_grace_period_and_a_stray_for_ever() {
+    let mut image = image(&[&[2, 3], &[2, 3]]);
+    let mut driven = Driven::start(vec![id(0), id(1), id(5)], image.clone());
     driven.register(0);
-    assert_eq!(driven.hear().await, "stray 0");
     assert_eq!(driven.hear().await, "stray 5");
     let found = Instant::now();
     reassign(&mut image, 0, &[2, 1]);
-    driven.metadata.send_replace(image);
+    driven.metadata.send_replace(image.clone());
     assert_eq!(driven.hear().await, "follow 0 at 1");
-    assert_eq!(driven.hear().await, "delete 5 Stray");
+    assert_eq!(driven.hear().await, "delete 1 Reassigned");
     assert!(found.elapsed() >= GRACE, "{:?}", found.elapsed());
+    reassign(&mut image, 0, &[2, 3]);
+    driven.metadata.send_replace(image);
+    assert_eq!(driven.hear().await, "delete 0 Reassigned");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::fixture::{broker, create, id, image, lead, reassign, remove_topic, shrink};
+use super::super::fixture::{broker, create, finalize, id, image, lead, reassign, remove_topic, shrink};
 use super::*;
+use quorate_metadata::ids::TopicId;
 
 /// A call in one line.
 fn named(calls: &[Call]) -> Vec<String> {
@@ -87,15 +88,52 @@ fn the_same_metadata_from_another_snapshot_changes_nothing() {
 }
 
 #[test]
-fn a_stray_is_deleted_after_the_grace_period_unless_the_metadata_comes_to_know_it() {
-    let mut image = image(&[&[1, 2], &[2, 3]]);
+fn what_was_moved_away_is_deleted_after_the_grace_period_unless_it_comes_back() {
+    let mut image = image(&[&[1, 2], &[2, 3], &[2, 3]]);
     let mut duties = Duties::new(broker(1));
-    let hosted = [id(0), id(1), id(7)];
-    assert_eq!(named(&duties.begin(hosted, &image, true)), ["lead 0 at 0", "stray 1", "stray 7"]);
+    assert_eq!(named(&duties.begin([id(0), id(1), id(2)], &image, true)), ["lead 0 at 0"]);
+    assert_eq!((duties.left_over(), duties.strays()), (2, 0));
     reassign(&mut image, 1, &[2, 1]);
     assert_eq!(named(&duties.update(&image, true)), ["follow 1 at 1"]);
-    assert_eq!(named(&duties.delete_strays()), ["delete 7 Stray"]);
-    assert_eq!(duties.strays(), 0);
+    assert_eq!(named(&duties.delete_left_over()), ["delete 2 Reassigned"]);
+    assert_eq!(duties.left_over(), 0);
+}
+
+#[test]
+fn what_the_metadata_does_not_know_is_kept_until_its_topic_is_seen_to_be_removed() {
+    let mut image = image(&[&[1, 2]]);
+    finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
+    let foreign = TopicPartition::new(TopicId::from_bytes([9; 16]), PartitionId::new(0));
+    let mut duties = Duties::new(broker(1));
+    assert_eq!(named(&duties.begin([id(7), foreign], &image, true)), ["lead 0 at 0", "stray 7", "stray 0"]);
+    assert_eq!(duties.delete_left_over(), []);
+    remove_topic(&mut image);
+    assert_eq!(named(&duties.update(&image, true)), ["delete 0 TopicDeleted", "delete 7 TopicDeleted"]);
+    assert_eq!(duties.strays(), 1);
+}
+
+#[test]
+fn what_was_removed_while_the_broker_was_away_is_deleted() {
+    let mut image = image(&[&[1, 2]]);
+    finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
+    remove_topic(&mut image);
+    let mut duties = Duties::new(broker(1));
+    assert_eq!(duties.begin([id(0)], &image, true), []);
+    assert_eq!(named(&duties.delete_left_over()), ["delete 0 TopicDeleted"]);
+}
+
+/// Such as the metadata of a node whose log has lost the end: the topic is not there, and was not removed.
+#[test]
+fn a_replica_that_the_metadata_has_forgotten_becomes_a_stray() {
+    let mut image = image(&[&[1, 2]]);
+    finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([], &image, true);
+    let mut other = MetadataImage::default();
+    finalize(&mut other, LEVEL_OF_REMOVED_TOPICS);
+    other.next_offset = image.next_offset.next();
+    assert_eq!(named(&duties.update(&other, true)), ["offline 0 Unknown", "stray 0"]);
+    assert_eq!(duties.strays(), 1);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::output::{cell, judged, optional, table};
 use crate::partition::partitions_table;
 use crate::plan;
 use crate::session::Session;
+use crate::strays::{self, Strays};
 use crate::view;
 
 #[derive(Debug, Subcommand)]
@@ -20,6 +21,9 @@ pub enum Broker {
     List,
     /// One broker with its partitions
     Describe { id: i32 },
+    /// Replicas on brokers that the metadata does not know
+    #[command(subcommand)]
+    Strays(Strays),
     /// Forget a broker that will not come back
     Unregister {
         id: i32,
@@ -37,6 +41,7 @@ pub async fn run(session: &Session, command: Broker) -> Outcome {
     match command {
         Broker::List => list(session).await,
         Broker::Describe { id } => describe(session, id).await,
+        Broker::Strays(command) => strays::run(session, command).await,
         Broker::Unregister { id, force, planning, consent } => unregister(session, id, force, planning, consent).await,
     }
 }

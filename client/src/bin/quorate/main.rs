@@ -19,6 +19,7 @@ mod record_line;
 mod record_view;
 mod session;
 mod status;
+mod strays;
 mod topic;
 mod view;
 mod watch;

@@ -63,6 +63,7 @@ pub fn record_line(record: &Record, known: &Known) -> String {
         Record::RemoveTopic { topic } => {
             format!("topic {} removed with its partitions and configs", known.topic(*topic))
         }
+        Record::RemovedTopic { topic, offset } => format!("topic {topic} was removed at offset {offset}"),
         Record::CreatePartition(partition) => created(partition, known),
         Record::PartitionChange(change) => changed(change, known),
         Record::Config { resource, key, value: Some(value) } => format!("config {resource} {key}={value}"),

@@ -53,6 +53,10 @@ pub enum RecordView {
         topic: String,
         name: Option<String>,
     },
+    RemovedTopic {
+        topic: String,
+        offset: i64,
+    },
     CreatePartition(Partition),
     PartitionChange(Change),
     Config {
@@ -188,6 +192,9 @@ impl RecordView {
             }
             Record::RemoveTopic { topic } => {
                 Self::RemoveTopic { topic: topic.to_string(), name: names.get(topic).cloned() }
+            }
+            Record::RemovedTopic { topic, offset } => {
+                Self::RemovedTopic { topic: topic.to_string(), offset: offset.get() }
             }
             Record::CreatePartition(registration) => Self::CreatePartition(Partition::new(registration, names)),
             Record::PartitionChange(change) => Self::PartitionChange(Change::new(change, names)),

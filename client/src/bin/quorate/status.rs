@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
 use crate::session::Session;
+use crate::strays::{self, Found};
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -25,10 +26,15 @@ struct Status {
     under_replicated: i32,
     under_min_isr: i32,
     not_preferred: i32,
+    /// Replicas on brokers that the metadata does not know.
+    strays: usize,
+    stray_bytes: i64,
+    /// Brokers that have not said whether they have strays.
+    strays_unknown_on: Vec<i32>,
 }
 
-impl From<ClusterStatusReply> for Status {
-    fn from(status: ClusterStatusReply) -> Self {
+impl Status {
+    fn new(status: ClusterStatusReply, strays: Found) -> Self {
         Self {
             healthy: status.healthy,
             reasons: status.reasons,
@@ -46,12 +52,16 @@ impl From<ClusterStatusReply> for Status {
             under_replicated: status.under_replicated,
             under_min_isr: status.under_min_isr,
             not_preferred: status.not_preferred,
+            strays: strays.count(),
+            stray_bytes: strays.bytes(),
+            strays_unknown_on: strays.silent,
         }
     }
 }
 
 pub async fn run(session: &Session) -> Outcome {
-    let status = Status::from(session.client.cluster_status(Freshness::Linearizable).await?);
+    let status = session.client.cluster_status(Freshness::Linearizable).await?;
+    let status = Status::new(status, strays::find(session, None).await?);
     session.show(&status, text)?;
     if status.healthy { Ok(()) } else { Err(Failure::Told) }
 }
@@ -62,8 +72,21 @@ fn text(status: &Status) -> String {
         text.push_str(&format!("\n  {reason}"));
     }
     let controller = status.controller_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
+    let mut strays = String::new();
+    if status.strays > 0 {
+        let (count, bytes) = (status.strays, status.stray_bytes);
+        strays.push_str(&format!(
+            "\n{count} replicas that the metadata does not know ({bytes} bytes): quorate broker strays list"
+        ));
+    }
+    if !status.strays_unknown_on.is_empty() {
+        strays.push_str(&format!(
+            "\nno answer from brokers {:?}: their strays are not counted",
+            status.strays_unknown_on
+        ));
+    }
     text + &format!(
-        "\n\ncluster {}  active controller {controller}  epoch {}  offset {}\nvoters {}  brokers {}  topics {}  partitions {}",
+        "\n\ncluster {}  active controller {controller}  epoch {}  offset {}\nvoters {}  brokers {}  topics {}  partitions {}{strays}",
         status.cluster_id,
         status.controller_epoch,
         status.offset,

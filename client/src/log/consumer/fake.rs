@@ -125,6 +125,14 @@ impl Log for Broker {
         unused()
     }
 
+    async fn list_strays(&self, _: Request<ListStraysRequest>) -> Result<Response<ListStraysReply>, Status> {
+        unused()
+    }
+
+    async fn delete_strays(&self, _: Request<DeleteStraysRequest>) -> Result<Response<DeleteStraysReply>, Status> {
+        unused()
+    }
+
     type ReplicateStream = ReceiverStream<Result<ReplicateReply, Status>>;
 
     async fn replicate(

@@ -54,6 +54,11 @@ pub(super) enum Entity<'a> {
     ProducerIds {
         next: i64,
     },
+    /// Of level 3.
+    RemovedTopic {
+        id: TopicId,
+        offset: Offset,
+    },
     /// An operation that moves replicas, without its partitions.
     Reassignment {
         id: ReassignmentId,
@@ -83,6 +88,7 @@ impl Entity<'_> {
                 out.tag(8).raw(client.as_bytes()).raw(&request.to_be_bytes()).long(offset.get()).bytes(reply)
             }
             Self::Forgotten { client, up_to } => out.tag(9).raw(client.as_bytes()).raw(&up_to.to_be_bytes()),
+            Self::RemovedTopic { id, offset } => out.tag(15).raw(id.as_bytes()).long(offset.get()),
             Self::ProducerIds { next } => out.tag(14).long(next),
             Self::Reassignment { id, paused, throttle_bytes_per_second, started_ms } => {
                 out.tag(12).long(id.get()).flag(paused).long(started_ms).option(

@@ -145,6 +145,8 @@ impl<'a> Scope<'a> {
             | Record::UnfenceBroker { .. }
             | Record::BeginControlledShutdown { .. }
             | Record::UnregisterBroker { .. }
+            | Record::FeatureLevel { .. }
+            | Record::RemovedTopic { .. }
             | Record::BeginReassignment(_)
             | Record::ChangeReassignment { .. } => Self::Everyone,
             Record::CreateTopic { topic, .. } | Record::RemoveTopic { topic } => Self::Topic(*topic),
@@ -157,7 +159,6 @@ impl<'a> Scope<'a> {
             },
             Record::ClusterCreated { .. }
             | Record::ProducerIds { .. }
-            | Record::FeatureLevel { .. }
             | Record::RegisterController(_)
             | Record::RequestApplied { .. }
             | Record::Digest { .. }
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn brokers_and_topics_concern_everyone_and_bookkeeping_no_one() {
+    fn brokers_topics_and_levels_concern_everyone_and_bookkeeping_no_one() {
         let mut other = registration(9);
         other.epoch = crate::ids::BrokerEpoch::new(20);
         let records = [
@@ -236,7 +237,7 @@ mod tests {
             reassignment(),
             Record::RemoveTopic { topic: topic(1) },
         ];
-        assert_eq!(concerning(&records), [0, 2, 3, 5, 6, 7, 8]);
+        assert_eq!(concerning(&records), [0, 1, 2, 3, 5, 6, 7, 8]);
     }
 
     #[test]
@@ -268,7 +269,8 @@ mod tests {
         assert_eq!(Audience::in_snapshot(&created), Audience::Brokers(vec![broker(1), broker(3)]));
         let named = Record::CreateTopic { topic: topic(2), name: "payments".to_owned(), kind: Kind::LOG };
         assert_eq!(Audience::in_snapshot(&named), Audience::Everyone);
-        assert_eq!(Audience::in_snapshot(&feature("metadata.version", 2)), Audience::NoBroker);
+        assert_eq!(Audience::in_snapshot(&feature("metadata.version", 2)), Audience::Everyone);
+        assert_eq!(Audience::in_snapshot(&Record::ProducerIds { next: 7 }), Audience::NoBroker);
         let others = config(ConfigResource::Broker(broker(2)));
         assert_eq!(Audience::in_snapshot(&others), Audience::Brokers(vec![broker(2)]));
     }

@@ -71,6 +71,7 @@ impl MetadataImage {
             digest.add(Entity::Topic { id: topic.id, name: &topic.name, kind: &topic.kind });
             digest.add_sum(topic.partitions_digest);
         }
+        self.removed_topics.entities().for_each(|entity| digest.add(entity));
         for (resource, entries) in &self.configs {
             for (key, value) in entries {
                 digest.add(Entity::Config { resource, key, value });

@@ -19,7 +19,10 @@ pub const LEVEL_LOWEST: i16 = 1;
 pub const LEVEL_HIGHEST: i16 = 3;
 
 /// Brokers and topics may be of another kind than a log.
-pub(crate) const LEVEL_OF_KINDS: i16 = 3;
+const LEVEL_OF_KINDS: i16 = 3;
+
+/// Removed topics are remembered.
+pub const LEVEL_OF_REMOVED_TOPICS: i16 = 3;
 
 impl MetadataImage {
     /// The finalized level. Before the first records of a cluster it is the lowest.
@@ -73,6 +76,7 @@ impl Record {
             | Self::AbortTransaction { .. }
             | Self::BeginReassignment(_)
             | Self::ChangeReassignment { .. } => 1,
+            Self::RemovedTopic { .. } => LEVEL_OF_REMOVED_TOPICS,
             Self::RegisterBroker(BrokerRegistration { kind, .. }) | Self::CreateTopic { kind, .. } => kind.level(),
         }
     }

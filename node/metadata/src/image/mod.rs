@@ -15,6 +15,7 @@ mod levels;
 mod partition_changes;
 mod partition_set;
 mod reassignments;
+mod removed_topics;
 mod replay;
 mod requests;
 mod seats;
@@ -37,8 +38,9 @@ pub use changes::ChangedPartition;
 pub use delta::{Audience, Delta};
 pub use index::PartitionIndex;
 pub use ledger::{Ledger, Replayed};
-pub use levels::{LEVEL_HIGHEST, LEVEL_LOWEST, METADATA_VERSION};
+pub use levels::{LEVEL_HIGHEST, LEVEL_LOWEST, LEVEL_OF_REMOVED_TOPICS, METADATA_VERSION};
 pub use reassignments::Reassignment;
+pub use removed_topics::RemovedTopics;
 pub use replay::ReplayError;
 pub use requests::{RequestOutcome, Requests};
 pub use snapshot::SnapshotHeader;
@@ -58,6 +60,7 @@ pub struct MetadataImage {
     pub brokers: OrdMap<BrokerId, Arc<BrokerRegistration>>,
     pub topics: OrdMap<TopicId, Arc<Topic>>,
     pub topic_names: OrdMap<String, TopicId>,
+    pub removed_topics: RemovedTopics,
     pub configs: OrdMap<ConfigResource, OrdMap<String, String>>,
     /// The first producer id that nobody has been given.
     pub next_producer_id: i64,

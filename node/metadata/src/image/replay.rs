@@ -11,7 +11,7 @@ use super::canonical::Entity;
 use super::digest::Digest;
 use super::partition_changes::PartitionChanges;
 use super::requests::RequestOutcome;
-use super::{MetadataImage, Topic};
+use super::{LEVEL_OF_REMOVED_TOPICS, MetadataImage, Topic};
 use crate::ids::{BrokerEpoch, BrokerId, ClientId, ClusterId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::limits;
 use crate::mutant::Mutant;
@@ -58,6 +58,8 @@ pub enum ReplayError {
     UnknownReassignment(ReassignmentId),
     #[error("a {0} record does not belong in a snapshot")]
     NotInSnapshot(&'static str),
+    #[error("a {0} record is in the log, and belongs into snapshots alone")]
+    NotInLog(&'static str),
 }
 
 impl MetadataImage {
@@ -110,6 +112,7 @@ impl MetadataImage {
                 self.index.update(std::mem::take(changes));
                 self.remove_topic(*topic)?;
             }
+            Record::RemovedTopic { .. } => return Err(ReplayError::NotInLog(record.kind())),
             Record::CreatePartition(registration) => self.create_partition(registration, changes)?,
             Record::PartitionChange(change) => self.change_partition(change, changes)?,
             Record::Config { resource, key, value } => self.set_config(resource, key, value.as_deref())?,
@@ -225,6 +228,9 @@ impl MetadataImage {
         self.topic_names.remove(&topic.name);
         self.digest.remove(Entity::Topic { id, name: &topic.name, kind: &topic.kind });
         self.digest.remove_sum(topic.partitions_digest);
+        if self.level() >= LEVEL_OF_REMOVED_TOPICS {
+            self.removed_topics.insert(&mut self.digest, id, self.next_offset);
+        }
         self.index.remove_topic(&topic);
         self.leave_reassignments(id);
         let resource = ConfigResource::Topic(topic.name.clone());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::partition_changes::PartitionChanges;
+use super::removed_topics::RemovedTopics;
 use super::{MetadataImage, ReplayError, Topic};
 use crate::ids::{BrokerId, ControllerEpoch, Offset, PartitionId, TopicId, TopicPartition};
 use crate::mutant::Mutant;
@@ -75,7 +76,7 @@ impl MetadataImage {
         let others = self.configs.iter().filter(|(resource, _)| !matches!(resource, ConfigResource::Topic(_)));
         let configs =
             others.map(|(resource, entries)| (resource.clone(), entries.clone())).chain(topic_configs).collect();
-        Self { topics: named, configs, ..self.clone() }
+        Self { topics: named, configs, removed_topics: RemovedTopics::default(), ..self.clone() }
     }
 
     /// The whole image as records, made one at a time while the image itself moves on.
@@ -99,6 +100,7 @@ impl MetadataImage {
             .chain(topics.flat_map(|(_, topic)| records_of(topic)))
             .filter(|record| !is_lost(record))
             .chain(configs)
+            .chain(image.removed_topics.into_records())
             .chain(image.reassignments.into_iter().map(|(_, operation)| operation.to_record()))
             .chain(image.requests.into_records().filter(|_| !Mutant::ForgottenRequests.is_on()))
     }
@@ -111,7 +113,10 @@ impl MetadataImage {
         let configs: usize = self.configs.values().map(OrdMap::len).sum();
         let requests = if Mutant::ForgottenRequests.is_on() { 0 } else { self.requests.record_count() };
         let registrations = self.features.len() + self.controllers.len() + self.brokers.len();
-        single + registrations + topics - lost.count() + configs + self.reassignments.len() + requests
+        single + self.removed_topics.len() + registrations + topics - lost.count()
+            + configs
+            + self.reassignments.len()
+            + requests
     }
 
     /// Refuses records that do not add up to what the header says.
@@ -159,6 +164,10 @@ impl MetadataImage {
             | Record::Config { .. }
             | Record::BeginReassignment(_)
             | Record::ProducerIds { .. } => self.apply(record, changes),
+            Record::RemovedTopic { topic, offset } => {
+                self.removed_topics.insert(&mut self.digest, *topic, *offset);
+                Ok(())
+            }
             Record::RequestApplied { client, request, reply, offset: Some(offset), forgotten_up_to } => {
                 self.requests.restore(&mut self.digest, *client, *request, *offset, reply, *forgotten_up_to);
                 Ok(())

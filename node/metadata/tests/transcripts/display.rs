@@ -37,7 +37,8 @@ pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) ->
         Record::ChangeReassignment { reassignment, .. } => {
             operation(after, after.reassignments.get(reassignment).unwrap())
         }
-        Record::RequestApplied { .. }
+        Record::RemovedTopic { .. }
+        | Record::RequestApplied { .. }
         | Record::Digest { .. }
         | Record::BeginTransaction { .. }
         | Record::EndTransaction

@@ -6,6 +6,7 @@ mod offsets;
 mod partition;
 mod produce;
 mod replicate;
+mod strays;
 
 use std::sync::{Arc, OnceLock};
 
@@ -13,9 +14,10 @@ use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::{Log, LogServer};
 use quorate_proto::log::{
-    DescribeReplicasReply, DescribeReplicasRequest, EpochEndOffsetsReply, EpochEndOffsetsRequest, FetchReply,
-    FetchRequest, InitProducerReply, InitProducerRequest, ListOffsetsReply, ListOffsetsRequest, ProduceReply,
-    ProduceRequest, ReplicateReply, ReplicateRequest,
+    DeleteStraysReply, DeleteStraysRequest, DescribeReplicasReply, DescribeReplicasRequest, EpochEndOffsetsReply,
+    EpochEndOffsetsRequest, FetchReply, FetchRequest, InitProducerReply, InitProducerRequest, ListOffsetsReply,
+    ListOffsetsRequest, ListStraysReply, ListStraysRequest, ProduceReply, ProduceRequest, ReplicateReply,
+    ReplicateRequest,
 };
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::ReceiverStream;
@@ -103,6 +105,21 @@ impl Log for LogService {
     ) -> Result<Response<DescribeReplicasReply>, Status> {
         let plane = self.plane()?;
         Ok(Response::new(describe::describe(&plane, request.into_inner()).await))
+    }
+
+    async fn list_strays(&self, request: Request<ListStraysRequest>) -> Result<Response<ListStraysReply>, Status> {
+        let plane = self.plane()?;
+        let reply = strays::list(&plane, request.into_inner()).await;
+        reply.map(Response::new).map_err(|error| status(&error))
+    }
+
+    async fn delete_strays(
+        &self,
+        request: Request<DeleteStraysRequest>,
+    ) -> Result<Response<DeleteStraysReply>, Status> {
+        let plane = self.plane()?;
+        let reply = strays::delete(&plane, request.into_inner()).await;
+        reply.map(Response::new).map_err(|error| status(&error))
     }
 
     type ReplicateStream = ReceiverStream<Result<ReplicateReply, Status>>;
