@@ -397,8 +397,15 @@ impl EventLoop {
         let from = claim.draft.working().next_offset;
         let end = source.turn_max().map(|(records, time)| (from.advance(records), started + time));
         let mut group = Group::new(Stamp { epoch: claim.epoch, timestamp_ms: world::wall_ms() });
+        let mut is_first = true;
+        let has_room = |claim: &Claim, is_first: bool| {
+            // The thread may have waited for the processor for longer than a turn: the first one is planned all the same.
+            end.is_none_or(|(offset, time)| {
+                claim.draft.working().next_offset < offset && (is_first || Instant::now() < time)
+            })
+        };
         while let Some(claim) = &self.claim
-            && end.is_none_or(|(offset, time)| claim.draft.working().next_offset < offset && Instant::now() < time)
+            && has_room(claim, std::mem::take(&mut is_first))
             && let Some(operation) = next(self)
         {
             let bytes = operation.weight.bytes;

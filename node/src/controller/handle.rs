@@ -172,6 +172,7 @@ impl ControllerHandle {
             atomic: terms.atomic,
             weight: terms.weight,
             target,
+            has_caller: true,
             progress: Progress::default(),
             mutation,
             reply,

@@ -90,6 +90,8 @@ pub struct Operation {
     pub weight: Weight,
     /// The broker that it may take out of ISRs.
     pub target: Option<RemovalTarget>,
+    /// Whether somebody waits for its reply, or has waited.
+    pub has_caller: bool,
     /// What it has planned so far, if it is planned in steps.
     pub progress: Progress,
     pub mutation: Box<dyn Mutation>,
@@ -118,16 +120,17 @@ impl Operation {
             atomic: false,
             weight: Weight::default(),
             target: None,
+            has_caller: false,
             progress: Progress::default(),
             mutation: Box::new(mutation),
             reply,
         }
     }
 
-    /// Whether its caller has gone, so that it need not be planned at all. Without a request id it may be one of the
-    /// controller's own.
+    /// Whether its caller has gone, so that it need not be planned at all. What a broker has begun in steps goes on.
     pub fn is_abandoned(&self) -> bool {
-        self.reply.is_closed() && self.request.is_some()
+        let may_end = self.request.is_some() || (self.has_caller && self.progress.steps == 0);
+        may_end && self.reply.is_closed()
     }
 
     /// The broker that its last plan takes out of ISRs, and why, if it does.

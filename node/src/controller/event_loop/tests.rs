@@ -80,12 +80,12 @@ fn broker(id: i32) -> BrokerId {
     BrokerId::new(id)
 }
 
-/// The next process of a broker.
 /// The one directory of a broker.
 fn directory(id: i32) -> DirectoryId {
     DirectoryId::new(uuid::Uuid::from_u128(u128::from(id.unsigned_abs()) << 64))
 }
 
+/// The next process of a broker.
 fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
     let request = RegisterBroker {
         broker: broker(id),

@@ -159,9 +159,23 @@ async fn the_return_of_a_broker_with_many_partitions_takes_turns() {
     let weight = Weight { broker: Some(broker(1)), ..Weight::default() };
     let (returns, _) = operation(|image| register(image, 1));
     driven.controller.submit(Operation { weight, ..returns }).expect("the queue has room");
-    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    let (before, first) = (driven.draft().next_offset, driven.event_loop.operations.recv().await.expect("it waits"));
     driven.event_loop.run_operations(first);
-    assert_eq!(driven.claim().under_way.step_count(), 2);
+    assert_eq!(
+        (driven.claim().under_way.step_count(), driven.draft().next_offset),
+        (2, before),
+        "it is not planned yet"
+    );
+}
+
+/// A heartbeat that was given up is repeated: only the last one is worth a turn.
+#[tokio::test]
+async fn an_operation_whose_caller_has_gone_is_not_planned() {
+    let mut driven = Driven::with_partitions(1).await;
+    let (gone, answer) = set("gone", "1");
+    drop(answer);
+    driven.run([Operation { has_caller: true, ..gone }]);
+    assert_eq!(value(driven.draft(), "gone"), None);
 }
 
 #[tokio::test]
