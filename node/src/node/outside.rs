@@ -38,9 +38,13 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
 
     let configured = config.cluster()?;
     let cluster = tokio::select! {
-        cluster = cluster(&controllers, configured) => cluster,
+        cluster = cluster(&controllers) => cluster,
         () = &mut stop => return Ok(()),
     };
+    if let Some(configured) = configured.filter(|configured| *configured != cluster) {
+        let reason = format!("the configuration names cluster {configured}, the controllers are of {cluster}");
+        return Err(raft::RaftError::InconsistentClusterId(reason).into());
+    }
     if let Disks::Files = machine.disks {
         raft::join(&config.data_dir, config.controller_id(), cluster)?;
     }
@@ -60,12 +64,9 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
     outcome
 }
 
-/// The cluster to register with: as configured, or as the controllers say.
-async fn cluster(controllers: &Controllers, configured: Option<ClusterId>) -> ClusterId {
+/// The cluster of the controllers. It is written to the disks, so a configured one is not taken for it.
+async fn cluster(controllers: &Controllers) -> ClusterId {
     loop {
-        if let Some(cluster) = configured {
-            return cluster;
-        }
         match timeout(ASK_TIMEOUT, ask(controllers)).await {
             Ok(Ok(cluster)) => return cluster,
             Ok(Err(_)) | Err(_) => controllers.forget(),
