@@ -50,7 +50,7 @@ impl AdminClient {
         .await
     }
 
-    /// Deletes strays of the broker at this address. A repetition is answered that they are none any more.
+    /// Deletes strays of the broker at this address. Those that are deleted already are refused as no strays.
     pub async fn delete_strays(
         &self,
         address: &str,

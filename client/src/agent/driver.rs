@@ -65,7 +65,7 @@ impl Driver {
             let mut calls = self.duties.update(&image, may_lead);
             let in_grace = Instant::now() < grace_ends;
             // A replica may have been moved here in what this broker has not read since it registered anew.
-            if !in_grace && self.is_caught_up() {
+            if !in_grace && self.is_past_registration(&image) {
                 calls.extend(self.duties.delete_left_over());
             }
             self.make(calls).await;
@@ -93,8 +93,12 @@ impl Driver {
     }
 
     fn is_caught_up(&self) -> bool {
-        let next_offset = self.metadata.borrow().next_offset;
-        self.standing.borrow().epoch.is_some_and(|epoch| next_offset.get() > epoch.get())
+        let image = self.metadata.borrow().clone();
+        self.is_past_registration(&image)
+    }
+
+    fn is_past_registration(&self, image: &MetadataImage) -> bool {
+        self.standing.borrow().epoch.is_some_and(|epoch| image.next_offset.get() > epoch.get())
     }
 
     async fn changed(&mut self) -> Result<(), watch::error::RecvError> {

@@ -67,7 +67,7 @@ pub struct Duties {
     /// Kept on disk, and unknown to the metadata.
     strays: BTreeSet<TopicPartition>,
     /// Found at the start, and known to be wanted no longer.
-    left_over: Vec<(TopicPartition, DeleteReason)>,
+    left_over: Vec<TopicPartition>,
 }
 
 impl Duties {
@@ -87,11 +87,10 @@ impl Duties {
     ) -> Vec<Call> {
         let mut calls = self.update(image, may_lead);
         for id in hosted.into_iter().filter(|id| !self.held.contains_key(id)) {
-            match self.end_of(id) {
-                Some(reason) => self.left_over.push((id, reason)),
-                None => {
-                    self.strays.insert(id);
-                }
+            if self.end_of(id).is_some() {
+                self.left_over.push(id);
+            } else {
+                self.strays.insert(id);
             }
         }
         calls.extend(self.strays.iter().copied().map(Call::FoundStray));
@@ -127,7 +126,8 @@ impl Duties {
         let has_replica = |state: &Arc<Partition>| state.replicas.contains(&self.broker);
         let mut concerned = BTreeMap::new();
         image.visit_changed_partitions(&before, |changed| {
-            if changed.after.is_some_and(has_replica) || self.held.contains_key(&changed.id) {
+            let is_here = self.held.contains_key(&changed.id) || self.strays.contains(&changed.id);
+            if is_here || changed.after.is_some_and(has_replica) {
                 concerned.insert(changed.id, Concern::State);
             }
         });
@@ -154,11 +154,26 @@ impl Duties {
         self.left_over.len()
     }
 
-    /// The grace period is over: what was found at the start and is still wanted no longer is deleted.
+    /// The grace period is over: what was found at the start, and is still known to be wanted no longer, is deleted.
     pub fn delete_left_over(&mut self) -> Vec<Call> {
-        let left_over = std::mem::take(&mut self.left_over).into_iter();
-        let unwanted = left_over.filter(|(id, _)| !self.held.contains_key(id));
-        unwanted.map(|(id, reason)| Call::DeleteReplica(id, reason)).collect()
+        let mut calls = Vec::new();
+        for id in std::mem::take(&mut self.left_over) {
+            match self.end_of(id) {
+                _ if self.held.contains_key(&id) => {}
+                Some(reason) => calls.push(Call::DeleteReplica(id, reason)),
+                None => {
+                    self.strays.insert(id);
+                    calls.push(Call::FoundStray(id));
+                }
+            }
+        }
+        calls
+    }
+
+    /// A stray that the metadata has come to know: it says now that the partition is elsewhere.
+    fn end_stray(&mut self, id: TopicPartition) -> Option<Call> {
+        let reason = self.end_of(id)?;
+        self.strays.remove(&id).then_some(Call::DeleteReplica(id, reason))
     }
 
     /// The strays whose topics turn out to have been removed since `offset`.
@@ -204,11 +219,12 @@ impl Duties {
     /// Nothing where the host does not have it. `before` is the image in which it had it.
     fn release(&mut self, id: TopicPartition, before: &MetadataImage) -> Vec<Call> {
         if self.held.remove(&id).is_none() {
-            return Vec::new();
+            return self.end_stray(id).into_iter().collect();
         }
-        // Of removed topics a cluster of a lower level remembers nothing. This one was there when its topic was removed.
-        let was_seen = self.image.level() < LEVEL_OF_REMOVED_TOPICS;
-        let reason = self.end_of(id).or(was_seen.then_some(DeleteReason::TopicDeleted));
+        // A cluster of a lower level remembers no removed topics. A level is never lowered: where it seems to be, the metadata
+        // has forgotten that as well.
+        let remembers = before.level().max(self.image.level()) >= LEVEL_OF_REMOVED_TOPICS;
+        let reason = self.end_of(id).or((!remembers).then_some(DeleteReason::TopicDeleted));
         if let Some(reason) = reason {
             return vec![Call::DeleteReplica(id, reason)];
         }

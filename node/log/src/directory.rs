@@ -73,8 +73,8 @@ impl LogDirectory {
         Self { inner: Arc::new(Inner { table, path, flush, id }) }
     }
 
-    /// Refuses a directory that is another's, whose logs would look like left-overs here. One that names nobody is new, or of
-    /// an earlier release.
+    /// Refuses a directory of another broker or cluster: its logs would be strays here. A directory without an owner is new, or
+    /// was written by an earlier release.
     pub fn check_owner(&self, expected: Owner) -> Result<(), LogError> {
         let path = self.inner.path.clone();
         match self.owner()? {
@@ -86,7 +86,7 @@ impl LogDirectory {
         }
     }
 
-    /// Writes down whose the directory is, durably.
+    /// Writes down the owner, durably.
     pub fn set_owner(&self, owner: Owner) -> Result<(), LogError> {
         if self.owner()? == Some(owner) {
             return Ok(());

@@ -19,7 +19,7 @@ pub const SEGMENT: u8 = 2;
 /// The producers' state where a segment begins.
 pub const PRODUCERS: u8 = 3;
 
-/// Whose the directory is: shorter than the keys of any partition.
+/// The key of the owner of the directory: shorter than the keys of any partition.
 pub const OWNER: &[u8] = b"owner";
 
 pub fn prefix(partition: TopicPartition) -> Vec<u8> {

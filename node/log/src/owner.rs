@@ -1,4 +1,4 @@
-//! Whose a directory is.
+//! The broker and the cluster that a directory belongs to.
 
 use std::fmt;
 

@@ -40,9 +40,12 @@ pub const CHANGES_PER_STEP_MAX: usize = 500;
 /// new replica is chosen among those of its broker.
 pub const DIRECTORIES_PER_BROKER_MAX: usize = 256;
 
-/// Removed topics that are remembered. A broker that was away while more were removed keeps what it has of the others until
-/// an operator decides.
-pub const REMOVED_TOPICS_KEPT: usize = 10_000;
+/// Topics that one request deletes: far fewer than are remembered as removed, so that no broker that runs misses one.
+pub const TOPICS_DELETED_PER_REQUEST_MAX: usize = 10_000;
+
+/// Removed topics that are remembered, in about 100 bytes each. A broker that was away while more were removed keeps what it
+/// has of the others until an operator decides.
+pub const REMOVED_TOPICS_KEPT: usize = 50_000;
 
 /// Kafka's bound on a topic name: it becomes a directory name together with a partition number.
 pub const TOPIC_NAME_LENGTH_MAX: usize = 249;

@@ -415,7 +415,8 @@ fn create_topic(topic: &NewTopic) -> Result<CreateTopic, ApiError> {
         .transpose()?;
     Ok(CreateTopic {
         name: topic.name.clone(),
-        kind: Kind::parse(topic.kind.as_deref())?,
+        kind: Kind::parse(topic.kind.as_deref())
+            .map_err(|error| ApiError { message: format!("topic {:?}: {}", topic.name, error.message), ..error })?,
         partitions: topic.partitions,
         replication_factor,
         assignment: assignment(&topic.assignment),

@@ -37,6 +37,8 @@ struct Inner {
     metadata: MetadataCache,
     leaders: LeaderCheck,
     strays: Mutex<BTreeSet<TopicPartition>>,
+    /// Held while a role is changed: the calls of the agent and those of operators do not overlap.
+    changing: tokio::sync::Mutex<()>,
     producer_ids: ProducerIds,
     /// Apart, so that consumers of old records hold no follower up.
     for_consumers: Reader,
@@ -129,6 +131,7 @@ impl DataPlane {
             metadata,
             leaders,
             strays: Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
             for_consumers: Reader::start("log-consumers", workers),
             for_followers: Reader::start("log-followers", workers),
@@ -200,24 +203,29 @@ impl DataPlane {
         self.inner.strays.lock().expect(UNPOISONED).range((from, Bound::Unbounded)).copied().collect()
     }
 
-    /// Deletes a stray. What has become known to the metadata meanwhile is none any more.
+    /// Deletes a stray, and returns when it cannot come back. What the metadata has come to want here is no stray any more.
     pub async fn delete_stray(&self, id: TopicPartition) -> Result<(), ApiError> {
-        let is_known = self.inner.metadata.image().partition(id).is_some();
-        if is_known || !self.inner.strays.lock().expect(UNPOISONED).remove(&id) {
-            let message = format!("replica {id} on broker {} is no stray", self.inner.broker);
-            return Err(ApiError::new(ErrorName::ReplicaNotAvailable, message));
-        }
+        let broker = self.inner.broker;
+        let unavailable = |message| ApiError::new(ErrorName::ReplicaNotAvailable, message);
+        let deleted = {
+            let _changing = self.inner.changing.lock().await;
+            let image = self.inner.metadata.image();
+            let is_wanted = image.partition(id).is_some_and(|state| state.replicas.contains(&broker));
+            if is_wanted || !self.is_stray(id) {
+                return Err(unavailable(format!("replica {id} on broker {broker} is no stray")));
+            }
+            let place = self.inner.replicas.place_of(id);
+            let Place { shard, claim } = place.ok_or_else(|| unavailable(format!("replica {id} is not open")))?;
+            // A directory that has failed keeps what it has: nothing would be deleted.
+            shard.describe(id).await?;
+            self.inner.strays.lock().expect(UNPOISONED).remove(&id);
+            let (done, deleted) = oneshot::channel();
+            let stopping = |_| unavailable(format!("broker {broker} is stopping"));
+            shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.map_err(stopping)?;
+            deleted
+        };
         info!(partition = %id, "stray deleted by request");
-        self.end_replica(id).await;
-        Ok(())
-    }
-
-    async fn end_replica(&self, id: TopicPartition) {
-        // A replica that waits to be created has its place already.
-        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
-        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
-            debug!(partition = %id, %error, "replica not deleted");
-        }
+        deleted.await.map_err(|_| unavailable(format!("broker {broker} is stopping; the replica may be there again")))
     }
 
     /// Ends the owners of the directories, after they have written what a restart should know. Says whether everything
@@ -251,6 +259,7 @@ impl DataPlane {
     }
 
     async fn tell(&self, assignment: &Assignment, change: RoleChange) {
+        let _changing = self.inner.changing.lock().await;
         self.inner.strays.lock().expect(UNPOISONED).remove(&assignment.id);
         let Some(shard) = self.shard_for(assignment).await else {
             warn!(partition = %assignment.id, "no log directory for the replica");
@@ -294,9 +303,14 @@ impl PartitionHost for DataPlane {
     }
 
     async fn delete_replica(&self, id: TopicPartition, reason: DeleteReason) {
+        let _changing = self.inner.changing.lock().await;
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         debug!(partition = %id, ?reason, "replica to be deleted");
-        self.end_replica(id).await;
+        // A replica that waits to be created has its place already.
+        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
+        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
+            debug!(partition = %id, %error, "replica not deleted");
+        }
     }
 
     async fn found_stray(&self, id: TopicPartition) {

@@ -111,7 +111,7 @@ async fn at_the_end_of_the_lease_nobody_has_to_say_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_moved_away_is_kept_for_the_grace_period_and_a_stray_for_ever() {
+async fn a_moved_replica_is_kept_for_the_grace_period_a_stray_for_ever() {
     let mut image = image(&[&[2, 3], &[2, 3]]);
     let mut driven = Driven::start(vec![id(0), id(1), id(5)], image.clone());
     driven.register(0);

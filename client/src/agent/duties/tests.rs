@@ -88,7 +88,7 @@ fn the_same_metadata_from_another_snapshot_changes_nothing() {
 }
 
 #[test]
-fn what_was_moved_away_is_deleted_after_the_grace_period_unless_it_comes_back() {
+fn a_replica_that_was_moved_away_is_deleted_after_the_grace() {
     let mut image = image(&[&[1, 2], &[2, 3], &[2, 3]]);
     let mut duties = Duties::new(broker(1));
     assert_eq!(named(&duties.begin([id(0), id(1), id(2)], &image, true)), ["lead 0 at 0"]);
@@ -100,7 +100,7 @@ fn what_was_moved_away_is_deleted_after_the_grace_period_unless_it_comes_back() 
 }
 
 #[test]
-fn what_the_metadata_does_not_know_is_kept_until_its_topic_is_seen_to_be_removed() {
+fn a_stray_is_kept_until_its_topic_is_seen_to_be_removed() {
     let mut image = image(&[&[1, 2]]);
     finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
     let foreign = TopicPartition::new(TopicId::from_bytes([9; 16]), PartitionId::new(0));
@@ -113,7 +113,7 @@ fn what_the_metadata_does_not_know_is_kept_until_its_topic_is_seen_to_be_removed
 }
 
 #[test]
-fn what_was_removed_while_the_broker_was_away_is_deleted() {
+fn a_topic_removed_while_the_broker_was_away_is_deleted() {
     let mut image = image(&[&[1, 2]]);
     finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
     remove_topic(&mut image);
@@ -122,18 +122,46 @@ fn what_was_removed_while_the_broker_was_away_is_deleted() {
     assert_eq!(named(&duties.delete_left_over()), ["delete 0 TopicDeleted"]);
 }
 
-/// Such as the metadata of a node whose log has lost the end: the topic is not there, and was not removed.
+/// Such as the metadata of controllers that were restored from an old copy: the topic is not there, and was not removed.
 #[test]
 fn a_replica_that_the_metadata_has_forgotten_becomes_a_stray() {
+    for forgets_the_level in [false, true] {
+        let mut image = image(&[&[1, 2]]);
+        finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
+        let mut duties = Duties::new(broker(1));
+        duties.begin([], &image, true);
+        let mut other = MetadataImage::default();
+        if !forgets_the_level {
+            finalize(&mut other, LEVEL_OF_REMOVED_TOPICS);
+        }
+        other.next_offset = image.next_offset.next();
+        assert_eq!(named(&duties.update(&other, true)), ["offline 0 Unknown", "stray 0"]);
+        assert_eq!(duties.strays(), 1);
+    }
+}
+
+#[test]
+fn a_stray_whose_partition_turns_out_to_be_elsewhere_is_deleted() {
     let mut image = image(&[&[1, 2]]);
     finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
     let mut duties = Duties::new(broker(1));
-    duties.begin([], &image, true);
+    assert_eq!(named(&duties.begin([id(1)], &image, true)), ["lead 0 at 0", "stray 1"]);
+    create(&mut image, &[2, 3]);
+    assert_eq!(named(&duties.update(&image, true)), ["delete 1 Reassigned"]);
+    assert_eq!(duties.strays(), 0);
+}
+
+#[test]
+fn a_replica_that_is_forgotten_within_the_grace_period_is_kept() {
+    let mut image = image(&[&[2, 3]]);
+    finalize(&mut image, LEVEL_OF_REMOVED_TOPICS);
+    let mut duties = Duties::new(broker(1));
+    duties.begin([id(0)], &image, true);
     let mut other = MetadataImage::default();
-    finalize(&mut other, LEVEL_OF_REMOVED_TOPICS);
     other.next_offset = image.next_offset.next();
-    assert_eq!(named(&duties.update(&other, true)), ["offline 0 Unknown", "stray 0"]);
-    assert_eq!(duties.strays(), 1);
+    duties.update(&other, true);
+    assert_eq!(named(&duties.delete_left_over()), ["stray 0"]);
+    assert_eq!((duties.left_over(), duties.strays()), (0, 1));
 }
 
 #[test]

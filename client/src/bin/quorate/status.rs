@@ -5,6 +5,7 @@ use quorate_proto::admin::ClusterStatusReply;
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
+use crate::output::note;
 use crate::session::Session;
 use crate::strays::{self, Found};
 
@@ -61,7 +62,11 @@ impl Status {
 
 pub async fn run(session: &Session) -> Outcome {
     let status = session.client.cluster_status(Freshness::Linearizable).await?;
-    let status = Status::new(status, strays::find(session, None).await?);
+    let strays = strays::find(session, None).await.unwrap_or_else(|failure| {
+        note(&format!("strays are not counted: {failure}"));
+        Found::default()
+    });
+    let status = Status::new(status, strays);
     session.show(&status, text)?;
     if status.healthy { Ok(()) } else { Err(Failure::Told) }
 }

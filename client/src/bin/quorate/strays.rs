@@ -123,15 +123,20 @@ pub async fn find(session: &Session, broker: Option<i32>) -> Outcome<Found> {
     let brokers = session.client.list_brokers(Freshness::Linearizable).await?.brokers;
     let brokers = brokers.into_iter().map(view::Broker::from);
     let mut asked = JoinSet::new();
-    let keeps_logs = |at: &view::Broker| at.kind == Kind::LOG.as_str() && at.state != "fenced";
+    let mut found = Found::default();
+    let keeps_logs = |at: &view::Broker| at.kind == Kind::LOG.as_str();
     for at in brokers.filter(|at| broker.map_or_else(|| keeps_logs(at), |id| id == at.id)) {
+        if at.state == "fenced" {
+            // It would most likely be waited for in vain.
+            found.silent.push(at.id);
+            continue;
+        }
         let (id, client, address) = (at.id, client.clone(), at.endpoint.unwrap_or_default());
         asked.spawn(async move { (id, client.list_strays(&address).await) });
     }
-    if let Some(id) = broker.filter(|_| asked.is_empty()) {
+    if let Some(id) = broker.filter(|_| asked.is_empty() && found.silent.is_empty()) {
         return Err(Failure::usage(format!("broker {id} is not registered")));
     }
-    let mut found = Found::default();
     for (id, reply) in asked.join_all().await {
         match reply {
             Ok(reply) => found.replies.push(reply),

@@ -54,7 +54,7 @@ pub(super) enum Entity<'a> {
     ProducerIds {
         next: i64,
     },
-    /// Of level 3.
+    /// From level 3 on.
     RemovedTopic {
         id: TopicId,
         offset: Offset,
@@ -237,7 +237,7 @@ impl Encoder {
         self.kind(kind)
     }
 
-    /// Of level 3.
+    /// A field of level 3: logs have none.
     fn kind(&mut self, kind: &Kind) -> &mut Self {
         if kind.is_log() { self } else { self.tag(1).text(kind.as_str()) }
     }

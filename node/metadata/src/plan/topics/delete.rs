@@ -7,6 +7,7 @@ use crate::config::{self, DELETE_TOPIC};
 use crate::error::{ApiError, ErrorName};
 use crate::ids::TopicId;
 use crate::image::MetadataImage;
+use crate::limits;
 use crate::plan::Plan;
 use crate::record::Record;
 
@@ -59,7 +60,12 @@ pub fn delete_topics(image: &MetadataImage, topics: &[TopicRef]) -> Plan<Vec<Res
         *times_named.entry(identity(topic)).or_default() += 1;
     }
     let enabled = config::is_enabled(image, DELETE_TOPIC);
+    let (asked, max) = (topics.len(), limits::TOPICS_DELETED_PER_REQUEST_MAX);
     let delete = |topic: &TopicRef| {
+        if asked > max {
+            let message = format!("the request deletes {asked} topics, one request may delete {max}");
+            return Err(ApiError::new(ErrorName::PolicyViolation, message));
+        }
         if times_named[&identity(topic)] > 1 {
             return Err(named_twice(&topic.to_string()));
         }
