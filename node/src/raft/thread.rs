@@ -21,7 +21,7 @@ use super::network::{Network, Peers, Service};
 use super::node::Proposal;
 use super::replay::{Progress, Replay};
 use super::state_machine::StateMachine;
-use super::store::{LogStore, Store};
+use super::store::{LogStore, Snapshots, Store};
 use super::trimming::Trimming;
 use super::types::{CommittedLeader, Payload, node_id};
 use super::{Raft, RaftConfig, RaftError, Replica};
@@ -97,18 +97,23 @@ pub async fn run_here(setup: Setup) {
 /// Until Raft has ended; then what resolves when the last write is on the disk, and what to drop after it.
 async fn serve(setup: Setup) -> (Option<oneshot::Receiver<()>>, watch::Sender<()>) {
     let Setup { config, store, local, port, replica, shutdown, stopped, started, finished } = setup;
-    let replay = Replay::start(replica, config.workers, finished.clone());
-    let core = async { Core::start(&config, store, local, replay?).await };
-    let mut core = match core.await {
-        Ok(core) => core,
+    let (storage, flushed) = match Storage::open(&*store) {
+        Ok(opened) => opened,
         Err(error) => {
             refuse(started, error);
             return (None, finished);
         }
     };
-    core.spawn_all(&config, port);
-    core.run(started, shutdown, stopped).await;
-    (Some(core.flushed), finished)
+    let replay = Replay::start(replica, config.workers, finished.clone());
+    let core = async { Core::start(&config, storage, local, replay?).await };
+    match core.await {
+        Ok(mut core) => {
+            core.spawn_all(&config, port);
+            core.run(started, shutdown, stopped).await;
+        }
+        Err(error) => refuse(started, error),
+    }
+    (Some(flushed), finished)
 }
 
 fn refuse(started: oneshot::Sender<Result<Started, RaftError>>, error: RaftError) {
@@ -116,13 +121,27 @@ fn refuse(started: oneshot::Sender<Result<Started, RaftError>>, error: RaftError
     let _ = started.send(Err(error));
 }
 
+/// What is kept on the disk, opened.
+struct Storage {
+    log: LogStore,
+    snapshots: Snapshots,
+}
+
+impl Storage {
+    /// With what resolves when the last write is on the disk and the database is closed.
+    fn open(store: &dyn Store) -> Result<(Self, oneshot::Receiver<()>), RaftError> {
+        let opened = store.open()?;
+        let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
+        Ok((Self { log, snapshots: opened.snapshots }, flushed))
+    }
+}
+
 struct Core {
     raft: Raft,
     local: LocalVoter,
     log: LogStore,
-    flushed: oneshot::Receiver<()>,
     peers: Peers,
-    snapshots: super::store::Snapshots,
+    snapshots: Snapshots,
     progress: Progress,
     grown: Arc<Notify>,
     written: Arc<Notify>,
@@ -142,14 +161,13 @@ enum End {
 impl Core {
     async fn start(
         config: &RaftConfig,
-        store: Arc<dyn Store>,
+        storage: Storage,
         local: LocalVoter,
         replay: Replay,
     ) -> Result<Self, RaftError> {
-        let opened = store.open()?;
-        let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
+        let Storage { log, snapshots } = storage;
         let peers = Peers::new(local.clone(), config.dial.clone(), &config.voters);
-        let (grown, snapshots, progress) = (Arc::new(Notify::new()), opened.snapshots, replay.progress());
+        let (grown, progress) = (Arc::new(Notify::new()), replay.progress());
         let state_machine =
             StateMachine::new(replay, snapshots.clone(), local.clone(), config.snapshot_log_bytes, grown.clone());
         let network = Network::new(peers.clone(), snapshots.clone());
@@ -159,7 +177,7 @@ impl Core {
             .map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
         let (written, doubted, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()), watch::Sender::new(false));
         let tasks = JoinSet::new();
-        Ok(Self { raft, local, log, flushed, peers, snapshots, progress, grown, written, doubted, joined, tasks })
+        Ok(Self { raft, local, log, peers, snapshots, progress, grown, written, doubted, joined, tasks })
     }
 
     fn spawn_all(&mut self, config: &RaftConfig, port: Port) {

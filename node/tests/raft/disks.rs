@@ -3,10 +3,10 @@
 use std::io::Read;
 
 use quorate_metadata::ids::Offset;
-use quorate_node::raft::{self, MemoryStore, ProposeError};
+use quorate_node::raft::{self, MemoryStore, ProposeError, RocksStore, Store};
 use tokio::time::timeout;
 
-use super::harness::{Cluster, PATIENCE, listen, propose, start_on, wait};
+use super::harness::{Cluster, Journal, PATIENCE, listen, propose, start_on, start_replica, wait};
 
 #[tokio::test]
 async fn one_voter_alone_is_a_cluster() {
@@ -128,6 +128,24 @@ async fn what_cannot_be_replayed_stops_the_voter_with_the_reason() {
     let reason = timeout(PATIENCE, stopped.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
     assert!(reason.contains("poisoned"), "{reason}");
     assert_eq!(propose(raft, epoch, "late").await, Err(ProposeError::Stopped));
+}
+
+/// Else the process that ends with the error ends while threads of the database work.
+#[tokio::test]
+async fn a_start_that_fails_at_replay_has_closed_the_disk() {
+    let mut cluster = Cluster::formed(1).await;
+    cluster.write("one").await;
+    cluster.stop(1).await;
+    for _ in 0..20 {
+        let store = RocksStore::new(&cluster.data(1));
+        let replica = Box::new(Journal::refusing());
+        let started = start_replica(store.clone(), cluster.config(1), cluster.address(1), replica).await;
+        let reason = started.err().expect("the log cannot be replayed").to_string();
+        assert!(reason.contains("refused by the test"), "{reason}");
+        drop(store.open().expect("nobody has the database open"));
+    }
+    cluster.restart(1).await;
+    cluster.wait_equal(1).await;
 }
 
 #[tokio::test]

@@ -25,14 +25,23 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Keeps every payload, and which of them have been published.
 #[derive(Default)]
 pub struct Journal {
+    refuses: bool,
     replayed: Vec<Bytes>,
     published: Arc<Mutex<Vec<Bytes>>>,
     installed: Arc<Mutex<u32>>,
 }
 
+impl Journal {
+    /// Replays nothing.
+    pub fn refusing() -> Self {
+        Self { refuses: true, ..Self::default() }
+    }
+}
+
 impl Replica for Journal {
     fn replay(&mut self, _: ControllerEpoch, payload: &Bytes) -> Result<Outcome, ReplicaError> {
         match &payload[..] {
+            _ if self.refuses => return Err(ReplicaError("refused by the test".into())),
             b"poison" => return Err(ReplicaError("poisoned".into())),
             b"stale" => return Ok(Outcome::WrongEpoch),
             _ => self.replayed.push(payload.clone()),
@@ -233,12 +242,19 @@ pub async fn start(config: RaftConfig, address: String) -> Result<Voter, RaftErr
 pub async fn start_on(store: impl Store, config: RaftConfig, address: String) -> Result<Voter, RaftError> {
     let journal = Journal::default();
     let (published, installed) = (journal.published.clone(), journal.installed.clone());
-    let listener = listen(&address).await;
-    let raft = timeout(PATIENCE, RaftNode::start(config, Arc::new(store), Port::Socket(listener), Box::new(journal)))
-        .await
-        .expect("started in time")?;
+    let raft = start_replica(store, config, address, Box::new(journal)).await?;
     let leadership = raft.leadership();
     Ok(Voter { raft, leadership, published, installed })
+}
+
+pub async fn start_replica(
+    store: impl Store,
+    config: RaftConfig,
+    address: String,
+    replica: Box<dyn Replica>,
+) -> Result<RaftNode, RaftError> {
+    let port = Port::Socket(listen(&address).await);
+    timeout(PATIENCE, RaftNode::start(config, Arc::new(store), port, replica)).await.expect("started in time")
 }
 
 pub async fn listen(address: &str) -> TcpListener {
