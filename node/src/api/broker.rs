@@ -23,7 +23,7 @@ use super::gateway::{Gateway, Passage};
 use super::heartbeat::{self, HeartbeatTerms};
 use super::request::{invalid, item_error, result, topic_id};
 use super::watch;
-use crate::controller::{MutationTerms, Weight};
+use crate::controller::{MutationTerms, Origin, Weight};
 
 /// Registration and ISR changes are small; a broker that waited this long asks anew.
 const BROKER_CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -34,8 +34,14 @@ pub struct BrokerService {
 }
 
 pub(super) fn terms() -> MutationTerms {
-    let weight = Weight::default();
-    MutationTerms { request: None, plan_only: false, atomic: false, timeout: BROKER_CALL_TIMEOUT, weight }
+    MutationTerms {
+        origin: Origin::Broker,
+        request: None,
+        plan_only: false,
+        atomic: false,
+        timeout: BROKER_CALL_TIMEOUT,
+        weight: Weight::default(),
+    }
 }
 
 /// A repetition is recognised or refused by its epochs, or gives another block of ids, of which there are enough.

@@ -20,7 +20,9 @@ use tonic::{Status, Streaming};
 
 use super::gateway::Gateway;
 use super::request::invalid;
-use crate::controller::{Contact, Mutation, MutationTerms, OpenStream, Position, RemovalTarget, SessionTable, Weight};
+use crate::controller::{
+    Contact, Mutation, MutationTerms, OpenStream, Origin, Position, RemovalTarget, SessionTable, Weight,
+};
 
 /// Replies that may wait for a slow broker before its stream is held back.
 const REPLIES_BUFFERED_MAX: usize = 4;
@@ -182,9 +184,14 @@ impl BrokerStream {
     }
 
     async fn decide(&self, wanted: Heartbeat) -> Result<HeartbeatAnswer, ApiError> {
-        let (timeout, weight) = (DECISION_TIMEOUT, Weight::default());
-        let terms = MutationTerms { request: None, plan_only: false, atomic: false, timeout, weight };
-        let terms = terms.about(wanted.broker);
+        let terms = MutationTerms {
+            origin: Origin::Broker,
+            request: None,
+            plan_only: false,
+            atomic: false,
+            timeout: DECISION_TIMEOUT,
+            weight: Weight { broker: Some(wanted.broker), ..Weight::default() },
+        };
         let target = Some(RemovalTarget { broker: wanted.broker, epoch: wanted.epoch });
         let mutation = Box::new(self.steps(&wanted));
         let reply: Decision = self.gateway.controller.request("heartbeat", terms, target, mutation).await?;

@@ -10,7 +10,7 @@ use quorate_proto::{admin, record};
 use tokio::time::Instant;
 
 use super::gateway::Passage;
-use crate::controller::{MutationTerms, Position, RequestId, Weight};
+use crate::controller::{MutationTerms, Origin, Position, RequestId, Weight};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,14 @@ pub fn timeout(timeout_ms: u32) -> Duration {
 pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, ApiError> {
     let Some(options) = options else {
         let (timeout, weight) = (DEFAULT_TIMEOUT, Weight::default());
-        return Ok(MutationTerms { request: None, plan_only: false, atomic: true, timeout, weight });
+        return Ok(MutationTerms {
+            origin: Origin::Client,
+            request: None,
+            plan_only: false,
+            atomic: true,
+            timeout,
+            weight,
+        });
     };
     let request = match (options.client_id.as_str(), options.request_id) {
         ("", 0) => None,
@@ -39,7 +46,7 @@ pub fn terms(options: Option<&admin::MutationOptions>) -> Result<MutationTerms, 
         }
     };
     let (timeout, weight) = (timeout(options.timeout_ms), Weight::default());
-    Ok(MutationTerms { request, plan_only: options.plan_only, atomic: true, timeout, weight })
+    Ok(MutationTerms { origin: Origin::Client, request, plan_only: options.plan_only, atomic: true, timeout, weight })
 }
 
 pub fn passage(forwarded: bool, terms: &MutationTerms) -> Passage {

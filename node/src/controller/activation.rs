@@ -47,7 +47,7 @@ impl EventLoop {
         self.view.drafts.clear();
         claim.large.fail_all();
         for operation in claim.under_way.take_all() {
-            self.queued.remove(operation.weight.bytes);
+            self.operations.bytes().remove(operation.origin, operation.weight.bytes);
             operation.refuse(not_controller());
         }
         self.sessions.clear();

@@ -22,22 +22,20 @@ use tokio::time::{Instant, interval};
 use tracing::warn;
 
 use super::batcher::{Group, Stamp};
-use super::handle::{ControllerHandle, QueuedBytes};
+use super::handle::ControllerHandle;
 use super::inflight::{InFlight, LostClaim};
 use super::large_plan::{LargePlans, Prepared, RECORDS_ON_LOOP_MAX, not_controller};
 use super::liveness::SessionTable;
 use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
 use super::pulse::Pulse;
+use super::queue::{QUEUE_MAX, QueueReceiver, queue};
 use super::tasks::TaskTable;
 use super::under_way::UnderWay;
 use crate::machine::Workers;
 use crate::metrics::Metrics;
 use crate::raft::{DialMap, Leadership, RaftNode};
 use crate::replica::MetadataView;
-
-/// Operations that wait. A full queue is answered with THROTTLED at once.
-const QUEUE_MAX: usize = 4_096;
 
 /// Operations planned into one batch before the loop looks up again.
 const OPERATIONS_PER_BATCH_MAX: usize = 1_024;
@@ -177,8 +175,7 @@ pub struct EventLoop {
     pub(super) pulse: Arc<Pulse>,
     /// The watchdog takes the claim back as well.
     claim_sender: Arc<watch::Sender<Option<ControllerEpoch>>>,
-    operations: mpsc::Receiver<Operation>,
-    pub(super) queued: QueuedBytes,
+    pub(super) operations: QueueReceiver,
     streams_lost: mpsc::UnboundedReceiver<StreamLost>,
     pub(super) probes: JoinSet<Probed>,
     pub(super) prepared: JoinSet<Prepared>,
@@ -194,7 +191,7 @@ impl EventLoop {
         view: MetadataView,
         metrics: Arc<Metrics>,
     ) -> (Self, ControllerHandle) {
-        let (sender, operations) = mpsc::channel(QUEUE_MAX);
+        let (sender, operations) = queue();
         let (claim_sender, claim) = watch::channel(None);
         // Bounded by the number of heartbeat streams: each reports its end once.
         let (lost_sender, streams_lost) = mpsc::unbounded_channel();
@@ -212,7 +209,6 @@ impl EventLoop {
             pulse,
             claim_sender: Arc::new(claim_sender),
             operations,
-            queued: handle.queued(),
             streams_lost,
             probes: JoinSet::new(),
             prepared: JoinSet::new(),
@@ -296,7 +292,7 @@ impl EventLoop {
     pub(super) fn count_in_flight(&self) {
         let bytes = self.claim.as_ref().map_or(0, |claim| claim.in_flight.bytes());
         self.metrics.in_flight_bytes.set(bytes as i64);
-        self.metrics.queued_bytes.set(self.queued.get() as i64);
+        self.metrics.queued_bytes.set(self.operations.bytes().total() as i64);
     }
 
     /// The claim was lost, but perhaps not the leadership: claims again once everything proposed so far is settled.
@@ -355,7 +351,7 @@ impl EventLoop {
             self.run_unfinished_tasks();
         }
         if self.has_room()
-            && let Ok(first) = self.operations.try_recv()
+            && let Some(first) = self.operations.try_recv()
         {
             self.run_operations(first);
         }
@@ -366,10 +362,10 @@ impl EventLoop {
         let (mut first, mut left) = (Some(first), OPERATIONS_PER_BATCH_MAX);
         self.run_each(Source::Queue, |event_loop| {
             left = left.checked_sub(1)?;
-            first.take().or_else(|| event_loop.operations.try_recv().ok())
+            first.take().or_else(|| event_loop.operations.try_recv())
         });
         if let Some(operation) = first {
-            self.queued.remove(operation.weight.bytes);
+            self.operations.bytes().remove(operation.origin, operation.weight.bytes);
             operation.refuse(not_controller());
         }
     }
@@ -408,7 +404,7 @@ impl EventLoop {
             && has_room(claim, std::mem::take(&mut is_first))
             && let Some(operation) = next(self)
         {
-            let bytes = operation.weight.bytes;
+            let (origin, bytes) = (operation.origin, operation.weight.bytes);
             // Its caller was told that the outcome is unknown, and not done is one of the outcomes.
             if !operation.is_abandoned() {
                 let is_queued = source == Source::Queue;
@@ -417,7 +413,7 @@ impl EventLoop {
                 self.plan(operation, &mut group);
             }
             if source != Source::Own {
-                self.queued.remove(bytes);
+                self.operations.bytes().remove(origin, bytes);
             }
         }
         self.propose(group);

@@ -1,18 +1,18 @@
 //! How the rest of the node reaches the controller.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost::Message;
 use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::liveness::SessionTable;
-use super::operation::{Mutation, Operation, Position, Progress, RemovalTarget, RequestId, Weight};
+use super::operation::{Mutation, Operation, Origin, Position, Progress, RemovalTarget, RequestId, Weight};
 use super::pulse::Pulse;
+use super::queue::QueueSender;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
 pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
@@ -20,6 +20,7 @@ pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
 /// How a mutation asks to be run.
 #[derive(Debug, Clone, Copy)]
 pub struct MutationTerms {
+    pub origin: Origin,
     pub request: Option<RequestId>,
     pub plan_only: bool,
     /// Whether all of it shows at once. Not where a plan names its own offsets, which a transaction would shift, nor
@@ -51,34 +52,10 @@ pub type MutationFailure = ApiError;
 
 #[derive(Clone)]
 pub struct ControllerHandle {
-    operations: mpsc::Sender<Operation>,
+    operations: QueueSender,
     claim: watch::Receiver<Option<ControllerEpoch>>,
     pub sessions: Arc<SessionTable>,
-    queued: QueuedBytes,
     pulse: Arc<Pulse>,
-}
-
-/// Requests in the queue, in bytes. A request of the largest size is below 8 MiB; several of them may wait.
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// Bytes of the requests that wait in the queue, as both of its ends count them.
-#[derive(Debug, Clone, Default)]
-pub struct QueuedBytes(Arc<AtomicUsize>);
-
-impl QueuedBytes {
-    /// Counts a request, unless the queue has too many bytes already. An empty queue takes any request.
-    fn try_add(&self, bytes: usize) -> bool {
-        let room = |queued: usize| (queued == 0 || queued + bytes <= QUEUE_BYTES_MAX).then_some(queued + bytes);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
-    }
-
-    pub(super) fn remove(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// A mutation whose plan and reply have these types.
@@ -108,16 +85,12 @@ where
 
 impl ControllerHandle {
     pub(super) fn new(
-        operations: mpsc::Sender<Operation>,
+        operations: QueueSender,
         claim: watch::Receiver<Option<ControllerEpoch>>,
         sessions: Arc<SessionTable>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        Self { operations, claim, sessions, queued: QueuedBytes::default(), pulse }
-    }
-
-    pub(super) fn queued(&self) -> QueuedBytes {
-        self.queued.clone()
+        Self { operations, claim, sessions, pulse }
     }
 
     /// The epoch under which this node is the active controller, if it is.
@@ -167,6 +140,7 @@ impl ControllerHandle {
         self.submit(Operation {
             name,
             number,
+            origin: terms.origin,
             request: terms.request,
             plan_only: terms.plan_only,
             atomic: terms.atomic,
@@ -194,22 +168,8 @@ impl ControllerHandle {
         self.submit(Operation { target: Some(target), ..Operation::without_caller("remove-from-isrs", mutation) })
     }
 
-    /// Queues an operation, or says at once that the queue is full.
     pub fn submit(&self, operation: Operation) -> Result<(), ApiError> {
-        let full = || ApiError::new(ErrorName::Throttled, "the controller's queue is full; nothing was done");
-        let bytes = operation.weight.bytes;
-        if !self.queued.try_add(bytes) {
-            return Err(full());
-        }
-        self.operations.try_send(operation).map_err(|error| {
-            self.queued.remove(bytes);
-            match error {
-                mpsc::error::TrySendError::Full(_) => full(),
-                mpsc::error::TrySendError::Closed(_) => {
-                    ApiError::new(ErrorName::ControllerUnavailable, "the node is stopping")
-                }
-            }
-        })
+        self.operations.submit(operation)
     }
 }
 
@@ -234,12 +194,14 @@ fn timed_out(after: Duration) -> ApiError {
 #[cfg(test)]
 mod tests {
     use quorate_metadata::ids::Offset;
+    use tokio::sync::mpsc;
 
+    use super::super::queue::queue;
     use super::*;
 
     #[tokio::test]
     async fn a_listener_wakes_at_the_next_claim_and_not_at_those_before() {
-        let (operations, _queue) = mpsc::channel(1);
+        let (operations, _queue) = queue();
         let (lost, _losses) = mpsc::unbounded_channel();
         let (office, claim) = watch::channel(None);
         let sessions = Arc::new(SessionTable::new(Duration::from_secs(3), lost));

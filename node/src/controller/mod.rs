@@ -3,7 +3,7 @@
 //! Goals in order: never promise what a majority has not stored; never let one request starve another; answer fast.
 //!
 //! ```text
-//!   rpc handler ──bounded queue──► event loop ── plan on draft ── propose ──► log
+//!   rpc handler ──bounded queues─► event loop ── plan on draft ── propose ──► log
 //!        ▲                            │ parks the reply                        │ replayed here
 //!        └──────── reply at its offset ◄───────────────────────────────────────┘
 //! ```
@@ -25,6 +25,7 @@ mod operation;
 mod probe;
 mod proposals;
 mod pulse;
+mod queue;
 mod tasks;
 mod under_way;
 mod watchdog;
@@ -33,5 +34,5 @@ pub use batcher::{PreparedBatch, Stamp, entries_of};
 pub use event_loop::{ControllerConfig, EventLoop};
 pub use handle::{ControllerHandle, MutationTerms, RETRY_AFTER_THROTTLED};
 pub use liveness::{Contact, OpenStream, SessionTable};
-pub use operation::{Mutation, Operation, Position, RemovalTarget, Reply, RequestId, Weight};
+pub use operation::{Mutation, Operation, Origin, Position, RemovalTarget, Reply, RequestId, Weight};
 pub use watchdog::Watchdog;

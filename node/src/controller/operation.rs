@@ -39,6 +39,25 @@ impl Weight {
     }
 }
 
+/// Who asks for an operation: neither waits behind all that the other asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Client,
+    /// A broker or a controller.
+    Broker,
+}
+
+impl Origin {
+    pub const COUNT: usize = 2;
+
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Broker,
+            Self::Broker => Self::Client,
+        }
+    }
+}
+
 /// How a mutation is planned, and how its reply is made from what the last plan came to.
 pub trait Mutation: Send {
     /// Plans on the draft; called again after each step of a plan in steps. Pure but for the randomness that it is given,
@@ -82,6 +101,7 @@ pub struct Operation {
     pub name: &'static str,
     /// Distinguishes it from all others of this process.
     pub number: u64,
+    pub origin: Origin,
     pub request: Option<RequestId>,
     /// Plan, answer, and write nothing.
     pub plan_only: bool,
@@ -115,6 +135,7 @@ impl Operation {
         Self {
             name,
             number: INTERNAL,
+            origin: Origin::Broker,
             request: None,
             plan_only: false,
             atomic: false,

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::super::fixture::{event_loop, lone_voter};
 use super::super::inflight::IN_FLIGHT_MAX;
-use super::super::operation::{Mutation, Position, RemovalTarget, Reply, RequestId, Weight};
+use super::super::operation::{Mutation, Origin, Position, RemovalTarget, Reply, RequestId, Weight};
 use super::*;
 
 type Answer = oneshot::Receiver<Reply>;
@@ -266,12 +266,25 @@ async fn a_small_operation_does_not_wait_for_all_large_ones_before_it() {
     driven.event_loop.run_operations(first);
     let written = ["a-0", "small", "b-0", "c-0"].map(|key| value(driven.draft(), key).is_some());
     assert_eq!(written, [true, true, false, false]);
-    assert_eq!(driven.event_loop.queued.get(), 2_000, "those that wait are still counted");
+    assert_eq!(driven.event_loop.operations.bytes().total(), 2_000, "those that wait are still counted");
     driven.finish().await;
     for answer in answers {
         assert_eq!(answer.await, Ok(Ok(b"0".to_vec())));
     }
-    assert_eq!(driven.event_loop.queued.get(), 0);
+    assert_eq!(driven.event_loop.operations.bytes().total(), 0);
+}
+
+#[tokio::test]
+async fn a_client_does_not_wait_for_all_brokers_before_it() {
+    let mut driven = Driven::start().await;
+    for _ in 0..2 * OPERATIONS_PER_BATCH_MAX {
+        driven.controller.submit(set("broker", "written").0).expect("the queue has room");
+    }
+    let (mutation, _) = set("client", "written");
+    driven.controller.submit(Operation { origin: Origin::Client, ..mutation }).expect("the queue has room");
+    let first = driven.event_loop.operations.recv().await.expect("it waits");
+    driven.event_loop.run_operations(first);
+    assert_eq!(value(driven.draft(), "client"), Some("written"));
 }
 
 #[tokio::test]
@@ -308,7 +321,7 @@ async fn what_waits_for_its_turn_is_bounded_and_is_refused_with_the_claim() {
     }
     assert_eq!(waiting.len(), TURNS_WAITING_MAX);
     driven.event_loop.resign("a test");
-    assert_eq!(driven.event_loop.queued.get(), 0);
+    assert_eq!(driven.event_loop.operations.bytes().total(), 0);
     for answer in waiting {
         assert_eq!(answer.await.expect("an answer").map_err(|error| error.name), Err(ErrorName::NotController));
     }
@@ -384,7 +397,7 @@ async fn an_operation_leaves_room_in_the_queue_when_it_is_planned() {
     let mut driven = Driven::start().await;
     let heavy = || {
         let (operation, answer) = set("key", "value");
-        (Operation { weight: Weight { bytes: 40 * 1024 * 1024, records: 1, broker: None }, ..operation }, answer)
+        (Operation { weight: Weight { bytes: 20 * 1024 * 1024, records: 1, broker: None }, ..operation }, answer)
     };
     for _ in 0..3 {
         driven.controller.submit(heavy().0).expect("the queue is empty");
@@ -445,7 +458,7 @@ async fn an_operation_that_is_refused_takes_no_room_in_the_queue() {
     let (heavy, _) = set("key", "value");
     let weight = Weight { bytes: 1_000, records: 1, broker: None };
     let refused = driven.controller.submit(Operation { weight, ..heavy }).expect_err("the queue is full");
-    assert_eq!((refused.name, driven.event_loop.queued.get()), (ErrorName::Throttled, 0));
+    assert_eq!((refused.name, driven.event_loop.operations.bytes().total()), (ErrorName::Throttled, 0));
 }
 
 #[tokio::test]

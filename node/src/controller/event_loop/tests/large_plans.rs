@@ -94,7 +94,7 @@ async fn a_large_plan_does_not_wait_for_what_changes_much_and_came_later() {
     assert_eq!(driven.claim().under_way.step_count(), 1, "it waits behind the large one");
     driven.finish().await;
     assert_eq!((done.await, later_done.await), (Ok(Ok(b"0".to_vec())), Ok(Ok(b"0".to_vec()))));
-    assert_eq!(driven.event_loop.queued.get(), 0);
+    assert_eq!(driven.event_loop.operations.bytes().total(), 0);
 }
 
 #[tokio::test]
@@ -143,6 +143,7 @@ async fn a_large_plan_that_comes_too_late_is_dropped() {
     let mut driven = Driven::start().await;
     let controller = driven.controller.clone();
     let terms = MutationTerms {
+        origin: Origin::Client,
         request: None,
         plan_only: false,
         atomic: true,
