@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use self::connection::Connections;
 use self::heart::{Heart, Order};
@@ -39,7 +40,8 @@ use crate::{AdminClient, Freshness, Mode, world};
 
 /// Until all of them are unfenced: ten seconds, and more for thousands at once.
 const UNFENCE_TIMEOUT: Duration = Duration::from_secs(10);
-const UNFENCE_TIMEOUT_EACH: Duration = Duration::from_millis(20);
+/// A broker that returns to many partitions changes each of them, on few processors that it shares with all nodes.
+const UNFENCE_TIMEOUT_EACH: Duration = Duration::from_millis(150);
 
 /// Registrations under way at once: enough for the controller to group them into batches.
 const REGISTRATIONS_AT_ONCE: usize = 64;
@@ -247,6 +249,11 @@ async fn accept(listener: TcpListener) -> Infallible {
     }
 }
 
+/// A broker that starts again has the disk that it had.
+fn directory(broker: i32) -> DirectoryId {
+    DirectoryId::new(Uuid::from_u128(u128::from(broker.unsigned_abs()) << 64))
+}
+
 fn registration(cluster: &str, broker: i32, port: u16) -> RegisterRequest {
     RegisterRequest {
         cluster_id: cluster.to_owned(),
@@ -261,7 +268,7 @@ fn registration(cluster: &str, broker: i32, port: u16) -> RegisterRequest {
         kind: None,
         rack: None,
         features: features_to_wire(&features::supported()),
-        directories: vec![DirectoryId::new(world::uuid()).to_string()],
+        directories: vec![directory(broker).to_string()],
         previous_epoch: None,
     }
 }
