@@ -97,6 +97,7 @@ fn code(name: ErrorName) -> Code {
         | N::InvalidRequest
         | N::InvalidRequiredAcks
         | N::InvalidRecord
+        | N::InvalidTimestamp
         | N::InvalidRegistration => Code::InvalidArgument,
         N::UnsupportedVersion
         | N::PolicyViolation

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use quorate_metadata::ApiError;
+use quorate_proto::error::{from_item, from_status};
 use quorate_proto::log::log_client::LogClient;
 use quorate_proto::log::{
-    DescribeReplicasReply, DescribeReplicasRequest, FetchPartition, FetchRequest, RecordBatch, Records,
+    DescribeReplicasReply, DescribeReplicasRequest, FetchPartition, FetchRequest, ProduceRequest, ProducedBatch,
+    ProducedPartition, Record, RecordBatch, Records,
 };
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -12,6 +15,25 @@ use tonic::transport::Channel;
 use crate::{Cluster, PATIENCE, wait};
 
 pub type Log = LogClient<Channel>;
+
+/// One record straight to one broker, for the first partition of a topic.
+pub async fn produce(
+    broker: &mut Log,
+    topic_id: &str,
+    acks: i32,
+    record: Record,
+) -> Result<ProducedPartition, ApiError> {
+    let records = prost::Message::encode_to_vec(&Records { records: vec![record] }).into();
+    let batch = RecordBatch { records, record_count: 1, ..RecordBatch::default() };
+    let batch = ProducedBatch { topic_id: topic_id.to_owned(), batch: Some(batch), ..ProducedBatch::default() };
+    let request = ProduceRequest { acks, timeout_ms: 5_000, batches: vec![batch] };
+    let reply = broker.produce(request).await.map_err(|status| from_status(&status))?.into_inner();
+    let produced = reply.partitions.into_iter().next().expect("one batch was sent");
+    match &produced.error {
+        Some(error) => Err(from_item(error)),
+        None => Ok(produced),
+    }
+}
 
 /// What one replica has committed.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,14 +46,18 @@ pub struct Committed {
 impl Committed {
     /// Offset and value of each record.
     pub fn values(&self) -> BTreeMap<i64, Vec<u8>> {
-        self.batches.iter().flat_map(values_of).collect()
+        let value = |record: Record| record.value.unwrap_or_default().to_vec();
+        self.records().into_iter().map(|(offset, record)| (offset, value(record))).collect()
+    }
+
+    pub fn records(&self) -> BTreeMap<i64, Record> {
+        self.batches.iter().flat_map(records_of).collect()
     }
 }
 
-fn values_of(batch: &RecordBatch) -> Vec<(i64, Vec<u8>)> {
+fn records_of(batch: &RecordBatch) -> Vec<(i64, Record)> {
     let records: Records = prost::Message::decode(batch.records.clone()).expect("records can be decoded");
-    let value = |record: quorate_proto::log::Record| record.value.unwrap_or_default().to_vec();
-    (batch.base_offset..).zip(records.records.into_iter().map(value)).collect()
+    (batch.base_offset..).zip(records.records).collect()
 }
 
 impl Cluster {
@@ -43,14 +69,18 @@ impl Cluster {
     /// What the replica on `id` has up to the high watermark that it knows.
     pub async fn committed(&self, id: i32, topic_id: &str, partition: i32) -> Option<Committed> {
         let mut log = self.log_of(id);
-        let mut found: Option<Committed> = None;
+        let (mut found, mut first): (Option<Committed>, i64) = (None, 0);
         loop {
-            let offset = found.as_ref().map_or(0, next_offset);
+            let offset = found.as_ref().map_or(first, next_offset);
             let asked =
                 FetchPartition { topic_id: topic_id.to_owned(), partition, offset, ..FetchPartition::default() };
             let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };
             let reply = timeout(PATIENCE, log.fetch(request)).await.ok()?.ok()?.into_inner();
             let fetched = reply.partitions.into_iter().next()?;
+            if fetched.error.is_some() && found.is_none() && fetched.log_start_offset > first {
+                first = fetched.log_start_offset;
+                continue;
+            }
             if fetched.error.is_some() {
                 return None;
             }

@@ -120,17 +120,22 @@ impl LogDirectory {
         Ok(found)
     }
 
-    /// Opens the log, or creates it. It has one owner at a time.
-    pub fn log(&self, partition: TopicPartition) -> Result<PartitionLog, LogError> {
+    /// Opens the log at `now_ms`, or creates it. It has one owner at a time.
+    pub fn log(&self, partition: TopicPartition, now_ms: i64) -> Result<PartitionLog, LogError> {
         let mut writes = self.begin();
-        let log = self.open_log(&mut writes, partition)?;
+        let log = self.open_log(&mut writes, partition, now_ms)?;
         self.commit(writes)?;
         Ok(log)
     }
 
     /// As `log`; a new one is staged, so that many are created by one commit. Nothing of it is staged before.
-    pub fn open_log(&self, writes: &mut Writes, partition: TopicPartition) -> Result<PartitionLog, LogError> {
-        PartitionLog::open(Rows::new(self.clone(), partition), writes)
+    pub fn open_log(
+        &self,
+        writes: &mut Writes,
+        partition: TopicPartition,
+        now_ms: i64,
+    ) -> Result<PartitionLog, LogError> {
+        PartitionLog::open(Rows::new(self.clone(), partition), writes, now_ms)
     }
 
     /// Removes the log with all that it has. Its owner is gone.

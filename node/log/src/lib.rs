@@ -17,12 +17,13 @@
 //! # let path = tempfile::tempdir()?;
 //! let directory = LogDirectory::open(path.path(), Flush::Always)?;
 //! let orders = TopicPartition::new(TopicId::from_bytes([1; 16]), PartitionId::new(0));
-//! let mut log = directory.log(orders)?;
+//! let now_ms = 1_700_000_000_000;
+//! let mut log = directory.log(orders, now_ms)?;
 //!
 //! let mut writes = directory.begin();
 //! log.begin_epoch(&mut writes, LeaderEpoch::new(0));
 //! let batch = NewBatch { record_count: 2, max_timestamp_ms: 7, producer: None, records: "ab".into() };
-//! let appended = log.append_as_leader(&mut writes, &batch, LeaderEpoch::new(0))?;
+//! let appended = log.append_as_leader(&mut writes, &batch, LeaderEpoch::new(0), now_ms)?;
 //! directory.commit(writes)?;
 //!
 //! assert_eq!(appended.next_offset, LogOffset(2));
@@ -43,6 +44,7 @@ mod owner;
 mod partition_log;
 mod producers;
 mod reader;
+mod reclaim;
 mod rocks;
 mod rows;
 mod segments;

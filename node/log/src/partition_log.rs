@@ -38,13 +38,13 @@ pub struct Appended {
 
 impl PartitionLog {
     /// One that is not there is staged.
-    pub(crate) fn open(rows: Rows, writes: &mut Writes) -> Result<Self, LogError> {
-        let Some(meta) = rows.meta()? else { return Self::create(rows, writes) };
+    pub(crate) fn open(rows: Rows, writes: &mut Writes, now_ms: i64) -> Result<Self, LogError> {
+        let Some(meta) = rows.meta()? else { return Self::create(rows, writes, now_ms) };
         let mut log = Self {
             log_start: meta.log_start,
             high_watermark: meta.high_watermark,
             epochs: meta.epochs,
-            segments: Segments::new(meta.closed, Segment::empty(meta.active)),
+            segments: Segments::new(meta.closed, Segment::empty(meta.active), now_ms),
             producers: Producers::default(),
             segment_bytes: SEGMENT_BYTES,
             rows,
@@ -53,14 +53,14 @@ impl PartitionLog {
         Ok(log)
     }
 
-    fn create(rows: Rows, writes: &mut Writes) -> Result<Self, LogError> {
+    fn create(rows: Rows, writes: &mut Writes, now_ms: i64) -> Result<Self, LogError> {
         // What was left of it without its state, if anything, is not part of the new one.
         rows.delete_found(writes)?;
         let log = Self {
             log_start: LogOffset(0),
             high_watermark: LogOffset(0),
             epochs: Epochs::default(),
-            segments: Segments::new(Vec::new(), Segment::empty(LogOffset(0))),
+            segments: Segments::new(Vec::new(), Segment::empty(LogOffset(0)), now_ms),
             producers: Producers::default(),
             segment_bytes: SEGMENT_BYTES,
             rows,
@@ -127,6 +127,7 @@ impl PartitionLog {
         writes: &mut Writes,
         batch: &NewBatch,
         epoch: LeaderEpoch,
+        now_ms: i64,
     ) -> Result<Appended, AppendRefused> {
         let stored = StoredBatch::new(self.log_end(), epoch, batch)?;
         self.check_epoch(epoch)?;
@@ -136,18 +137,23 @@ impl PartitionLog {
             let next = LogOffset(base.0 + i64::from(batch.record_count));
             return Ok(Appended { base_offset: base, next_offset: next, batch: None });
         }
-        self.append(writes, &stored);
+        self.append(writes, &stored, now_ms);
         let (base_offset, next_offset) = (stored.base_offset(), stored.next_offset());
         Ok(Appended { base_offset, next_offset, batch: Some(stored) })
     }
 
     /// What the leader took is taken: it has asked what there was to ask.
-    pub fn append_as_follower(&mut self, writes: &mut Writes, batch: &StoredBatch) -> Result<(), AppendRefused> {
+    pub fn append_as_follower(
+        &mut self,
+        writes: &mut Writes,
+        batch: &StoredBatch,
+        now_ms: i64,
+    ) -> Result<(), AppendRefused> {
         if batch.base_offset() != self.log_end() {
             return Err(AppendRefused::NotAtEnd { base: batch.base_offset(), end: self.log_end() });
         }
         self.check_epoch(batch.leader_epoch())?;
-        self.append(writes, batch);
+        self.append(writes, batch, now_ms);
         Ok(())
     }
 
@@ -180,7 +186,7 @@ impl PartitionLog {
         self.log_start = offset;
         self.high_watermark = offset;
         self.epochs = Epochs::default();
-        self.segments = Segments::new(Vec::new(), Segment::empty(offset));
+        self.segments = Segments::new(Vec::new(), Segment::empty(offset), self.segments.appended_ms());
         self.producers = Producers::default();
         self.rows.delete_all(writes);
         self.put_start(writes);
@@ -247,12 +253,12 @@ impl PartitionLog {
         }
     }
 
-    fn append(&mut self, writes: &mut Writes, batch: &StoredBatch) {
+    fn append(&mut self, writes: &mut Writes, batch: &StoredBatch, now_ms: i64) {
         if self.segments.is_full(batch.size_bytes(), self.segment_bytes) {
             self.roll(writes);
         }
         self.begin_epoch(writes, batch.leader_epoch());
-        self.segments.add(batch);
+        self.segments.append(batch, now_ms);
         self.producers.record(batch);
         self.rows.put_batch(writes, batch);
     }
@@ -288,7 +294,7 @@ impl PartitionLog {
             if batch.base_offset() != self.log_end() {
                 return Err(self.rows.missing(self.log_end()));
             }
-            self.segments.add(&batch);
+            self.segments.fill(&batch);
             self.producers.record(&batch);
         }
         Ok(())

@@ -9,32 +9,39 @@ pub struct Segment {
     pub base: LogOffset,
     pub end: LogOffset,
     pub bytes: u64,
+    /// Of all records: what lookups by time go by.
     pub max_timestamp_ms: i64,
+    /// The latest time that retention believes: a record from the future, or from before 1970, is as old as its append.
+    pub newest_ms: i64,
 }
 
 impl Segment {
     pub fn empty(base: LogOffset) -> Self {
-        Self { base, end: base, bytes: 0, max_timestamp_ms: i64::MIN }
+        Self { base, end: base, bytes: 0, max_timestamp_ms: i64::MIN, newest_ms: i64::MIN }
     }
 
-    fn add(&mut self, batch: &StoredBatch) {
+    fn add(&mut self, batch: &StoredBatch, now_ms: i64) {
+        let timestamp_ms = batch.max_timestamp_ms();
+        let believed_ms = if (0..=now_ms).contains(&timestamp_ms) { timestamp_ms } else { now_ms };
         self.end = batch.next_offset();
         self.bytes += batch.size_bytes();
-        self.max_timestamp_ms = self.max_timestamp_ms.max(batch.max_timestamp_ms());
+        self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
+        self.newest_ms = self.newest_ms.max(believed_ms);
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let fields = [self.base.0, self.end.0, self.bytes.cast_signed(), self.max_timestamp_ms];
+        let fields = [self.base.0, self.end.0, self.bytes.cast_signed(), self.max_timestamp_ms, self.newest_ms];
         fields.into_iter().flat_map(i64::to_be_bytes).collect()
     }
 
+    /// A segment that an earlier release closed has no `newest_ms`.
     pub fn decode(mut body: &[u8]) -> Result<Self, TryGetError> {
-        Ok(Self {
-            base: LogOffset(body.try_get_i64()?),
-            end: LogOffset(body.try_get_i64()?),
-            bytes: body.try_get_u64()?,
-            max_timestamp_ms: body.try_get_i64()?,
-        })
+        let base = LogOffset(body.try_get_i64()?);
+        let end = LogOffset(body.try_get_i64()?);
+        let bytes = body.try_get_u64()?;
+        let max_timestamp_ms = body.try_get_i64()?;
+        let newest_ms = if body.is_empty() { max_timestamp_ms } else { body.try_get_i64()? };
+        Ok(Self { base, end, bytes, max_timestamp_ms, newest_ms })
     }
 }
 
@@ -43,24 +50,38 @@ impl Segment {
 pub struct Segments {
     closed: Vec<Segment>,
     active: Segment,
+    /// When the log was appended to, or opened.
+    appended_ms: i64,
 }
 
 /// What retention goes by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// A segment goes when its latest record is older.
+    /// A segment goes when its latest record is older, the active one not before its latest append is.
     pub ms: Option<u64>,
     /// The oldest segment goes while the others alone have this much.
     pub bytes: Option<u64>,
 }
 
 impl Segments {
-    pub fn new(closed: Vec<Segment>, active: Segment) -> Self {
-        Self { closed, active }
+    /// Opened at `now_ms`.
+    pub fn new(closed: Vec<Segment>, active: Segment, now_ms: i64) -> Self {
+        Self { closed, active, appended_ms: now_ms }
     }
 
-    pub fn add(&mut self, batch: &StoredBatch) {
-        self.active.add(batch);
+    /// A batch that is appended at `now_ms`.
+    pub fn append(&mut self, batch: &StoredBatch, now_ms: i64) {
+        self.active.add(batch, now_ms);
+        self.appended_ms = now_ms;
+    }
+
+    /// A batch that is there already.
+    pub fn fill(&mut self, batch: &StoredBatch) {
+        self.active.add(batch, self.appended_ms);
+    }
+
+    pub fn appended_ms(&self) -> i64 {
+        self.appended_ms
     }
 
     /// The active segment is full if `more` bytes would lead it beyond `max`. An empty one never is.
@@ -106,8 +127,10 @@ impl Segments {
     pub fn expired(&self, now_ms: i64, retention: Retention, below: LogOffset) -> Option<LogOffset> {
         let mut left = self.bytes();
         let mut start = None;
-        for segment in self.all().filter(|segment| segment.bytes > 0) {
-            let age = i128::from(now_ms) - i128::from(segment.max_timestamp_ms);
+        let closed = self.closed.iter().map(|segment| (segment, segment.newest_ms));
+        let active = (&self.active, self.active.newest_ms.max(self.appended_ms));
+        for (segment, newest_ms) in closed.chain([active]).filter(|(segment, _)| segment.bytes > 0) {
+            let age = i128::from(now_ms) - i128::from(newest_ms);
             let is_old = retention.ms.is_some_and(|ms| age > i128::from(ms));
             let is_surplus = retention.bytes.is_some_and(|bytes| left - segment.bytes >= bytes);
             if segment.end > below || !(is_old || is_surplus) {

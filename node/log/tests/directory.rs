@@ -8,13 +8,16 @@ use std::path::Path;
 use quorate_log::{Flush, LogDirectory, LogError, LogOffset, LogReader, NewBatch, Owner, PartitionLog, Writes};
 use quorate_metadata::ids::{BrokerId, ClusterId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
+/// When everything here happens.
+const NOW_MS: i64 = 1_000;
+
 fn partition(topic: u8, partition: i32) -> TopicPartition {
     TopicPartition::new(TopicId::from_bytes([topic; 16]), PartitionId::new(partition))
 }
 
 fn append(log: &mut PartitionLog, writes: &mut Writes, records: &'static str) {
     let batch = NewBatch { record_count: 1, max_timestamp_ms: 0, producer: None, records: records.into() };
-    log.append_as_leader(writes, &batch, LeaderEpoch::new(0)).unwrap();
+    log.append_as_leader(writes, &batch, LeaderEpoch::new(0), NOW_MS).unwrap();
 }
 
 fn read_all(log: &PartitionLog) -> Result<Vec<String>, LogError> {
@@ -64,7 +67,7 @@ fn one_write_has_many_logs_and_a_removed_log_leaves_its_neighbours() {
     let path = tempfile::tempdir().unwrap();
     let directory = LogDirectory::open(path.path(), Flush::Always).unwrap();
     let all = [partition(1, 0), partition(1, 1), partition(2, 0)];
-    let mut logs = all.map(|partition| directory.log(partition).unwrap());
+    let mut logs = all.map(|partition| directory.log(partition, NOW_MS).unwrap());
     let mut writes = directory.begin();
     logs.iter_mut().for_each(|log| append(log, &mut writes, "a"));
     directory.commit(writes).unwrap();
@@ -74,7 +77,7 @@ fn one_write_has_many_logs_and_a_removed_log_leaves_its_neighbours() {
     directory.remove(all[1]).unwrap();
     assert_eq!(directory.partitions().unwrap(), [all[0], all[2]]);
     for (partition, end) in all.into_iter().zip([1, 0, 1]) {
-        assert_eq!(directory.log(partition).unwrap().log_end(), LogOffset(end), "{partition}");
+        assert_eq!(directory.log(partition, NOW_MS).unwrap().log_end(), LogOffset(end), "{partition}");
     }
 }
 
@@ -83,7 +86,7 @@ fn a_write_that_a_crash_has_cut_is_gone_and_the_ones_before_are_there() {
     for flush in [Flush::Os, Flush::Always] {
         let path = tempfile::tempdir().unwrap();
         let directory = LogDirectory::open(path.path(), flush).unwrap();
-        let mut log = directory.log(partition(1, 0)).unwrap();
+        let mut log = directory.log(partition(1, 0), NOW_MS).unwrap();
         for records in ["first", "second"] {
             let mut writes = directory.begin();
             append(&mut log, &mut writes, records);
@@ -94,7 +97,7 @@ fn a_write_that_a_crash_has_cut_is_gone_and_the_ones_before_are_there() {
         wal.set_len(wal.metadata().unwrap().len() - 3).unwrap();
 
         let directory = LogDirectory::open(path.path(), flush).unwrap();
-        let mut log = directory.log(partition(1, 0)).unwrap();
+        let mut log = directory.log(partition(1, 0), NOW_MS).unwrap();
         assert_eq!(read_all(&log).unwrap(), ["first"]);
         let mut writes = directory.begin();
         append(&mut log, &mut writes, "third");
@@ -111,7 +114,7 @@ fn open_damaged(
 ) -> String {
     let path = tempfile::tempdir().unwrap();
     let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
-    let mut log = directory.log(partition(1, 0)).unwrap();
+    let mut log = directory.log(partition(1, 0), NOW_MS).unwrap();
     let mut writes = directory.begin();
     ["first", "second", "third"].into_iter().for_each(|records| append(&mut log, &mut writes, records));
     directory.commit(writes).unwrap();
@@ -122,7 +125,7 @@ fn open_damaged(
     damage(&db, handle, &key, value.to_vec());
     drop(db);
     let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
-    match directory.log(partition(1, 0)) {
+    match directory.log(partition(1, 0), NOW_MS) {
         Err(LogError::Corrupt { offset, reason, .. }) => format!("{offset}: {reason}"),
         Err(other) => panic!("{other}"),
         Ok(log) => panic!("opened: {:?}", read_all(&log)),
@@ -152,7 +155,7 @@ fn damage_is_found_before_the_log_opens() {
 fn a_truncation_needs_what_was_staged_before_to_be_on_the_disk() {
     let path = tempfile::tempdir().unwrap();
     let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
-    let mut log = directory.log(partition(1, 0)).unwrap();
+    let mut log = directory.log(partition(1, 0), NOW_MS).unwrap();
     append(&mut log, &mut directory.begin(), "lost");
     let refused = log.truncate_to(&mut directory.begin(), LogOffset(0));
     assert!(matches!(refused, Err(LogError::Corrupt { offset: LogOffset(0), .. })), "{refused:?}");
@@ -177,12 +180,12 @@ fn logs_are_created_and_removed_together_by_one_commit() {
     {
         let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
         let mut writes = directory.begin();
-        let mut opened: Vec<_> = all.iter().map(|id| directory.open_log(&mut writes, *id).unwrap()).collect();
+        let mut opened: Vec<_> = all.iter().map(|id| directory.open_log(&mut writes, *id, NOW_MS).unwrap()).collect();
         assert!(all.iter().all(|id| writes.touches(*id)));
         assert_eq!(directory.partitions().unwrap(), []);
         append(&mut opened[0], &mut writes, "a");
         directory.commit(writes).unwrap();
-        assert_eq!(directory.log(all[0]).unwrap().log_end(), LogOffset(1));
+        assert_eq!(directory.log(all[0], NOW_MS).unwrap().log_end(), LogOffset(1));
     }
     assert_eq!(logs(path.path()), all);
     {
@@ -200,15 +203,15 @@ fn a_log_of_many_rows_is_removed_whole_and_its_neighbours_stay() {
     let directory = LogDirectory::open(path.path(), Flush::Os).unwrap();
     let [before, removed, after] = [1, 2, 3].map(|id| partition(1, id));
     for id in [before, removed, after] {
-        let mut log = directory.log(id).unwrap();
+        let mut log = directory.log(id, NOW_MS).unwrap();
         let mut writes = directory.begin();
         (0..40).for_each(|_| append(&mut log, &mut writes, "a"));
         directory.commit(writes).unwrap();
     }
     directory.remove(removed).unwrap();
     assert_eq!(directory.partitions().unwrap(), [before, after]);
-    let again = directory.log(removed).unwrap();
+    let again = directory.log(removed, NOW_MS).unwrap();
     assert_eq!(again.log_end(), LogOffset(0));
     assert!(read_all(&again).unwrap().is_empty());
-    assert_eq!(read_all(&directory.log(after).unwrap()).unwrap().len(), 40);
+    assert_eq!(read_all(&directory.log(after, NOW_MS).unwrap()).unwrap().len(), 40);
 }

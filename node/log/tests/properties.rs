@@ -147,6 +147,9 @@ enum Place {
     Memory(MemoryLogs),
 }
 
+/// When everything here happens.
+const NOW_MS: i64 = 1_000;
+
 fn partition() -> TopicPartition {
     TopicPartition::new(TopicId::from_bytes([3; 16]), PartitionId::new(1))
 }
@@ -170,7 +173,7 @@ impl World {
             Place::Disk(path) => LogDirectory::open(path.path(), Flush::Os).unwrap(),
             Place::Memory(logs) => LogDirectory::in_memory(logs, Flush::Os),
         };
-        let mut log = directory.log(partition()).unwrap();
+        let mut log = directory.log(partition(), NOW_MS).unwrap();
         log.set_segment_bytes(SEGMENT_BYTES);
         self.model = self.committed.clone();
         self.open = Some((directory, log));
@@ -189,7 +192,7 @@ impl World {
         let producer = producer.map(|(id, _)| Producer { id, epoch: 0, base_sequence: sequence });
         let new = batch(count, producer);
         let end = LogOffset(self.model.end());
-        match log.append_as_leader(&mut self.writes, &new, LeaderEpoch::new(epoch)) {
+        match log.append_as_leader(&mut self.writes, &new, LeaderEpoch::new(epoch), NOW_MS) {
             Ok(appended) if appended.batch.is_none() => {
                 let same = |stored: &&StoredBatch| {
                     stored.base_offset() == appended.base_offset
@@ -220,7 +223,7 @@ impl World {
         let next = |id| Producer { id, epoch: 0, base_sequence: self.model.next_sequence(id) };
         let end = LogOffset(self.model.end());
         let stored = StoredBatch::new(end, LeaderEpoch::new(epoch), &batch(count, producer.map(next))).unwrap();
-        match log.append_as_follower(&mut self.writes, &stored) {
+        match log.append_as_follower(&mut self.writes, &stored, NOW_MS) {
             Ok(()) => {
                 assert!(self.model.last_epoch().is_none_or(|last| epoch >= last));
                 self.model.push(stored);

@@ -22,11 +22,12 @@ struct World {
     path: tempfile::TempDir,
     open: Option<(LogDirectory, PartitionLog)>,
     writes: Writes,
+    now_ms: i64,
 }
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { path: tempfile::tempdir().unwrap(), open: None, writes: Writes::default() };
+        let mut world = Self { path: tempfile::tempdir().unwrap(), open: None, writes: Writes::default(), now_ms: 100 };
         world.reopen();
         world
     }
@@ -36,7 +37,7 @@ impl World {
         self.open = None;
         let directory = LogDirectory::open(self.path.path(), Flush::Always).unwrap();
         let partition = TopicPartition::new(TopicId::from_bytes([9; 16]), PartitionId::new(0));
-        let mut log = directory.log(partition).unwrap();
+        let mut log = directory.log(partition, self.now_ms).unwrap();
         log.set_segment_bytes(200);
         self.open = Some((directory, log));
     }
@@ -64,7 +65,7 @@ impl World {
         let batch = Self::batch(args)?;
         let epoch = LeaderEpoch::new(key(args, "epoch").unwrap_or(0));
         let (_, log) = self.open.as_mut().unwrap();
-        Ok(match log.append_as_leader(&mut self.writes, &batch, epoch) {
+        Ok(match log.append_as_leader(&mut self.writes, &batch, epoch, self.now_ms) {
             Ok(appended) if appended.batch.is_none() => {
                 format!("{}..{} duplicate", appended.base_offset, appended.next_offset)
             }
@@ -78,7 +79,7 @@ impl World {
         let epoch = LeaderEpoch::new(key(args, "epoch").unwrap_or(0));
         let stored = StoredBatch::new(base, epoch, &Self::batch(args)?)?;
         let (_, log) = self.open.as_mut().unwrap();
-        Ok(match log.append_as_follower(&mut self.writes, &stored) {
+        Ok(match log.append_as_follower(&mut self.writes, &stored, self.now_ms) {
             Ok(()) => format!("{base}..{}", stored.next_offset()),
             Err(refused) => format!("refused: {refused}"),
         })
@@ -86,7 +87,7 @@ impl World {
 
     fn retain(&mut self, args: &mut ArgumentConsumer) -> Outcome {
         let retention = Retention { ms: key(args, "ms"), bytes: key(args, "bytes") };
-        let now = key(args, "now").unwrap_or(0);
+        let now = key(args, "now").unwrap_or(self.now_ms);
         let (_, log) = self.open.as_mut().unwrap();
         let below = key(args, "below").map_or(log.log_end(), LogOffset);
         let Some(start) = log.expired(now, retention, below) else { return Ok("nothing expired".into()) };
@@ -164,6 +165,10 @@ impl Runner for World {
             "read" => self.read(&mut args)?,
             "find" => self.find(&mut args)?,
             "state" => self.state(),
+            "now" => {
+                self.now_ms = position(&mut args);
+                String::new()
+            }
             "end_of_epoch" => {
                 let end = self.log().end_of_epoch(LeaderEpoch::new(position(&mut args)));
                 end.map_or("none".into(), |(epoch, end)| format!("epoch {epoch} ends at {end}"))

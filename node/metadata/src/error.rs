@@ -57,6 +57,7 @@ errors! {
     InvalidPartitions = "INVALID_PARTITIONS", 37, never, definite;
     InvalidReplicationFactor = "INVALID_REPLICATION_FACTOR", 38, never, definite;
     InvalidReplicaAssignment = "INVALID_REPLICA_ASSIGNMENT", 39, never, definite;
+    InvalidTimestamp = "INVALID_TIMESTAMP", 32, never, definite;
     InvalidConfig = "INVALID_CONFIG", 40, never, definite;
     NotController = "NOT_CONTROLLER", 41, retry, definite;
     InvalidRequest = "INVALID_REQUEST", 42, never, definite;

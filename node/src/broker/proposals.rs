@@ -147,7 +147,7 @@ mod tests {
 
     fn open(replicas: &Replicas, directory: &LogDirectory, shard: &ShardHandle, partition: i32) {
         let mut writes = Writes::default();
-        let log = directory.open_log(&mut writes, id(partition)).expect("the disk works");
+        let log = directory.open_log(&mut writes, id(partition), 0).expect("the disk works");
         let reader = log.reader();
         let published = Replica::new(BrokerId::new(1), log).published();
         replicas.insert(id(partition), ReplicaHandle { shard: shard.clone(), published, reader });

@@ -33,9 +33,9 @@ impl Situation {
             min_isr: config::min_insync_replicas(image, name).min(partition.replicas.len()),
             lag_max_ms: config::cluster_number(image, config::REPLICA_LAG_TIME_MAX),
         };
-        let bound = |key| u64::try_from(config::topic_number::<i64>(image, name, key)).ok();
+        let bound = |key| u64::try_from(config::topic_value::<i64>(image, name, key)).ok();
         let retention = Retention { ms: bound(config::RETENTION_MS), bytes: bound(config::RETENTION_BYTES) };
-        let segment_bytes = config::topic_number(image, name, config::SEGMENT_BYTES);
+        let segment_bytes = config::topic_value(image, name, config::SEGMENT_BYTES);
         Some(Self { partition, active, terms, retention, segment_bytes })
     }
 

@@ -1,9 +1,8 @@
 //! What is acknowledged survives: the logs of all replicas are the same, byte for byte, after whatever has happened.
 
-use prost::Message;
 use quorate_client::log::{Acks, ProducerOptions};
 use quorate_proto::admin::NewTopic;
-use quorate_proto::log::{ProduceRequest, ProducedBatch, Record, RecordBatch, Records};
+use quorate_proto::log::Record;
 use quorate_tests::{Account, Cluster, Load, Log, new_topic, wait};
 use tokio::task::JoinSet;
 
@@ -162,13 +161,8 @@ async fn a_topic_created_again_while_a_broker_was_away_has_nothing_of_the_old_on
 /// One record straight to one broker: the leader epoch that acknowledged it, or why not.
 async fn produce(broker: &mut Log, topic_id: &str, acks: i32, value: &str) -> Result<i32, String> {
     let record = Record { value: Some(value.as_bytes().to_vec().into()), ..Record::default() };
-    let records = Records { records: vec![record] }.encode_to_vec().into();
-    let batch = RecordBatch { records, record_count: 1, ..RecordBatch::default() };
-    let batch = ProducedBatch { topic_id: topic_id.to_owned(), batch: Some(batch), ..ProducedBatch::default() };
-    let request = ProduceRequest { acks, timeout_ms: 5_000, batches: vec![batch] };
-    let reply = broker.produce(request).await.map_err(|status| status.to_string())?.into_inner();
-    let produced = reply.partitions.into_iter().next().expect("one batch was sent");
-    produced.error.map_or(Ok(produced.leader_epoch), |error| Err(error.message))
+    let produced = quorate_tests::produce(broker, topic_id, acks, record).await;
+    produced.map(|produced| produced.leader_epoch).map_err(|error| error.to_string())
 }
 
 /// Nothing may be acknowledged by a leader that others have replaced.

@@ -43,7 +43,7 @@ async fn a_stray_is_kept_until_an_operator_deletes_it() {
     let directory = LogDirectory::open(&cluster.data(3).join("logs"), Flush::Always).expect("the node has stopped");
     for partition in 0..PARTITIONS {
         let id = TopicPartition::new(TopicId::from_bytes(FOREIGN), PartitionId::new(partition));
-        directory.log(id).expect("the directory works");
+        directory.log(id, 0).expect("the directory works");
     }
     drop(directory);
     cluster.set(3, "stray_grace_ms", "100");

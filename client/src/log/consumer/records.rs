@@ -25,7 +25,7 @@ pub fn decode(partition: &Partition, batch: RecordBatch, from: i64) -> Result<Ve
             partition: partition.partition,
             offset,
             leader_epoch: batch.leader_epoch,
-            timestamp_ms: record.timestamp_ms,
+            timestamp_ms: record.timestamp_ms(),
             key: record.key,
             value: record.value,
             headers: record.headers.into_iter().map(|header| (header.key, header.value)).collect(),

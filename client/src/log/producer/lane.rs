@@ -193,7 +193,7 @@ impl Lane {
 
 fn encode(records: Vec<Record>) -> RecordBatch {
     let record_count = i32::try_from(records.len()).unwrap_or(i32::MAX);
-    let max_timestamp_ms = records.iter().map(|record| record.timestamp_ms).max().unwrap_or(0);
+    let max_timestamp_ms = records.iter().map(|record| record.timestamp_ms()).max().unwrap_or(0);
     let records = bytes::Bytes::from(Records { records }.encode_to_vec());
     let crc = Some(crc32fast::hash(&records));
     RecordBatch { record_count, max_timestamp_ms, records, crc, ..RecordBatch::default() }
@@ -204,7 +204,7 @@ fn to_wire(record: ProducedRecord) -> Record {
     Record {
         key: record.key,
         value: record.value,
-        timestamp_ms: record.timestamp_ms.unwrap_or_else(world::wall_ms),
+        timestamp_ms: Some(record.timestamp_ms.unwrap_or_else(world::wall_ms)),
         headers: record.headers.into_iter().map(header).collect(),
     }
 }

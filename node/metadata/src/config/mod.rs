@@ -23,6 +23,12 @@ pub const REPLICA_LAG_TIME_MAX: &str = "replica.lag.time.max.ms";
 pub const RETENTION_BYTES: &str = "retention.bytes";
 pub const RETENTION_MS: &str = "retention.ms";
 pub const SEGMENT_BYTES: &str = "segment.bytes";
+pub const TIMESTAMP_AFTER_MAX: &str = "message.timestamp.after.max.ms";
+pub const TIMESTAMP_BEFORE_MAX: &str = "message.timestamp.before.max.ms";
+pub const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+
+/// The value of `TIMESTAMP_TYPE` by which a record has the time of its append, not the one of its producer.
+pub const LOG_APPEND_TIME: &str = "LogAppendTime";
 pub const UNCLEAN_LEADER_ELECTION: &str = "unclean.leader.election.enable";
 
 /// Where a value comes from.
@@ -119,8 +125,8 @@ pub fn unclean_allowed(image: &MetadataImage, topic: &str) -> bool {
     parsed(effective(image, Some(topic), None, UNCLEAN_LEADER_ELECTION))
 }
 
-/// A number that the topic has, or inherits.
-pub fn topic_number<T: std::str::FromStr>(image: &MetadataImage, topic: &str, key: &str) -> T {
+/// A value that the topic has, or inherits.
+pub fn topic_value<T: std::str::FromStr>(image: &MetadataImage, topic: &str, key: &str) -> T {
     parsed(effective(image, Some(topic), None, key))
 }
 

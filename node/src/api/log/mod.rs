@@ -7,6 +7,7 @@ mod partition;
 mod produce;
 mod replicate;
 mod strays;
+mod timestamps;
 
 use std::sync::{Arc, OnceLock};
 

@@ -67,8 +67,8 @@ fn first_at(batch: &StoredBatch, timestamp_ms: i64) -> Result<Place, ApiError> {
     let records = Records::decode(batch.records())
         .map_err(|error| ApiError::new(ErrorName::CorruptMessage, error.to_string()))?
         .records;
-    let found = (0..).zip(&records).find(|(_, record)| record.timestamp_ms >= timestamp_ms);
-    let (at, timestamp) = found.map_or((0, batch.max_timestamp_ms()), |(at, record)| (at, record.timestamp_ms));
+    let found = (0..).zip(&records).find(|(_, record)| record.timestamp_ms() >= timestamp_ms);
+    let (at, timestamp) = found.map_or((0, batch.max_timestamp_ms()), |(at, record)| (at, record.timestamp_ms()));
     Ok((LogOffset(batch.base_offset().0 + at), Some(timestamp)))
 }
 

@@ -1,6 +1,6 @@
 //! Finding the replica that a call is about, and saying where else to ask.
 
-use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicPartition};
+use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::record::Endpoint;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::log::CurrentLeader;
@@ -17,7 +17,7 @@ pub fn hosted(plane: &DataPlane, id: TopicPartition) -> Result<ReplicaHandle, Ap
     plane.replica(id).ok_or_else(|| {
         let image = plane.metadata().image();
         if image.topic(id.topic).is_none() {
-            ApiError::new(ErrorName::UnknownTopicId, format!("no topic has the id {}", id.topic))
+            unknown_topic(id.topic)
         } else if image.partition(id).is_none() {
             ApiError::new(ErrorName::UnknownTopicOrPartition, format!("the topic has no partition {}", id.partition))
         } else {
@@ -40,6 +40,10 @@ pub fn check(
         return Err(not_here(id));
     }
     check_epoch(leader_epoch.map(LeaderEpoch::new), replica.leader_epoch)
+}
+
+pub fn unknown_topic(topic: TopicId) -> ApiError {
+    ApiError::new(ErrorName::UnknownTopicId, format!("no topic has the id {topic}"))
 }
 
 pub fn not_here(id: TopicPartition) -> ApiError {

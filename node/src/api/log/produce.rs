@@ -3,18 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message;
+use quorate_client::world;
 use quorate_log::{NewBatch, Producer};
 use quorate_metadata::config;
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
-use quorate_proto::log::{ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition, RecordBatch, Records};
+use quorate_proto::log::{
+    ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition, Record, RecordBatch, Records,
+};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::partition;
+use super::timestamps::Timestamps;
 use crate::broker::{Acks, Command, DataPlane, NewRecords, Produced};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,19 +82,33 @@ async fn send(plane: &DataPlane, acks: Acks, produced: ProducedBatch) -> Result<
     let id = partition::parse(&produced.topic_id, produced.partition)?;
     let replica = partition::hosted(plane, id)?;
     let batch = produced.batch.ok_or_else(|| ApiError::new(ErrorName::InvalidRecord, "there is no batch"))?;
-    check_size(plane, id, &batch)?;
-    let batch = checked(batch)?;
+    let batch = checked(batch, &Wanted::of(plane, id)?)?;
     let (reply, waiting) = oneshot::channel();
     let leader_epoch = produced.leader_epoch.map(LeaderEpoch::new);
     replica.shard.send(Command::Produce(id, NewRecords { leader_epoch, batch, acks, reply })).await?;
     Ok((id, waiting))
 }
 
-fn check_size(plane: &DataPlane, id: TopicPartition, batch: &RecordBatch) -> Result<(), ApiError> {
-    let image = plane.metadata().image();
-    let Some(topic) = image.topic(id.topic) else { return Ok(()) };
-    let max = config::topic_number(&image, &topic.name, config::MAX_MESSAGE_BYTES);
-    if batch.records.len() > max { Err(too_large("the batch", batch.records.len(), max)) } else { Ok(()) }
+/// What a topic wants of the batches of its producers.
+struct Wanted {
+    bytes_max: usize,
+    timestamps: Timestamps,
+}
+
+impl Wanted {
+    fn of(plane: &DataPlane, id: TopicPartition) -> Result<Self, ApiError> {
+        let image = plane.metadata().image();
+        let topic = image.topic(id.topic).ok_or_else(|| partition::unknown_topic(id.topic))?;
+        Ok(Self {
+            bytes_max: config::topic_value(&image, &topic.name, config::MAX_MESSAGE_BYTES),
+            timestamps: Timestamps::of(&image, &topic.name),
+        })
+    }
+
+    fn check_size(&self, records: &Bytes) -> Result<(), ApiError> {
+        let bytes = records.len();
+        if bytes > self.bytes_max { Err(too_large("the batch", bytes, self.bytes_max)) } else { Ok(()) }
+    }
 }
 
 fn too_large(what: &str, bytes: usize, max: usize) -> ApiError {
@@ -97,7 +116,8 @@ fn too_large(what: &str, bytes: usize, max: usize) -> ApiError {
 }
 
 /// What the producer says of its records must be true, because readers and followers rely on it.
-fn checked(batch: RecordBatch) -> Result<NewBatch, ApiError> {
+fn checked(mut batch: RecordBatch, wanted: &Wanted) -> Result<NewBatch, ApiError> {
+    wanted.check_size(&batch.records)?;
     let invalid = |message: String| ApiError::new(ErrorName::InvalidRecord, message);
     if batch.crc.is_some_and(|crc| crc != crc32fast::hash(&batch.records)) {
         return Err(ApiError::new(
@@ -105,14 +125,17 @@ fn checked(batch: RecordBatch) -> Result<NewBatch, ApiError> {
             "the records do not have the checksum that came with them",
         ));
     }
-    let records = Records::decode(batch.records.clone())
-        .map_err(|error| invalid(format!("the records cannot be decoded: {error}")))?
-        .records;
-    let record_count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+    let mut records = Records::decode(batch.records.clone())
+        .map_err(|error| invalid(format!("the records cannot be decoded: {error}")))?;
+    let record_count = u32::try_from(records.records.len()).unwrap_or(u32::MAX);
     if i64::from(batch.record_count) != i64::from(record_count) {
         return Err(invalid(format!("the batch has {record_count} records and says {}", batch.record_count)));
     }
-    let latest = records.iter().map(|record| record.timestamp_ms).max();
+    if wanted.timestamps.apply(&mut records.records, world::wall_ms())? {
+        batch.records = records.encode_to_vec().into();
+        wanted.check_size(&batch.records)?;
+    }
+    let latest = records.records.iter().map(Record::timestamp_ms).max();
     let max_timestamp_ms = latest.ok_or_else(|| invalid("the batch has no record".to_owned()))?;
     let producer = batch.producer.map(|stamp| {
         let epoch =

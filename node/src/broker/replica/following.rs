@@ -1,6 +1,7 @@
 //! A follower: what its leader sends goes into the log, and what the leader does not have goes out of it.
 
 use bytes::Bytes;
+use quorate_client::world;
 use quorate_log::{LogError, LogOffset, StoredBatch, Writes};
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
@@ -123,7 +124,7 @@ impl Replica {
         if batch.leader_epoch() > leader_epoch {
             return Err(format!("it is of leader epoch {}, which is not followed", batch.leader_epoch()));
         }
-        self.log.append_as_follower(writes, &batch).map_err(|error| error.to_string())
+        self.log.append_as_follower(writes, &batch, world::wall_ms()).map_err(|error| error.to_string())
     }
 
     /// The leader's log has `epoch` and ends it at `end`: what this log has beyond the common part goes (KIP-279).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use quorate_client::agent::LeaderState;
+use quorate_client::world;
 use quorate_log::leadership::{Durability, Leadership, Outcome, Proposal};
 use quorate_log::{AppendRefused, LogOffset, LogReader, NewBatch, PartitionLog, Writes};
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, LeaderEpoch, TopicPartition};
@@ -299,7 +300,8 @@ impl Replica {
             let message = format!("the replicas of {id} are too far behind to take more");
             return Err(ApiError::new(ErrorName::Throttled, message));
         }
-        let appended = self.log.append_as_leader(writes, &records.batch, leader_epoch).map_err(refusal)?;
+        let appended =
+            self.log.append_as_leader(writes, &records.batch, leader_epoch, world::wall_ms()).map_err(refusal)?;
         if let Some(batch) = appended.batch {
             self.tail.push(batch);
         }

@@ -300,7 +300,7 @@ impl World {
     fn open(&mut self, broker: BrokerId, loses: bool) {
         let node = self.nodes.get_mut(&broker).expect("it is known");
         let directory = LogDirectory::open(node.folder.path(), Flush::Os).expect("the folder can be opened");
-        let mut log = directory.log(self.id).expect("the log can be opened");
+        let mut log = directory.log(self.id, 0).expect("the log can be opened");
         if loses && log.log_end().0 > 0 {
             let mut writes = directory.begin();
             let end = LogOffset(self.rng.random_range(0..log.log_end().0));

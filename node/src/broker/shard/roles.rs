@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quorate_client::world;
 use quorate_log::LogError;
 use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
@@ -146,7 +147,7 @@ impl Shard {
         self.commit_staged(round, id)?;
         // Deleted a moment ago, it comes back where it was.
         self.deletions.unsynced.remove(&id);
-        let log = self.directory.open_log(&mut round.writes, id)?;
+        let log = self.directory.open_log(&mut round.writes, id, world::wall_ms())?;
         let reader = log.reader();
         let replica = Replica::new(self.around.broker, log);
         let handle = ReplicaHandle { shard: self.handle.clone(), published: replica.published(), reader };
