@@ -22,6 +22,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +67,8 @@ impl Default for ConsumerOptions {
     }
 }
 
-/// Where to go on when the log does not have the offset (any more).
+/// Where to go on when the log does not have the offset (any more). A reader that has read nothing yet begins anew where
+/// it was to begin; what a reset passes over is told by `Consumer::take_skipped`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reset {
     /// Nowhere: the caller is told.
@@ -111,6 +113,13 @@ pub struct ConsumedRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
+/// Offsets that were not read, since the log no longer had them: retention was faster, or somebody deleted them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    pub partition: Partition,
+    pub offsets: Range<i64>,
+}
+
 #[derive(Debug)]
 pub struct Consumer {
     client: AdminClient,
@@ -123,6 +132,7 @@ pub struct Consumer {
     is_looking: bool,
     /// To be told when there are no records to hand out.
     failures: VecDeque<(Partition, ApiError)>,
+    skipped: Vec<Skipped>,
     assignments: u64,
 }
 
@@ -152,6 +162,7 @@ impl Consumer {
             calls: JoinSet::new(),
             is_looking: false,
             failures: VecDeque::new(),
+            skipped: Vec::new(),
             assignments: 0,
         }
     }
@@ -210,6 +221,11 @@ impl Consumer {
     /// Of each partition that a broker has answered for, as of its last answer.
     pub fn high_watermarks(&self) -> BTreeMap<Partition, i64> {
         self.each(|assigned| assigned.high_watermark)
+    }
+
+    /// What was passed over by a reset since the last call.
+    pub fn take_skipped(&mut self) -> Vec<Skipped> {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Why partitions cannot be read just now.
@@ -378,6 +394,8 @@ impl Consumer {
         let progress = take(assigned, Instant::now());
         records.extend(progress.records);
         self.failures.extend(progress.failure.map(|failure| (asked.partition.clone(), failure)));
+        let skipped = |offsets| Skipped { partition: asked.partition.clone(), offsets };
+        self.skipped.extend(progress.skipped.map(skipped));
     }
 }
 

@@ -8,7 +8,7 @@ use quorate_metadata::record::Kind;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::admin::TopicDescription;
 
-pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Reset, Start};
+pub use consumer::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Reset, Skipped, Start};
 pub use partitioner::partition_of_key;
 pub use producer::{Acknowledged, Acks, Delivery, ProducedRecord, Producer, ProducerOptions};
 

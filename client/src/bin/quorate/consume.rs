@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use clap::Args;
-use quorate_client::log::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Start};
+use quorate_client::log::{ConsumedRecord, Consumer, ConsumerOptions, Partition, Reset, Skipped, Start};
 use quorate_client::{ClientError, spec};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -25,7 +26,8 @@ pub struct Arguments {
     /// Only these partitions [default: all]
     #[arg(short, long = "partition", value_name = "P", value_delimiter = ',', value_parser = clap::value_parser!(i32).range(0..))]
     partitions: Vec<i32>,
-    /// Begin here: an offset, beginning, end, or a time in milliseconds since 1970
+    /// Begin here: an offset, beginning, end, or a time in milliseconds since 1970. From the beginning, it goes on where
+    /// the log begins when retention removes records before they are read, and says so
     #[arg(long, value_name = "OFFSET|beginning|end|@TIMESTAMP_MS", default_value = "beginning", value_parser = spec::start)]
     from: Start,
     /// Go on with the records to come, rather than end where the log ended at the start
@@ -60,7 +62,9 @@ pub async fn run(session: &Session, arguments: Arguments) -> Outcome {
 }
 
 async fn consume(session: &Session, arguments: Arguments) -> Outcome {
-    let options = ConsumerOptions { from_follower: arguments.from_follower, ..ConsumerOptions::default() };
+    // Who wants all that there is goes on where the log begins, should that move meanwhile.
+    let reset = if arguments.from == Start::Beginning { Reset::Earliest } else { Reset::None };
+    let options = ConsumerOptions { from_follower: arguments.from_follower, reset, ..ConsumerOptions::default() };
     let mut consumer = Consumer::new(session.client.clone(), options);
     let partitions = partitions(session, &arguments).await?;
     for partition in &partitions {
@@ -72,6 +76,9 @@ async fn consume(session: &Session, arguments: Arguments) -> Outcome {
     let mut well_at = Instant::now();
     while left > 0 && !ends.as_ref().is_some_and(|ends| ends.are_reached(&consumer.positions())) {
         let mut records = consumer.poll(LOOK_EVERY).await?;
+        for Skipped { partition, offsets: Range { start, end } } in consumer.take_skipped() {
+            eprintln!("{partition}: the log now begins at offset {end}; from {start} on, records are gone unread");
+        }
         if let Some(ends) = &mut ends {
             ends.learn(&consumer.high_watermarks());
             records.retain(|record| ends.is_before(record));

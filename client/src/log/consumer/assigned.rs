@@ -1,5 +1,6 @@
 //! A partition that is read: where its reader stands, whom it asks, and when it asks again.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ pub struct Assigned {
     /// Why it cannot be read just now.
     pub trouble: Option<ApiError>,
     position: Position,
+    /// Where to begin again while nothing has been read, if the leader has to say which offset that is.
+    begins_at: Option<Start>,
+    /// The next offset to read when the log turned out not to have it.
+    lost_at: Option<i64>,
     read: ReadEpochs,
     route: Option<Route>,
     /// A call about it is under way.
@@ -70,19 +75,23 @@ pub struct Progress {
     pub records: Vec<ConsumedRecord>,
     /// For the caller to know.
     pub failure: Option<ApiError>,
+    /// Offsets that were not read, since the log no longer has them.
+    pub skipped: Option<Range<i64>>,
 }
 
 impl Assigned {
     pub fn new(assignment: u64, start: Start, now: Instant) -> Self {
-        let position = match start {
-            Start::At(offset) => Position::At(offset),
-            Start::Beginning | Start::End | Start::Timestamp(_) => Position::Start(start),
+        let (position, begins_at) = match start {
+            Start::At(offset) => (Position::At(offset), None),
+            Start::Beginning | Start::End | Start::Timestamp(_) => (Position::Start(start), Some(start)),
         };
         Self {
             assignment,
             high_watermark: None,
             trouble: None,
             position,
+            begins_at,
+            lost_at: None,
             read: ReadEpochs::default(),
             route: None,
             is_busy: false,
@@ -182,8 +191,10 @@ impl Assigned {
         self.recovered();
         self.high_watermark = Some(end);
         // No record is as late as the timestamp: the next one will be.
-        self.position = Position::At(listed.get(1).map_or(end, |start| start.offset.unwrap_or(end)));
-        Progress::default()
+        let position = listed.get(1).map_or(end, |start| start.offset.unwrap_or(end));
+        self.position = Position::At(position);
+        let skipped = self.lost_at.take().map(|lost_at| lost_at..position).filter(|skipped| !skipped.is_empty());
+        Progress { skipped, ..Progress::default() }
     }
 
     pub fn on_fetched(
@@ -204,9 +215,7 @@ impl Assigned {
             return Progress::default();
         }
         if let Some(error) = error {
-            if is_lost && let Some(start) = reset.start() {
-                self.position = Position::Start(start);
-                self.read = ReadEpochs::default();
+            if is_lost && self.begin_again(position, reset) {
                 return Progress::default();
             }
             return self.on_error(error, fetched.current_leader.as_ref(), now);
@@ -224,6 +233,20 @@ impl Assigned {
             };
         }
         self.take(partition, fetched, position, now)
+    }
+
+    /// Where nothing has been read, the place to begin has moved, and nothing is lost by that.
+    fn begin_again(&mut self, lost_at: i64, reset: Reset) -> bool {
+        let has_read = self.read.last().is_some();
+        if let Some(start) = self.begins_at.filter(|_| !has_read) {
+            self.position = Position::Start(start);
+            return true;
+        }
+        let Some(start) = reset.start() else { return false };
+        self.position = Position::Start(start);
+        self.lost_at = Some(lost_at);
+        self.read = ReadEpochs::default();
+        true
     }
 
     fn take(&mut self, partition: &Partition, fetched: FetchedPartition, from: i64, now: Instant) -> Progress {
@@ -250,7 +273,7 @@ impl Assigned {
         if position > from {
             self.needs_leader = false;
         }
-        Progress { records, failure }
+        Progress { records, failure, skipped: None }
     }
 
     /// The broker could not be asked, or its answer does not speak of the partition.

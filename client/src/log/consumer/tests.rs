@@ -19,7 +19,7 @@ fn nobody() -> AdminClient {
         Err::<hyper_util::rt::TokioIo<DuplexStream>, _>(refused)
     });
     let channel = Endpoint::from_static("http://fake").connect_with_connector_lazy(connector);
-    AdminClient::over(Nodes::new(vec![Node { address: "node".to_owned(), channel }]), Options::default())
+    AdminClient::over(Nodes::new(vec![Node::new("node".to_owned(), channel)]), Options::default())
 }
 
 /// A consumer that knows `a` as the leader in epoch 1.
@@ -143,6 +143,41 @@ async fn an_offset_out_of_range_is_told_unless_a_reset_is_wanted() {
     let options = ConsumerOptions { reset: Reset::Earliest, ..ConsumerOptions::default() };
     let mut lenient = consumer(options, Start::At(1), &[("a:1", &a)]);
     assert_eq!(offsets(&mut lenient).await, Ok(vec![3]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_that_moves_before_anything_is_read_is_looked_up_again() {
+    let a = Broker::with([refused(ErrorName::OffsetOutOfRange), fetched(9, vec![batch(5, 1, &["x"])])]);
+    a.offsets.lock().expect("unpoisoned").extend([9, 3, 9, 5]);
+    let mut consumer = consumer(ConsumerOptions::default(), Start::Beginning, &[("a:1", &a)]);
+    assert_eq!(offsets(&mut consumer).await, Ok(vec![5]));
+    assert_eq!(consumer.take_skipped(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reset_passes_over_is_told() {
+    let answers = [
+        fetched(9, vec![batch(0, 1, &["x", "y"])]),
+        refused(ErrorName::OffsetOutOfRange),
+        fetched(9, vec![batch(7, 1, &["z"])]),
+    ];
+    let a = Broker::with(answers);
+    a.offsets.lock().expect("unpoisoned").extend([9, 0, 9, 7]);
+    let options = ConsumerOptions { reset: Reset::Earliest, ..ConsumerOptions::default() };
+    let mut lenient = consumer(options, Start::Beginning, &[("a:1", &a)]);
+    assert_eq!(offsets(&mut lenient).await, Ok(vec![0, 1]));
+    assert_eq!(offsets(&mut lenient).await, Ok(vec![7]));
+    assert_eq!(lenient.take_skipped(), [Skipped { partition: partition(), offsets: 2..7 }]);
+    assert_eq!(lenient.take_skipped(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_reset_what_is_lost_after_the_first_record_is_told() {
+    let a = Broker::with([fetched(9, vec![batch(0, 1, &["x", "y"])]), refused(ErrorName::OffsetOutOfRange)]);
+    a.offsets.lock().expect("unpoisoned").extend([9, 0]);
+    let mut strict = consumer(ConsumerOptions::default(), Start::Beginning, &[("a:1", &a)]);
+    assert_eq!(offsets(&mut strict).await, Ok(vec![0, 1]));
+    assert_eq!(offsets(&mut strict).await, Err(ErrorName::OffsetOutOfRange));
 }
 
 #[tokio::test(start_paused = true)]
