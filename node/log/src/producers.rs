@@ -11,8 +11,12 @@ use crate::error::AppendRefused;
 
 /// As many batches as a Kafka producer may have in flight.
 const REMEMBERED_BATCHES: usize = 5;
-/// Bounds memory and the size of a checkpoint (below 1 MiB). The producer that wrote longest ago is forgotten first.
+/// Bounds memory and the size of a checkpoint (below 1 MiB). The producer that wrote longest ago is forgotten first. From
+/// then on its first batch cannot be told from a repetition, nor can that of a new producer with a lower id: both are
+/// refused, and a producer that has not written yet asks for a new id, which is higher.
 const PRODUCERS_MAX: usize = 4096;
+/// The epoch in which no producer writes: this entry of a checkpoint says up to which id producers were forgotten.
+const FORGOTTEN: i16 = -1;
 /// Of a batch that is remembered, encoded.
 const WRITTEN_BYTES: usize = 16;
 /// Sequences are 0 to i32::MAX, and then 0 again.
@@ -21,6 +25,8 @@ const SEQUENCES: u32 = 1 << 31;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
     by_id: BTreeMap<i64, State>,
+    /// The highest id of a producer that was forgotten.
+    forgotten_up_to: Option<i64>,
 }
 
 /// The last batches are never empty, oldest first.
@@ -42,8 +48,8 @@ impl Producers {
     pub fn check(&self, producer: Producer, record_count: u32) -> Result<Option<LogOffset>, AppendRefused> {
         let first = producer.base_sequence;
         let Some(state) = self.by_id.get(&producer.id) else {
-            let is_first = first == 0;
-            return if is_first { Ok(None) } else { Err(AppendRefused::UnknownProducerId { id: producer.id }) };
+            let is_new = first == 0 && self.forgotten_up_to.is_none_or(|forgotten| producer.id > forgotten);
+            return if is_new { Ok(None) } else { Err(AppendRefused::UnknownProducerId { id: producer.id }) };
         };
         if producer.epoch < state.epoch {
             return Err(AppendRefused::InvalidProducerEpoch { epoch: producer.epoch, current: state.epoch });
@@ -86,26 +92,25 @@ impl Producers {
             && let Some((&id, _)) = self.by_id.iter().min_by_key(|(_, state)| state.last().base)
         {
             self.by_id.remove(&id);
+            self.forgotten_up_to = self.forgotten_up_to.max(Some(id));
         }
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut body = Vec::new();
         for (id, state) in &self.by_id {
-            body.put_i64(*id);
-            body.put_i16(state.epoch);
-            body.put_u8(u8::try_from(state.batches.len()).expect("five at most"));
-            for written in &state.batches {
-                body.put_i32(written.first_sequence);
-                body.put_i32(written.last_sequence);
-                body.put_i64(written.base.0);
-            }
+            state.encode(*id, &mut body);
+        }
+        if let Some(forgotten) = self.forgotten_up_to {
+            // As a producer, so that an earlier release can read it.
+            let nothing = Written { first_sequence: 0, last_sequence: 0, base: LogOffset(0) };
+            State { epoch: FORGOTTEN, batches: [nothing].into() }.encode(forgotten, &mut body);
         }
         body
     }
 
     pub fn decode(mut body: &[u8]) -> Result<Self, TryGetError> {
-        let mut by_id = BTreeMap::new();
+        let (mut by_id, mut forgotten_up_to) = (BTreeMap::new(), None);
         while body.has_remaining() {
             let (id, epoch, count) = (body.try_get_i64()?, body.try_get_i16()?, body.try_get_u8()?);
             if count == 0 {
@@ -117,13 +122,28 @@ impl Producers {
                 let (first_sequence, last_sequence) = (body.try_get_i32()?, body.try_get_i32()?);
                 batches.push_back(Written { first_sequence, last_sequence, base: LogOffset(body.try_get_i64()?) });
             }
-            by_id.insert(id, State { epoch, batches });
+            if epoch == FORGOTTEN {
+                forgotten_up_to = Some(id);
+            } else {
+                by_id.insert(id, State { epoch, batches });
+            }
         }
-        Ok(Self { by_id })
+        Ok(Self { by_id, forgotten_up_to })
     }
 }
 
 impl State {
+    fn encode(&self, id: i64, body: &mut Vec<u8>) {
+        body.put_i64(id);
+        body.put_i16(self.epoch);
+        body.put_u8(u8::try_from(self.batches.len()).expect("five at most"));
+        for written in &self.batches {
+            body.put_i32(written.first_sequence);
+            body.put_i32(written.last_sequence);
+            body.put_i64(written.base.0);
+        }
+    }
+
     fn last(&self) -> &Written {
         self.batches.back().expect("a producer is known by a batch")
     }
@@ -195,5 +215,19 @@ mod tests {
         let forgotten = Producer { id: 0, epoch: 0, base_sequence: 1 };
         assert_eq!(producers.check(forgotten, 1), Err(AppendRefused::UnknownProducerId { id: 0 }));
         assert_eq!(Producers::decode(&producers.encode()), Ok(producers));
+    }
+
+    #[test]
+    fn the_first_batch_of_a_producer_that_was_forgotten_is_refused_and_that_of_a_later_one_taken() {
+        let mut producers = Producers::default();
+        let ids = 10..=10 + PRODUCERS_MAX as i64;
+        ids.clone().for_each(|id| producers.record(&stored(id, 0, 1, id)));
+        let producers = Producers::decode(&producers.encode()).unwrap();
+        let first = |id| producers.check(Producer { id, epoch: 0, base_sequence: 0 }, 1);
+        for id in [*ids.start(), 3] {
+            assert_eq!(first(id), Err(AppendRefused::UnknownProducerId { id }), "it may be a repetition");
+        }
+        assert_eq!(first(ids.end() + 1), Ok(None));
+        assert_eq!(first(*ids.end()), Ok(Some(LogOffset(*ids.end()))));
     }
 }

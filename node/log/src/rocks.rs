@@ -1,12 +1,13 @@
 //! A table on RocksDB.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use quorate_metadata::ids::DirectoryId;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel,
-    Options, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType, DBRecoveryMode, Direction,
+    IteratorMode, LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
 };
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use crate::directory::Flush;
 use crate::durable;
 use crate::error::LogError;
 use crate::keys;
+use crate::reclaim::{Compact, Reclaimer};
 use crate::table::{Change, Changes, Failure, Family, Row, Table};
 
 /// In the default family, where nothing else is.
@@ -24,8 +26,12 @@ const MEMTABLE_BYTES: usize = 32 << 20;
 /// Bounds what a restart has to recover.
 const WAL_BYTES_MAX: u64 = 128 << 20;
 
+/// A range with less than this is left to the compactions that writes bring with them.
+const RECLAIMED_BYTES_MIN: u64 = 1 << 20;
+
 pub struct RocksTable {
-    db: DB,
+    db: Arc<DB>,
+    reclaimer: Reclaimer,
 }
 
 impl RocksTable {
@@ -37,12 +43,36 @@ impl RocksTable {
             if is_locked(&error) { LogError::Locked { path: path.to_owned() } } else { io(error.to_string()) }
         })?;
         let id = identify(&db).map_err(io)?;
-        Ok((Self { db }, id))
+        let db = Arc::new(db);
+        let of_reclaimer = db.clone();
+        let compact: Compact = Box::new(move |from, until| compact(&of_reclaimer, from, until));
+        let reclaimer = Reclaimer::start(compact).map_err(|error| io(error.to_string()))?;
+        Ok((Self { db, reclaimer }, id))
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(name(family)).expect("opened with both families")
     }
+}
+
+impl Drop for RocksTable {
+    /// A compaction may take long.
+    fn drop(&mut self) {
+        self.reclaimer.close();
+        self.db.cancel_all_background_work(false);
+    }
+}
+
+/// What is not in files yet takes no space that lasts.
+fn compact(db: &DB, from: &[u8], until: &[u8]) {
+    let family = db.cf_handle(name(Family::Batches)).expect("opened with both families");
+    if db.get_approximate_sizes_cf(family, &[Range::new(from, until)])[0] < RECLAIMED_BYTES_MIN {
+        return;
+    }
+    let mut options = CompactOptions::default();
+    // Writes and their compactions go on beside it.
+    options.set_exclusive_manual_compaction(false);
+    db.compact_range_cf_opt(family, Some(from), Some(until), &options);
 }
 
 /// Whether a database could not be opened because it is open already. The error is a text: what failed, the path, which may
@@ -88,7 +118,13 @@ impl Table for RocksTable {
         }
         let mut options = WriteOptions::default();
         options.set_sync(sync);
-        self.db.write_opt(batch, &options).map_err(text)
+        self.db.write_opt(batch, &options).map_err(text)?;
+        for change in changes.iter() {
+            if let Change::DeleteRange { family: Family::Batches, from, until } = change {
+                self.reclaimer.deleted(from, until);
+            }
+        }
+        Ok(())
     }
 
     fn sync(&self) -> Result<(), Failure> {
@@ -152,7 +188,41 @@ fn families() -> Vec<ColumnFamilyDescriptor> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    /// A minute: for what comes, however slow the machine is.
+    const LOOKS_MAX: usize = 1_200;
+
+    fn bytes_in(folder: &Path) -> u64 {
+        let files = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        // One may be gone by now.
+        files.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    }
+
+    #[test]
+    fn deleted_ranges_give_their_space_back_without_further_writes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (table, _) = RocksTable::open(folder.path(), Flush::Os).unwrap();
+        let key = |number: u32| [&b"log"[..], &number.to_be_bytes()].concat();
+        for number in 0..80 {
+            let mut changes = Changes::default();
+            changes.put(Family::Batches, key(number), vec![7; 1 << 20].into());
+            table.commit(&changes, false).unwrap();
+        }
+        assert!(bytes_in(folder.path()) > 64 << 20);
+        let mut changes = Changes::default();
+        changes.delete_range(Family::Batches, key(0), key(79));
+        table.commit(&changes, false).unwrap();
+        let mut looks = 0;
+        while bytes_in(folder.path()) > 8 << 20 {
+            looks += 1;
+            assert!(looks < LOOKS_MAX, "{} bytes", bytes_in(folder.path()));
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        assert!(table.get(Family::Batches, &key(79)).unwrap().is_some(), "it was not deleted");
+    }
 
     #[test]
     fn only_a_database_that_is_open_is_locked() {
