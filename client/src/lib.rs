@@ -15,6 +15,7 @@
 mod admin;
 pub mod agent;
 mod error;
+mod health;
 mod identities;
 pub mod log;
 pub mod network;

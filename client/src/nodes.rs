@@ -1,6 +1,7 @@
 //! The nodes that a client knows, a lazily opened channel to each, and which of them it talks to now.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
@@ -37,6 +38,22 @@ impl Default for Options {
 pub(crate) struct Node {
     pub address: String,
     pub channel: Channel,
+    has_answered: Arc<AtomicBool>,
+}
+
+impl Node {
+    pub fn new(address: String, channel: Channel) -> Self {
+        Self { address, channel, has_answered: Arc::default() }
+    }
+
+    /// Whether it has ever answered a call.
+    pub fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    pub fn answered(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -69,11 +86,19 @@ impl Nodes {
         (place, &self.nodes[place])
     }
 
+    pub fn at(&self, place: usize) -> &Node {
+        &self.nodes[place]
+    }
+
     /// Turns to the next node, unless another call has done so already.
     pub fn leave(&self, place: usize) {
-        let next = (place + 1) % self.nodes.len();
+        self.leave_for(place, (place + 1) % self.nodes.len());
+    }
+
+    /// Turns to another node, unless another call has turned away already.
+    pub fn leave_for(&self, place: usize, other: usize) {
         // A lost race means that a concurrent call has turned already: once is enough.
-        let _ = self.current.compare_exchange(place, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.current.compare_exchange(place, other, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -94,5 +119,5 @@ fn open(address: &str, options: &Options) -> Result<Node, InvalidAddress> {
     if let Some(tls) = &options.tls {
         endpoint = endpoint.tls_config(tls.clone()).map_err(|error| InvalidAddress::Tls(error.to_string()))?;
     }
-    Ok(Node { address: address.to_owned(), channel: options.network.open_lazily(&endpoint) })
+    Ok(Node::new(address.to_owned(), options.network.open_lazily(&endpoint)))
 }

@@ -16,6 +16,7 @@ use tonic::transport::Channel;
 use tonic::{Code, ConnectError, Request, Response, Status};
 
 use crate::error::ClientError;
+use crate::health;
 use crate::nodes::{Node, Nodes, Options};
 use crate::world;
 
@@ -93,7 +94,15 @@ where
     loop {
         let (place, node) = nodes.current();
         let limit = options.attempt_timeout.min(deadline.saturating_duration_since(Instant::now()));
-        let failure = match attempt(node, limit, request.clone(), &send).await {
+        let attempted = tokio::select! {
+            biased;
+            attempted = attempt(node, limit, request.clone(), &send) => attempted,
+            other = health::silence(nodes, place) => {
+                nodes.leave_for(place, other);
+                Err(Failure::silent(&node.address))
+            }
+        };
+        let failure = match attempted {
             Ok(reply) => return Ok(reply),
             Err(failure) => failure,
         };
@@ -126,7 +135,10 @@ where
     let node_ms = limit.mul_f64(NODE_SHARE).as_millis().clamp(1, u128::from(u32::MAX));
     body.set_timeout_ms(u32::try_from(node_ms).expect("clamped to u32"));
     match timeout(limit, send(node.channel.clone(), Request::new(body))).await {
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Ok(reply)) => {
+            node.answered();
+            Ok(reply.into_inner())
+        }
         Ok(Err(status)) => Err(judge(&node.address, &status)),
         Err(_) => Err(Failure::new(
             ApiError::new(ErrorName::RequestTimedOut, format!("{} did not answer within {limit:.1?}", node.address)),
@@ -159,6 +171,12 @@ pub(crate) enum Next {
 }
 
 impl Failure {
+    /// Another node answers, and is asked at once.
+    fn silent(address: &str) -> Self {
+        let message = format!("{address} answers nothing, not even a health check");
+        Self::new(ApiError::new(ErrorName::RequestTimedOut, message), Next::Absent)
+    }
+
     fn new(error: ApiError, next: Next) -> Self {
         Self { definite: error.is_definite(), error, next, delay: Duration::ZERO }
     }

@@ -198,7 +198,7 @@ fn node(number: usize, acts: &[Act], seen: &Seen) -> Node {
         async move { sent.map(|()| TokioIo::new(ours)) }
     });
     let channel = Endpoint::from_static("http://fake").connect_with_connector_lazy(connector);
-    Node { address: format!("node-{number}"), channel }
+    Node::new(format!("node-{number}"), channel)
 }
 
 /// A node that is not there.
@@ -207,7 +207,19 @@ fn absent(number: usize) -> Node {
         Err::<TokioIo<DuplexStream>, _>(std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
     });
     let channel = Endpoint::from_static("http://fake").connect_with_connector_lazy(connector);
-    Node { address: format!("node-{number}"), channel }
+    Node::new(format!("node-{number}"), channel)
+}
+
+/// A node whose process is stopped: the host accepts connections for it, and nothing answers.
+fn silent(number: usize) -> Node {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let connector = service_fn(move |_| {
+        let (ours, theirs) = duplex(64 * 1024);
+        held.lock().expect("unpoisoned").push(theirs);
+        async move { Ok::<_, std::io::Error>(TokioIo::new(ours)) }
+    });
+    let channel = Endpoint::from_static("http://fake").connect_with_connector_lazy(connector);
+    Node::new(format!("node-{number}"), channel)
 }
 
 fn client(nodes: Vec<Node>) -> AdminClient {
@@ -266,6 +278,35 @@ async fn a_node_that_is_not_there_costs_no_pause() {
     create(&client).await.expect("the third node answers");
     assert!(started.elapsed() < PAUSE_MIN, "{:?}", started.elapsed());
     assert_eq!(nodes_asked(&seen), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_answers_nothing_is_left_for_one_that_does() {
+    let seen = Seen::default();
+    let client = client(vec![silent(1), silent(2), node(3, &[Act::Answer], &seen)]);
+    let started = Instant::now();
+    create(&client).await.expect("the third node answers");
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    let started = Instant::now();
+    create(&client).await.expect("the third node answers");
+    assert!(started.elapsed() < PAUSE_MIN, "it is asked first now: {:?}", started.elapsed());
+    assert_eq!(nodes_asked(&seen), [3, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_slow_to_answer_a_call_keeps_it_while_it_answers_checks() {
+    let seen = Seen::default();
+    let client = client(vec![node(1, &[Act::Hang], &seen), node(2, &[Act::Answer], &seen)]);
+    let started = Instant::now();
+    create(&client).await.expect("the second node answers");
+    assert!(started.elapsed() >= Options::default().attempt_timeout, "{:?}", started.elapsed());
+    assert_eq!(nodes_asked(&seen), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mutation_sent_to_nodes_that_answer_nothing_is_unknown() {
+    let error = create(&client(vec![silent(1), silent(2)])).await.expect_err("nobody answers");
+    assert_eq!((error.name(), error.is_definite()), (ErrorName::OutcomeUnknown, false));
 }
 
 #[tokio::test(start_paused = true)]

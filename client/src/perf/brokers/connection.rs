@@ -66,7 +66,10 @@ impl Connections {
         let mut addresses = self.target.bootstrap.clone();
         let first = place % addresses.len().max(1);
         addresses.rotate_left(first);
-        let node = |address: String| Ok::<_, InvalidAddress>(Node { channel: self.channel(&address, place)?, address });
+        let node = |address: String| {
+            let channel = self.channel(&address, place)?;
+            Ok::<_, InvalidAddress>(Node::new(address, channel))
+        };
         let nodes: Vec<Node> = addresses.into_iter().map(node).collect::<Result<_, InvalidAddress>>()?;
         if nodes.is_empty() {
             return Err(InvalidAddress::None);

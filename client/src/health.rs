@@ -1,0 +1,71 @@
+//! Whether a node that does not answer a call answers at all: a process that is stopped, or a host that is cut off, keeps
+//! its connections. It is left when it answers no health check while another node does, so that an overloaded cluster is
+//! not taken for a broken node.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::nodes::Nodes;
+
+/// How soon a node is suspected, and how long it has to answer a check.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    check_after: Duration,
+    check_timeout: Duration,
+}
+
+/// With a node that has answered before, which may have much to do.
+const KNOWN: Patience = Patience { check_after: Duration::from_millis(250), check_timeout: Duration::from_secs(1) };
+
+/// With a node that has not answered anything yet.
+const NEW: Patience = Patience { check_after: Duration::from_millis(100), check_timeout: Duration::from_millis(300) };
+
+/// Between two checks of a node that is not left.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waits until the node at `place` answers nothing although another one does; the place of that one.
+pub async fn silence(nodes: &Nodes, place: usize) -> usize {
+    if nodes.len() == 1 {
+        return std::future::pending().await;
+    }
+    let node = nodes.at(place);
+    let Patience { check_after, check_timeout } = if node.has_answered() { KNOWN } else { NEW };
+    sleep(check_after).await;
+    loop {
+        if !answers(&node.channel, check_timeout).await
+            && let Some(other) = first_to_answer(nodes, place, check_timeout).await
+        {
+            return other;
+        }
+        sleep(CHECK_INTERVAL).await;
+    }
+}
+
+async fn first_to_answer(nodes: &Nodes, except: usize, within: Duration) -> Option<usize> {
+    let others = (0..nodes.len()).filter(|place| *place != except);
+    let check = |place: usize| async move { answers(&nodes.at(place).channel, within).await.then_some(place) };
+    let mut checks: FuturesUnordered<_> = others.map(check).collect();
+    while let Some(checked) = checks.next().await {
+        if checked.is_some() {
+            return checked;
+        }
+    }
+    None
+}
+
+/// Whatever it answers: a node that does not know the check is there as well.
+pub async fn answers(channel: &Channel, within: Duration) -> bool {
+    let mut client = HealthClient::new(channel.clone());
+    match timeout(within, client.check(HealthCheckRequest::default())).await {
+        Ok(Ok(_)) => true,
+        Ok(Err(status)) => status.code() == Code::Unimplemented,
+        Err(_) => false,
+    }
+}
