@@ -120,6 +120,7 @@ fn voter_state(state: VoterState) -> &'static str {
         VoterState::Leader => "leader",
         VoterState::Follower => "follower",
         VoterState::Unreachable => "unreachable",
+        VoterState::Unknown => "unknown",
     }
 }
 

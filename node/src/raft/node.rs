@@ -297,12 +297,15 @@ impl RaftNode {
         metrics.borrow_watched().current_leader == Some(node_id(self.shared.local.node))
     }
 
+    /// One that has answered just now: to any other the hand-over would be waited for in vain.
     fn successor(&self, ours: NodeId, to: Option<NodeId>) -> Result<NodeId, RaftError> {
         let metrics = self.shared.started.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication = metrics.replication.as_ref().ok_or(RaftError::NotLeader)?;
         let voters = metrics.membership_config.voter_ids().filter(|voter| *voter != ours);
-        let candidates = voters.filter(|voter| to.is_none_or(|to| to == *voter));
+        let silence_max = self.shared.silence_max;
+        let answers = |voter: &NodeId| status::has_answered_within(&metrics, *voter, silence_max);
+        let candidates = voters.filter(|voter| to.is_none_or(|to| to == *voter)).filter(answers);
         candidates.max_by_key(|voter| replication.get(voter).copied().flatten()).ok_or(RaftError::NoSuccessor)
     }
 

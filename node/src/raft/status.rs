@@ -37,8 +37,10 @@ pub struct VoterStatus {
 pub enum VoterState {
     Leader,
     Follower,
-    /// The leader has not heard of it for longer than its lease. Only the leader can tell.
+    /// The leader has not heard of it for longer than its lease.
     Unreachable,
+    /// Only the leader can tell.
+    Unknown,
 }
 
 /// `applied`: the last entry that is visible here; `silence_max`: how long a follower may be silent and still count as reachable.
@@ -85,23 +87,29 @@ fn voter(
     }
 }
 
-/// None on a follower, which knows of nobody's log but its own.
+/// None on a follower, which knows of nobody's log but its own, and of a voter that this leader has not heard of.
 fn replicated(metrics: &RaftMetrics<Types>, id: NodeId) -> Option<i64> {
-    metrics.replication.as_ref()?.get(&id).map(|matched| index(*matched))
+    let matched = metrics.replication.as_ref()?.get(&id)?;
+    matched.map(|matched| signed(matched.index))
 }
 
 fn state(metrics: &RaftMetrics<Types>, id: NodeId, silence_max: Duration) -> VoterState {
     if metrics.current_leader == Some(id) {
         return VoterState::Leader;
     }
-    let Some(heartbeats) = &metrics.heartbeat else {
+    if metrics.id == id {
         return VoterState::Follower;
-    };
-    let heard = heartbeats.get(&id).copied().flatten();
-    match heard {
-        Some(heard) if heard.elapsed() <= silence_max => VoterState::Follower,
-        _ => VoterState::Unreachable,
     }
+    if metrics.heartbeat.is_none() {
+        return VoterState::Unknown;
+    }
+    if has_answered_within(metrics, id, silence_max) { VoterState::Follower } else { VoterState::Unreachable }
+}
+
+/// Only a leader is answered.
+pub fn has_answered_within(metrics: &RaftMetrics<Types>, id: NodeId, limit: Duration) -> bool {
+    let heard = metrics.heartbeat.as_ref().and_then(|heartbeats| heartbeats.get(&id).copied().flatten());
+    heard.is_some_and(|heard| heard.elapsed() <= limit)
 }
 
 fn index(id: Option<LogId>) -> i64 {

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use clap::Subcommand;
-use quorate_client::{ClientError, Freshness};
+use comfy_table::Cell;
+use futures::future::join_all;
+use quorate_client::{AdminClient, ClientError, Freshness, Options};
 use quorate_metadata::ErrorName;
+use quorate_proto::admin::Voter;
 
 use crate::failure::Outcome;
 use crate::output::{cell, judged, note, optional, table};
@@ -13,6 +16,14 @@ use crate::view;
 
 /// The active controller knows best; where none answers so soon, what any node knows is worth more than waiting.
 const ACTIVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One that takes longer to say what it knows already is not reachable.
+const VOTER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// States of voters.
+const LEADER: &str = "leader";
+const UNREACHABLE: &str = "unreachable";
+const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Subcommand)]
 pub enum Quorum {
@@ -30,8 +41,11 @@ async fn status(session: &Session) -> Outcome {
     let hasty = session.client.with_timeout(ACTIVE_TIMEOUT.min(session.options.timeout));
     let reply = match hasty.describe_quorum(Freshness::Linearizable).await {
         Err(error) if is_leaderless(&error) => {
-            let reply = session.client.describe_quorum(Freshness::Stale).await?;
-            note(&format!("no active controller answers; this is what node {} knows", reply.node_id));
+            let mut reply = session.client.describe_quorum(Freshness::Stale).await?;
+            note(&format!("no active controller answers; this is what node {} and the voters know", reply.node_id));
+            ask_each(session, &mut reply.voters).await;
+            let leads = |id: &i32| reply.voters.iter().any(|voter| voter.id == *id && voter.state == LEADER);
+            reply.leader_id = reply.leader_id.filter(leads);
             reply
         }
         reply => reply?,
@@ -39,9 +53,32 @@ async fn status(session: &Session) -> Outcome {
     session.show(&view::Quorum::from(reply), quorum_text)
 }
 
+/// Without a leader only a voter itself knows its state.
+async fn ask_each(session: &Session, voters: &mut [Voter]) {
+    let own_state = |voter: &Voter| {
+        let options = Options { timeout: VOTER_TIMEOUT, ..session.options.clone() };
+        let (id, client) = (voter.id, AdminClient::connect(&[&voter.endpoint], options));
+        async move {
+            let reply = client.ok()?.describe_quorum(Freshness::Stale).await.ok()?;
+            reply.voters.into_iter().find(|voter| voter.id == id)
+        }
+    };
+    let answers = join_all(voters.iter().map(own_state)).await;
+    for (voter, answer) in voters.iter_mut().zip(answers) {
+        match answer {
+            Some(own) => *voter = own,
+            None => (voter.state, voter.lag) = (UNREACHABLE.to_owned(), None),
+        }
+    }
+}
+
 fn is_leaderless(error: &ClientError) -> bool {
     use ErrorName as N;
     matches!(error.name(), N::ControllerUnavailable | N::NotController | N::RequestTimedOut | N::OutcomeUnknown)
+}
+
+fn state(state: &str) -> Cell {
+    if state == UNKNOWN { cell("-") } else { judged(state, state != UNREACHABLE) }
 }
 
 fn quorum_text(quorum: &view::Quorum) -> String {
@@ -49,7 +86,7 @@ fn quorum_text(quorum: &view::Quorum) -> String {
     let rows = quorum.voters.iter().chain(&quorum.observers).map(|voter| {
         [
             cell(voter.id),
-            judged(&voter.state, voter.state != "unreachable"),
+            state(&voter.state),
             cell(&voter.endpoint),
             cell(optional(voter.log_end)),
             cell(optional(voter.lag)),
@@ -61,7 +98,7 @@ fn quorum_text(quorum: &view::Quorum) -> String {
         quorum.cluster_id,
         quorum.leader_id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
         quorum.epoch,
-        quorum.high_watermark,
+        optional(Some(quorum.high_watermark).filter(|offset| *offset >= 0)),
         quorum.metadata_offset,
         table(header, rows)
     )
