@@ -433,6 +433,7 @@ fn created_topic(asked: &NewTopic, created: Result<topics::CreatedTopic, ApiErro
             partitions: created.partitions,
             replication_factor: created.replication_factor.into(),
             configs: created.configs.into_iter().collect(),
+            warnings: created.warnings,
         },
         Err(error) => {
             CreatedTopic { name: asked.name.clone(), error: Some(to_item(&error)), ..CreatedTopic::default() }

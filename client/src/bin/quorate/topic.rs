@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::args::{Consent, Planning};
 use crate::failure::{Failure, Outcome};
-use crate::output::{cell, table, trouble};
+use crate::output::{cell, note, table, trouble};
 use crate::partition::partitions_table;
 use crate::plan;
 use crate::session::Session;
@@ -111,6 +111,7 @@ async fn create(session: &Session, arguments: Create) -> Outcome {
     let (planning, if_not_exists) = (arguments.planning, arguments.if_not_exists);
     let name = arguments.name.clone();
     let reply = session.client.create_topics(vec![new_topic(arguments)], planning.mode()).await?;
+    reply.topics.iter().flat_map(|topic| &topic.warnings).for_each(|warning| note(&format!("warning: {warning}")));
     let created = match created(&reply) {
         Err(error) if if_not_exists && error.name() == ErrorName::TopicAlreadyExists => existing(session, name).await?,
         Ok(_) if planning.plan => return plan::show(session, [reply.result]).await,

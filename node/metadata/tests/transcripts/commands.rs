@@ -265,7 +265,13 @@ fn create(image: &MetadataImage, rng: &mut Rng, command: &Command) -> Result<Ste
     };
     let requests: Vec<_> = args.words().into_iter().map(request).collect();
     let plan = topics::create_topics(image, &requests, rng);
-    step(plan, |answers| answers.iter().filter_map(|answer| refusal("", answer)).collect())
+    step(plan, |answers| {
+        let warnings = |answer: &std::result::Result<topics::CreatedTopic, ApiError>| {
+            let warnings = answer.as_ref().map_or(&[][..], |created| &created.warnings);
+            warnings.iter().map(|warning| format!("warning: {warning}")).collect::<Vec<_>>()
+        };
+        answers.iter().flat_map(|answer| refusal("", answer).into_iter().chain(warnings(answer))).collect()
+    })
 }
 
 /// `expand NAME COUNT [replicas=1,2;2,3]`

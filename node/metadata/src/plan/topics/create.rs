@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::assignment::{Assigner, check_total, invalid_assignment};
 use super::named_twice;
 use super::names::Names;
-use crate::config::{self, DEFAULT_REPLICATION_FACTOR, NUM_PARTITIONS};
+use crate::config::{self, DEFAULT_REPLICATION_FACTOR, MIN_INSYNC_REPLICAS, NUM_PARTITIONS};
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerId, PartitionId, TopicId, TopicPartition};
 use crate::image::MetadataImage;
@@ -35,6 +35,8 @@ pub struct CreatedTopic {
     pub replication_factor: i16,
     /// Those that it was created with.
     pub configs: BTreeMap<String, String>,
+    /// What works otherwise than its configs may let one expect.
+    pub warnings: Vec<String>,
 }
 
 type Answers = Vec<Result<CreatedTopic, ApiError>>;
@@ -87,6 +89,7 @@ impl<'a> Creation<'a> {
         let configs = configs::check_new_topic(&request.name, &request.configs)?;
         let partitions =
             if request.assignment.is_empty() { self.place(request, rng)? } else { self.assign_by_hand(request)? };
+        let warnings = self.min_isr_warning(&configs, &partitions).into_iter().collect();
         let created = CreatedTopic {
             name: request.name.clone(),
             id: rng.topic_id(),
@@ -94,10 +97,32 @@ impl<'a> Creation<'a> {
             partitions: i32::try_from(partitions.len()).expect("the number of partitions of a request is bounded"),
             replication_factor: i16::try_from(partitions[0].len()).unwrap_or(i16::MAX),
             configs,
+            warnings,
         };
         self.names.add(&request.name);
         self.record(&created, partitions);
         Ok(created)
+    }
+
+    /// Where `min.insync.replicas` asks for more replicas than there are, or than live.
+    fn min_isr_warning(&self, configs: &BTreeMap<String, String>, partitions: &[Vec<BrokerId>]) -> Option<String> {
+        let own = configs.get(MIN_INSYNC_REPLICAS).map(|value| value.parse().expect("it was checked"));
+        let wanted: usize = own.unwrap_or_else(|| config::cluster_number(self.image, MIN_INSYNC_REPLICAS));
+        let replicas = partitions.first().map_or(0, Vec::len);
+        if own.is_some() && wanted > replicas {
+            return Some(format!(
+                "{MIN_INSYNC_REPLICAS} is {wanted}, and the topic has {replicas} replicas: all of them have to be in sync"
+            ));
+        }
+        let needed = wanted.min(replicas);
+        let live = |replicas: &Vec<BrokerId>| replicas.iter().filter(|broker| self.image.is_active(**broker)).count();
+        let (partition, live) = (0..).zip(partitions.iter().map(live)).min_by_key(|(_, live)| *live)?;
+        (live < needed).then(|| {
+            format!(
+                "{MIN_INSYNC_REPLICAS} is {needed}, and {live} of the {replicas} replicas of partition {partition} are on live \
+                 brokers: acks=all fails until others return"
+            )
+        })
     }
 
     fn place(&mut self, request: &CreateTopic, rng: &mut Rng) -> Result<Vec<Vec<BrokerId>>, ApiError> {
