@@ -85,7 +85,7 @@ async fn main() {
     let kind = Kind::from("counter");
     let endpoints = vec![Endpoint { name, host, port: listen.port(), security }];
     let (features, resolve) = (features::supported(), Arc::new(str::to_owned));
-    let (directories, registration_timeout) = (vec![directory], Duration::from_secs(60));
+    let (directories, registration_timeout) = (vec![directory], Some(Duration::from_secs(60)));
     #[rustfmt::skip]
     let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, kind, endpoints, rack: None, features,
         directories, previous_epoch: None, bootstrap, local_metadata: None, resolve, registration_timeout,
@@ -97,5 +97,5 @@ async fn main() {
         error = agent.failed() => return eprintln!("{error}"),
         _ = tokio::signal::ctrl_c() => println!("stopping: its shards move to other brokers first"),
     }
-    println!("stopped cleanly: {}", agent.shut_down(Duration::from_secs(30)).await.is_some());
+    println!("stopped cleanly: {}", agent.shut_down(Duration::from_secs(30)).await.is_confirmed);
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quorate_metadata::ids::{ClusterId, ControllerId};
+use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId};
 use serde::{Deserialize, Serialize};
 
 use crate::raft::VoterAddress;
@@ -45,8 +45,9 @@ pub struct NodeConfig {
 
     pub broker_heartbeat_interval_ms: u64,
     pub broker_session_timeout_ms: u64,
-    /// How long a node tries to register its broker while the id is registered by a process that lives; then it ends. A
-    /// broker that reaches no controller goes on trying, and one that is refused for good ends at once.
+    /// How long a node without a controller tries to register its broker while the id is registered by a process that
+    /// lives; then it ends. A broker that reaches no controller goes on trying, and one that is refused for good ends at
+    /// once. A node with a controller stays in the quorum, and its broker goes on trying or stays away.
     pub broker_registration_timeout_ms: u64,
     /// How long SIGTERM waits for leaderships to move before the node stops anyway.
     pub controlled_shutdown_timeout_ms: u64,
@@ -162,6 +163,10 @@ impl NodeConfig {
 
     pub fn controller_id(&self) -> ControllerId {
         ControllerId::new(self.node_id)
+    }
+
+    pub fn broker_id(&self) -> BrokerId {
+        BrokerId::new(self.node_id)
     }
 
     pub fn session_timeout(&self) -> Duration {

@@ -1,9 +1,8 @@
-//! The HTTP port: `/metrics`, `/healthz`, `/readyz`.
+//! The HTTP port: `/metrics`, `/healthz`, `/readyz`. It answers from the start of the process on.
 
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -11,23 +10,17 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
-use crate::api::{Controllers, Gateway};
+use crate::api::Readiness;
+use crate::incoming::HttpListener;
 use crate::metrics::Metrics;
-
-/// How long a readiness check may ask the quorum.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
+use crate::replica::MetadataView;
 
 /// What the answers are read from.
 #[derive(Clone)]
-pub enum HttpState {
-    Controller {
-        gateway: Gateway,
-        metrics: Arc<Metrics>,
-    },
-    /// A node without a controller: ready when a controller can be reached.
-    BrokerOnly {
-        controllers: Controllers,
-    },
+pub struct HttpState {
+    pub readiness: Readiness,
+    /// On a node with a controller.
+    pub metrics: Option<(Arc<Metrics>, MetadataView)>,
 }
 
 pub async fn serve(
@@ -40,29 +33,17 @@ pub async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(state);
-    axum::serve(listener, router).with_graceful_shutdown(stop).await
+    axum::serve(HttpListener::new(listener)?, router).with_graceful_shutdown(stop).await
 }
 
-/// Ready: there is an active controller, and this node has replayed what a majority has committed.
 async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {
-    let refused = |error: String| (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {error}\n"));
-    match state {
-        HttpState::Controller { gateway, .. } => match gateway.raft.read_barrier(READY_TIMEOUT).await {
-            Ok(()) => (StatusCode::OK, format!("ready at offset {}\n", gateway.view.image().next_offset)),
-            Err(error) => refused(error.to_string()),
-        },
-        HttpState::BrokerOnly { controllers } => match controllers.channel().await {
-            Ok(_) => (StatusCode::OK, "ready\n".to_owned()),
-            Err(error) => refused(error.message),
-        },
+    match state.readiness.check().await {
+        Ok(said) => (StatusCode::OK, format!("{said}\n")),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }
 
 async fn metrics(State(state): State<HttpState>) -> String {
-    match state {
-        HttpState::Controller { gateway, metrics } => {
-            metrics.render(&gateway.view.image(), gateway.view.feed.load(), gateway.claimed().is_some())
-        }
-        HttpState::BrokerOnly { .. } => String::new(),
-    }
+    let Some((metrics, view)) = state.metrics else { return String::new() };
+    metrics.render(&view.image(), view.feed.load(), state.readiness.is_active_controller())
 }

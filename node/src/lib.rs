@@ -10,6 +10,7 @@ pub mod controller;
 pub mod drafts;
 pub mod feed;
 pub mod http;
+mod incoming;
 pub mod inspect;
 pub mod machine;
 pub mod metrics;
@@ -17,3 +18,5 @@ pub mod node;
 pub mod raft;
 pub mod replica;
 pub mod telemetry;
+
+pub use incoming::raise_descriptor_limit;

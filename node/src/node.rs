@@ -74,19 +74,23 @@ struct Servers {
 }
 
 impl Servers {
-    fn start(listeners: Listeners, api: Api, http_state: HttpState) -> Self {
+    /// The HTTP port answers while the rest of the node starts.
+    fn start(listener: Option<TcpListener>, state: HttpState) -> Self {
         let mut servers = Self { tasks: JoinSet::new(), stop: watch::Sender::new(false) };
-        let stop = told(servers.stop.subscribe());
-        servers.tasks.spawn(async move {
-            api::serve(api, listeners.api, stop).await.map_err(|error| NodeError::Serve(error.to_string()))
-        });
-        if let Some(listener) = listeners.http {
+        if let Some(listener) = listener {
             let stop = told(servers.stop.subscribe());
             servers.tasks.spawn(async move {
-                http::serve(http_state, listener, stop).await.map_err(|error| NodeError::Serve(error.to_string()))
+                http::serve(state, listener, stop).await.map_err(|error| NodeError::Serve(error.to_string()))
             });
         }
         servers
+    }
+
+    fn serve_api(&mut self, port: Port, api: Api) {
+        let stop = told(self.stop.subscribe());
+        self.tasks.spawn(async move {
+            api::serve(api, port, stop).await.map_err(|error| NodeError::Serve(error.to_string()))
+        });
     }
 
     /// Waits until a server ends, which none does unasked.

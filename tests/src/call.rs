@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A whole image of a test is far smaller.
 const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-pub(crate) fn channel(address: &str) -> Channel {
+pub fn channel(address: &str) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .expect("the address is well formed")
         .connect_timeout(CONNECT_TIMEOUT)

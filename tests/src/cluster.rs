@@ -199,6 +199,10 @@ impl Cluster {
         &self.node(id).api
     }
 
+    pub(crate) fn http_address(&self, id: i32) -> &str {
+        &self.node(id).http
+    }
+
     pub fn raft(&self, id: i32) -> &str {
         &self.node(id).raft
     }

@@ -17,6 +17,7 @@
 mod call;
 mod cluster;
 mod feed;
+mod http;
 mod links;
 mod load;
 mod log;
@@ -30,14 +31,14 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-pub use call::{Admin, Broker, mutation, new_topic, outcome, refusal, topic_named};
+pub use call::{Admin, Broker, channel, mutation, new_topic, outcome, refusal, topic_named};
 pub use cluster::Cluster;
 pub use feed::{Follower, MAX_LEVEL, next, records_between};
 pub use jepsen_lite::link::Condition as Link;
 pub use jepsen_lite::ports::free_port;
 pub use links::Links;
 pub use load::{Account, Load};
-pub use log::{Committed, Log};
+pub use log::{Committed, Log, produce};
 pub use mutations::Mutations;
 pub use node::{Run, binary};
 pub use observe::beginning_of;

@@ -25,9 +25,10 @@
 //!         error = agent.failed() => return eprintln!("{error}"),
 //!         _ = tokio::signal::ctrl_c() => {}
 //!     }
-//!     // The leaderships move first, and the host serves until then. The epoch proves a clean stop to the next start.
-//!     let proof = agent.shut_down(Duration::from_secs(30)).await;
-//!     println!("stopped cleanly: {}", proof.is_some());
+//!     // The leaderships move first, and the host serves until then. The epoch proves a clean stop to the next start, if all
+//!     // that the host has written is on stable storage.
+//!     let stopped = agent.shut_down(Duration::from_secs(30)).await;
+//!     println!("leaderships moved: {}, proof: {:?}", stopped.is_confirmed, stopped.epoch);
 //! }
 //! ```
 //!
@@ -77,7 +78,7 @@ use quorate_metadata::record::{Endpoint, Kind, VersionRange};
 use quorate_metadata::{ApiError, MetadataImage};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::network::Network;
 
@@ -109,8 +110,8 @@ pub struct AgentConfig {
     pub local_metadata: Option<Arc<dyn LocalMetadata>>,
     pub resolve: Resolve,
     pub network: Network,
-    /// How long a registration may be refused as a duplicate before the agent gives up.
-    pub registration_timeout: Duration,
+    /// How long a registration may be refused as a duplicate before the agent gives up; `None`: it goes on trying.
+    pub registration_timeout: Option<Duration>,
     /// How long a replica is kept that is found at the start, and whose topic was deleted or that was moved meanwhile:
     /// `STRAY_GRACE`, unless there is a reason.
     pub stray_grace: Duration,
@@ -119,6 +120,20 @@ pub struct AgentConfig {
 /// Long enough that a person who has started a broker on the wrong disk, or against the wrong cluster, can stop it
 /// before its replicas are deleted.
 pub const STRAY_GRACE: Duration = Duration::from_secs(300);
+
+/// How long after its last lease a broker that stops waits for a controller. With all of them gone there is nobody to hand
+/// its leaderships over to.
+const OUT_OF_REACH_AFTER: Duration = Duration::from_secs(3);
+
+/// How an agent has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Its last one, if it was registered. With all that was written on stable storage it proves a clean stop to the next
+    /// start, whether or not a controller has heard of it.
+    pub epoch: Option<BrokerEpoch>,
+    /// Its leaderships have moved, and every other broker has seen that.
+    pub is_confirmed: bool,
+}
 
 /// Where the broker stands with the controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,6 +168,7 @@ pub(crate) struct Wish {
 pub struct BrokerAgent {
     config: Arc<AgentConfig>,
     standing: watch::Receiver<Standing>,
+    refusal: watch::Receiver<Option<ApiError>>,
     cache: MetadataCache,
     wish: watch::Sender<Wish>,
     session: JoinHandle<ApiError>,
@@ -171,10 +187,12 @@ impl BrokerAgent {
         let (wish, wishes) = watch::channel(Wish::default());
         let told = watch::Sender::new(Offset::default());
         let follower = spawn(follow::follow(config.clone(), cache.clone(), told.subscribe()));
-        let session = tokio::spawn(session::run(config.clone(), cache.clone(), told, standing_sender, wishes));
+        let (refusal_sender, refusal) = watch::channel(None);
+        let session = session::run(config.clone(), cache.clone(), told, standing_sender, refusal_sender, wishes);
+        let session = tokio::spawn(session);
         let (isr_changes, changer) = isr_changes::start(config.clone(), standing.clone(), cache.changes());
         let isr_changer = spawn(changer);
-        Self { config, standing, cache, wish, session, follower, isr_changes, isr_changer, driver: None }
+        Self { config, standing, refusal, cache, wish, session, follower, isr_changes, isr_changer, driver: None }
     }
 
     /// Drives the replicas of `host` until the agent is dropped: during `shut_down` too, because a leader serves until
@@ -210,6 +228,11 @@ impl BrokerAgent {
         self.standing.clone()
     }
 
+    /// Why it is not registered, while it tries.
+    pub fn registration_refusal(&self) -> watch::Receiver<Option<ApiError>> {
+        self.refusal.clone()
+    }
+
     pub fn metadata(&self) -> &MetadataCache {
         &self.cache
     }
@@ -225,15 +248,18 @@ impl BrokerAgent {
         }
     }
 
-    /// Asks for a controlled shutdown and waits until the broker may stop; its last epoch when it did in time, the
-    /// proof of a clean stop for the next start.
-    pub async fn shut_down(mut self, deadline: Duration) -> Option<BrokerEpoch> {
+    /// Asks for a controlled shutdown, and waits until the broker may stop, or no controller answers any more.
+    pub async fn shut_down(mut self, deadline: Duration) -> Stopped {
         self.wish.send_modify(|wish| wish.shut_down = true);
-        let stopped = self.standing.wait_for(|standing| standing.may_stop);
-        match tokio::time::timeout(deadline, stopped).await {
-            Ok(Ok(standing)) => standing.epoch,
-            Ok(Err(_)) | Err(_) => None,
-        }
+        let left_alone = out_of_reach(self.standing.clone());
+        let is_confirmed = tokio::select! {
+            stopped = timeout(deadline, self.standing.wait_for(|standing| standing.may_stop)) => {
+                matches!(stopped, Ok(Ok(_)))
+            }
+            () = left_alone => false,
+        };
+        let epoch = self.standing.borrow().epoch;
+        Stopped { epoch, is_confirmed }
     }
 
     pub fn broker(&self) -> BrokerId {
@@ -243,6 +269,17 @@ impl BrokerAgent {
     /// The metadata as this broker knows it.
     pub fn image(&self) -> MetadataImage {
         self.cache.image()
+    }
+}
+
+/// Until no controller has granted a lease for longer than an election takes, and some more.
+async fn out_of_reach(mut standing: watch::Receiver<Standing>) {
+    loop {
+        let lease_until = standing.borrow_and_update().lease_until.unwrap_or_else(Instant::now);
+        tokio::select! {
+            () = sleep_until(lease_until + OUT_OF_REACH_AFTER) => return,
+            changed = standing.changed() => if changed.is_err() { return },
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connect::{Candidates, connect};
 use super::lease::Lease;
@@ -37,6 +37,7 @@ pub(super) async fn run(
     cache: MetadataCache,
     told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
+    refusal: watch::Sender<Option<ApiError>>,
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
     let mut session = Session {
@@ -45,6 +46,7 @@ pub(super) async fn run(
         cache,
         told,
         standing,
+        refusal,
         wish,
         lease: Lease::default(),
         previous_epoch: None,
@@ -71,6 +73,8 @@ struct Session {
     /// How far the metadata goes, by the controller's last word.
     told: watch::Sender<Offset>,
     standing: watch::Sender<Standing>,
+    /// Why the registration that is tried now has not succeeded yet.
+    refusal: watch::Sender<Option<ApiError>>,
     wish: watch::Receiver<Wish>,
     lease: Lease,
     previous_epoch: Option<BrokerEpoch>,
@@ -78,18 +82,25 @@ struct Session {
 
 impl Session {
     async fn register(&mut self) -> Result<BrokerEpoch, ApiError> {
-        let deadline = Instant::now() + self.config.registration_timeout;
+        let deadline = self.config.registration_timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let address = self.candidates.next().await;
             let error = match self.try_register(&address).await {
-                Ok(epoch) => return Ok(epoch),
+                Ok(epoch) => {
+                    self.refusal.send_replace(None);
+                    return Ok(epoch);
+                }
                 Err(status) => error::from_status(&status),
             };
+            let before = self.refusal.send_replace(Some(error.clone()));
+            if before.is_none_or(|before| before.name != error.name) {
+                warn!(broker = %self.config.broker, address, %error, "not registered yet");
+            }
             let passing = match error.name {
                 ErrorName::InconsistentClusterId | ErrorName::InvalidRegistration | ErrorName::UnsupportedVersion => {
                     false
                 }
-                ErrorName::DuplicateBrokerRegistration => Instant::now() < deadline,
+                ErrorName::DuplicateBrokerRegistration => deadline.is_none_or(|deadline| Instant::now() < deadline),
                 // No controller answers, or none in time: a broker that ends would only make it worse.
                 _ => true,
             };

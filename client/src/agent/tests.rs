@@ -177,7 +177,7 @@ async fn start_at(acts: &[Act], is_level_raised: bool, local_metadata: Option<Ar
         local_metadata,
         resolve: Arc::new(str::to_owned),
         network: Network::default(),
-        registration_timeout: Duration::from_secs(60),
+        registration_timeout: Some(Duration::from_secs(60)),
         stray_grace: STRAY_GRACE,
     });
     Node { agent, heartbeats: heard, changes: asked }
@@ -317,4 +317,26 @@ async fn a_panic_of_the_host_goes_on_where_the_agent_is_waited_for() {
     let mut node = start(&[]).await;
     node.agent.drive(Arc::new(Broken));
     node.agent.failed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_stops_waits_for_a_controller_while_its_lease_lasts_and_not_for_long_after() {
+    let started = Instant::now();
+    let leased =
+        |seconds| Standing { lease_until: Some(started + Duration::from_secs(seconds)), ..Standing::UNREGISTERED };
+    let (sender, standing) = watch::channel(leased(10));
+    let waiting = tokio::spawn(out_of_reach(standing));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    sender.send_replace(leased(20));
+    waiting.await.expect("it does not panic");
+    let waited = started.elapsed().saturating_sub(Duration::from_secs(20));
+    assert!(waited >= OUT_OF_REACH_AFTER && waited < 2 * OUT_OF_REACH_AFTER, "{waited:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_stops_without_a_lease_does_not_wait_for_long() {
+    let (_sender, standing) = watch::channel(Standing::UNREGISTERED);
+    let started = Instant::now();
+    out_of_reach(standing).await;
+    assert!(started.elapsed() < 2 * OUT_OF_REACH_AFTER, "{:?}", started.elapsed());
 }

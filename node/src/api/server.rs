@@ -1,5 +1,6 @@
 //! The API's listener, with every limit set on purpose: tonic's own defaults leave streams and time unbounded.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::io;
 use std::time::Duration;
@@ -11,18 +12,21 @@ use quorate_proto::encoded::broker_server::BrokerServer;
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::LogServer;
 use tonic::Status;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tower::ServiceBuilder;
 use tower::util::MapResponseLayer;
 
 use super::admin::AdminService;
 use super::broker::BrokerService;
 use super::gateway::Gateway;
+use super::health::NodeHealth;
 use super::heartbeat::HeartbeatTerms;
 use super::log::{DataPlaneSlot, LogService};
 use super::proxy::Proxy;
+use super::readiness::Readiness;
+use crate::incoming::{self, Purpose};
 
 /// A request of 10 000 topics with explicit assignments fits four times over.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -54,6 +58,7 @@ pub struct Api {
     pub control: Control,
     /// On a node with a broker.
     pub log: Option<DataPlaneSlot>,
+    pub readiness: Readiness,
 }
 
 /// Where the control plane is served.
@@ -75,11 +80,11 @@ pub async fn serve(api: Api, port: Port, stop: impl Future<Output = ()>) -> Resu
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .layer(ServiceBuilder::new().layer(MapResponseLayer::new(name_oversized)))
-        .add_routes(routes(api).await);
+        .add_routes(routes(api));
     match port {
         Port::Given(incoming) => Ok(router.serve_with_incoming_shutdown(incoming, stop).await?),
         Port::Socket(listener) => {
-            let incoming = TcpIncoming::from(to_tokio(listener)?).with_nodelay(Some(true));
+            let incoming = incoming::accept(to_tokio(listener)?, Purpose::Api)?;
             Ok(router.serve_with_incoming_shutdown(incoming, stop).await?)
         }
     }
@@ -93,18 +98,16 @@ pub enum ServeError {
     Transport(#[from] tonic::transport::Error),
 }
 
-async fn routes(api: Api) -> Routes {
-    let (health_reporter, health) = tonic_health::server::health_reporter();
-    health_reporter.set_serving::<AdminServer<AdminService>>().await;
-    health_reporter.set_serving::<BrokerServer<BrokerService>>().await;
+fn routes(api: Api) -> Routes {
+    let mut names = BTreeSet::from([AdminServer::<AdminService>::NAME, BrokerServer::<BrokerService>::NAME]);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(quorate_proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("our own descriptors are well formed");
-    let mut common = Routes::new(health).add_service(reflection);
+    names.extend(api.log.is_some().then_some(LogServer::<LogService>::NAME));
+    let mut common = Routes::new(NodeHealth::server(api.readiness, names)).add_service(reflection);
     if let Some(slot) = api.log {
-        health_reporter.set_serving::<LogServer<LogService>>().await;
         common = common.add_service(LogService::server(slot));
     }
     match api.control {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use futures::future::select_all;
 use quorate_client::agent::{
-    Assignment, BrokerAgent, DeleteReason, LeaderCheck, MetadataCache, OfflineReason, PartitionHost,
+    Assignment, BrokerAgent, DeleteReason, LeaderCheck, MetadataCache, OfflineReason, PartitionHost, Standing,
 };
 use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs, Owner};
@@ -36,6 +36,8 @@ struct Inner {
     replicas: Replicas,
     metadata: MetadataCache,
     leaders: LeaderCheck,
+    standing: watch::Receiver<Standing>,
+    refusal: watch::Receiver<Option<ApiError>>,
     strays: Mutex<BTreeSet<TopicPartition>>,
     /// Held while a role is changed: the calls of the agent and those of operators do not overlap.
     changing: tokio::sync::Mutex<()>,
@@ -130,6 +132,8 @@ impl DataPlane {
             replicas,
             metadata,
             leaders,
+            standing: agent.standing(),
+            refusal: agent.registration_refusal(),
             strays: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
@@ -163,6 +167,16 @@ impl DataPlane {
 
     pub fn metadata(&self) -> &MetadataCache {
         &self.inner.metadata
+    }
+
+    /// Where this broker stands with the controllers.
+    pub fn standing(&self) -> Standing {
+        *self.inner.standing.borrow()
+    }
+
+    /// Why it is not registered, while it tries.
+    pub fn registration_refusal(&self) -> Option<ApiError> {
+        self.inner.refusal.borrow().clone()
     }
 
     /// Whether this broker may answer as the leader of the partition at that epoch.

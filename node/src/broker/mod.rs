@@ -65,7 +65,8 @@ pub struct BrokerConfig {
     pub resolve: Resolve,
     pub dialing: Dialing,
     pub workers: Workers,
-    pub registration_timeout: Duration,
+    /// None: it goes on trying.
+    pub registration_timeout: Option<Duration>,
     pub controlled_shutdown_timeout: Duration,
     pub stray_grace: Duration,
     /// Where the API finds the data plane.
@@ -111,12 +112,13 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     }
     let stopped = agent.shut_down(shutdown_timeout).await;
     let is_on_disk = plane.stop().await;
-    match stopped.filter(|_| is_on_disk) {
-        Some(epoch) => {
-            clean_stop.leave(epoch, &plane.directories());
-            info!(%broker, "controlled shutdown done");
-        }
-        None => warn!(%broker, "controlled shutdown not confirmed in time; stopping anyway"),
+    if let Some(epoch) = stopped.epoch.filter(|_| is_on_disk) {
+        clean_stop.leave(epoch, &plane.directories());
+    }
+    if stopped.is_confirmed {
+        info!(%broker, is_on_disk, "controlled shutdown done");
+    } else {
+        warn!(%broker, is_on_disk, "no controller has confirmed the shutdown; stopping anyway");
     }
     Ok(())
 }

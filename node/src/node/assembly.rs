@@ -6,7 +6,7 @@ use std::time::Duration;
 use quorate_client::agent::{LocalMetadata, Resolve};
 use quorate_client::world;
 use quorate_log::Flush;
-use quorate_metadata::ids::{BrokerId, ClusterId, ControllerId, IncarnationId};
+use quorate_metadata::ids::{ClusterId, ControllerId, IncarnationId};
 use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtocol};
 
 use super::NodeError;
@@ -67,12 +67,15 @@ pub fn broker(
     local_metadata: Option<Arc<dyn LocalMetadata>>,
     slot: DataPlaneSlot,
 ) -> Result<BrokerConfig, NodeError> {
+    // A controller stays in the quorum, whatever becomes of the broker beside it.
+    let registration_timeout = local_metadata.is_none().then_some(config.broker_registration_timeout_ms);
+    let registration_timeout = registration_timeout.map(Duration::from_millis);
     let voters = config.voter_addresses()?;
     // The nearest first: this node itself, where it is a controller.
     let own = config.controller_id();
     let (nearest, others): (Vec<_>, Vec<_>) = voters.iter().partition(|voter| voter.id == own);
     Ok(BrokerConfig {
-        broker: BrokerId::new(config.node_id),
+        broker: config.broker_id(),
         cluster,
         incarnation: IncarnationId::new(world::uuid()),
         endpoint: endpoint(config),
@@ -89,7 +92,7 @@ pub fn broker(
         resolve: resolve(voters, dial.clone()),
         dialing: Dialing { dial: dial_brokers(dial.clone()), network: machine.network.clone() },
         workers: machine.workers,
-        registration_timeout: Duration::from_millis(config.broker_registration_timeout_ms),
+        registration_timeout,
         controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
         stray_grace: Duration::from_millis(config.stray_grace_ms),
         slot,

@@ -8,12 +8,13 @@ use quorate_client::agent::LocalMetadata;
 use quorate_metadata::ApiError;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, listen, log, registration, report, started,
 };
-use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway};
+use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway, Readiness};
+use crate::broker::BrokerError;
 use crate::config::{NodeConfig, Role};
 use crate::controller::{EventLoop, Watchdog};
 use crate::http::HttpState;
@@ -50,6 +51,7 @@ struct Member {
     /// Ends when the registration of this controller is refused for good.
     registration: JoinSet<ApiError>,
     servers: Servers,
+    readiness: Readiness,
     broker: BrokerRole,
 }
 
@@ -59,8 +61,9 @@ impl Member {
         let raft_port = listen(&machine.network, &config.raft_listen).await?;
         let listeners = Listeners::bind(&machine.network, &config).await?;
 
-        let view = MetadataView::new();
-        let metrics = Arc::new(Metrics::new());
+        let (view, metrics, readiness) = (MetadataView::new(), Arc::new(Metrics::new()), Readiness::default());
+        let http = HttpState { readiness: readiness.clone(), metrics: Some((metrics.clone(), view.clone())) };
+        let mut servers = Servers::start(listeners.http, http);
         let raft_config = assembly::raft(&machine, &config, &dial)?;
         let replica = Box::new(MetadataReplica::new(view.clone(), machine.features()));
         let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
@@ -83,10 +86,11 @@ impl Member {
         let node = config.controller_id();
         let gateway = Gateway::new(node, controller, raft.clone(), view.clone(), dial.clone());
         let server = ApiServer { gateway: gateway.clone(), heartbeat: assembly::heartbeat(&config) };
-        let http_state = HttpState::Controller { gateway: gateway.clone(), metrics };
         let slot = DataPlaneSlot::default();
-        let api = Api { control: Control::Here(Box::new(server)), log: log(&config, &slot) };
-        let servers = Servers::start(listeners, api, http_state);
+        let log = log(&config, &slot);
+        readiness.controller_started(gateway.clone());
+        let control = Control::Here(Box::new(server));
+        servers.serve_api(listeners.api, Api { control, log, readiness: readiness.clone() });
 
         let stop_event_loop = watch::Sender::new(false);
         let mut event_loop_task = JoinSet::new();
@@ -96,6 +100,7 @@ impl Member {
         let mut registration = JoinSet::new();
         registration.spawn(registration::run(gateway.clone(), registered));
         let broker = if config.has(Role::Broker) {
+            readiness.has_broker(config.broker_id(), slot.clone());
             let local_metadata = Some(Arc::new(view) as Arc<dyn LocalMetadata>);
             let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, slot)?;
             BrokerRole::start(&machine, broker)
@@ -113,22 +118,29 @@ impl Member {
             _controller_runner: controller_runner,
             registration,
             servers,
+            readiness,
             broker,
         })
     }
 
     async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+        tokio::pin!(stop);
         let mut raft_stopped = self.raft.stopped();
-        let outcome = tokio::select! {
-            () = stop => Ok(()),
-            reason = reason(&mut raft_stopped, "raft ended without a reason") => Err(NodeError::Stopped(reason)),
-            reason = reason(&mut self.held, "the watchdog ended") => Err(NodeError::Stopped(reason)),
-            error = self.broker.ended() => Err(error),
-            error = self.servers.ended() => Err(error),
-            Some(ended) = self.registration.join_next() => Err(unregistered(ended)),
-            Some(ended) = self.event_loop.join_next() => {
-                Err(NodeError::Stopped(format!("the controller's event loop ended: {ended:?}")))
-            }
+        let outcome = loop {
+            break tokio::select! {
+                () = &mut stop => Ok(()),
+                reason = reason(&mut raft_stopped, "raft ended without a reason") => Err(NodeError::Stopped(reason)),
+                reason = reason(&mut self.held, "the watchdog ended") => Err(NodeError::Stopped(reason)),
+                error = self.broker.ended() => match self.without_broker(error) {
+                    Ok(()) => continue,
+                    Err(error) => Err(error),
+                },
+                error = self.servers.ended() => Err(error),
+                Some(ended) = self.registration.join_next() => Err(unregistered(ended)),
+                Some(ended) = self.event_loop.join_next() => {
+                    Err(NodeError::Stopped(format!("the controller's event loop ended: {ended:?}")))
+                }
+            };
         };
         let outcome = report(outcome);
         match &outcome {
@@ -136,6 +148,18 @@ impl Member {
             Err(_) => self.give_up().await,
         }
         outcome
+    }
+
+    /// A broker that is refused, or has no disk left, leaves the voter to the quorum.
+    fn without_broker(&self, error: NodeError) -> Result<(), NodeError> {
+        match &error {
+            NodeError::Broker(BrokerError::Register(_) | BrokerError::Directory { .. }) => {
+                error!(%error, "the broker cannot go on; the controller does");
+                self.readiness.broker_failed(error.to_string());
+                Ok(())
+            }
+            _ => Err(error),
+        }
     }
 
     /// Whoever cannot go on is gone at once, so that others take over.
@@ -148,6 +172,7 @@ impl Member {
 
     /// Leaderships first, then the controller's office, then the servers, and the log at the very end.
     async fn shut_down(mut self) {
+        self.readiness.stops();
         self.broker.stop().await;
         hand_over(&self.gateway).await;
         self.stop_event_loop.send_replace(true);

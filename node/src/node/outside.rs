@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, log, report, started};
-use crate::api::{Api, Control, Controllers, DataPlaneSlot, Proxy};
+use crate::api::{Api, Control, Controllers, DataPlaneSlot, Proxy, Readiness};
 use crate::config::NodeConfig;
 use crate::http::HttpState;
 use crate::machine::{Disks, Machine};
@@ -30,11 +30,13 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
     if let Disks::Files = machine.disks {
         raft::identify(&config.data_dir, config.controller_id(), config.may_auto_format()?)?;
     }
-    let controllers = Controllers::new(config.voter_addresses()?, dial.clone());
-    let http_state = HttpState::BrokerOnly { controllers: controllers.clone() };
+    let (controllers, readiness) = (Controllers::new(config.voter_addresses()?, dial.clone()), Readiness::default());
     let slot = DataPlaneSlot::default();
+    readiness.controllers_known(controllers.clone());
+    readiness.has_broker(config.broker_id(), slot.clone());
+    let mut servers = Servers::start(listeners.http, HttpState { readiness: readiness.clone(), metrics: None });
     let control = Control::Elsewhere(Proxy { controllers: controllers.clone() });
-    let mut servers = Servers::start(listeners, Api { control, log: log(&config, &slot) }, http_state);
+    servers.serve_api(listeners.api, Api { control, log: log(&config, &slot), readiness: readiness.clone() });
 
     let configured = config.cluster()?;
     let cluster = tokio::select! {
@@ -57,6 +59,7 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
     };
     let outcome = report(outcome);
     if outcome.is_ok() {
+        readiness.stops();
         broker.stop().await;
         servers.stop().await;
         info!(node = config.node_id, "stopped");

@@ -44,7 +44,7 @@ impl Counter {
             local_metadata: None,
             resolve: Arc::new(str::to_owned),
             network: Network::default(),
-            registration_timeout: Duration::from_secs(30),
+            registration_timeout: Some(Duration::from_secs(30)),
             stray_grace: STRAY_GRACE,
         });
         cluster.broker_to_be(id, "unfenced").await;
@@ -90,7 +90,7 @@ async fn each_topic_is_on_brokers_of_its_kind() {
     cluster.converged().await;
     cluster.assert_alive();
     for counter in counters {
-        counter.agent.shut_down(Duration::from_secs(10)).await.expect("it stops cleanly");
+        assert!(counter.agent.shut_down(Duration::from_secs(10)).await.is_confirmed, "it stops in order");
     }
 }
 

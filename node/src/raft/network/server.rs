@@ -16,7 +16,6 @@ use openraft::raft::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use quorate_client::network::{Port, to_tokio};
@@ -33,6 +32,7 @@ use super::{
     CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL,
     PING_TIMEOUT, STREAM_WINDOW_BYTES, check, refusal,
 };
+use crate::incoming::{self, Purpose};
 
 type SnapshotOf = openraft::alias::SnapshotOf<Types, super::super::store::Snapshot>;
 
@@ -77,7 +77,8 @@ impl Service {
             Port::Given(incoming) => router.serve_with_incoming(incoming).await,
             Port::Socket(listener) => {
                 let listener = to_tokio(listener).map_err(|error| error.to_string())?;
-                router.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true))).await
+                let incoming = incoming::accept(listener, Purpose::Raft).map_err(|error| error.to_string())?;
+                router.serve_with_incoming(incoming).await
             }
         };
         ended.map_err(|error| error.to_string())
