@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use quorate_proto::admin::admin_server::AdminServer;
 use tokio::time::{sleep, timeout};
 use tonic::Code;
+use tonic::server::NamedService;
 use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
@@ -60,12 +62,14 @@ async fn first_to_answer(nodes: &Nodes, except: usize, within: Duration) -> Opti
     None
 }
 
-/// Whatever it answers: a node that does not know the check is there as well.
-pub async fn answers(channel: &Channel, within: Duration) -> bool {
+/// Asks for a service, which a node answers by itself: the node as a whole (no name) would ask the quorum first. Whatever it
+/// answers, a node that does not know the check is there as well.
+async fn answers(channel: &Channel, within: Duration) -> bool {
     let mut client = HealthClient::new(channel.clone());
-    match timeout(within, client.check(HealthCheckRequest::default())).await {
+    let request = HealthCheckRequest { service: AdminServer::<()>::NAME.to_owned() };
+    match timeout(within, client.check(request)).await {
         Ok(Ok(_)) => true,
-        Ok(Err(status)) => status.code() == Code::Unimplemented,
+        Ok(Err(status)) => matches!(status.code(), Code::Unimplemented | Code::NotFound),
         Err(_) => false,
     }
 }

@@ -139,7 +139,12 @@ where
             node.answered();
             Ok(reply.into_inner())
         }
-        Ok(Err(status)) => Err(judge(&node.address, &status)),
+        Ok(Err(status)) => {
+            if error::is_ours(&status) {
+                node.answered();
+            }
+            Err(judge(&node.address, &status))
+        }
         Err(_) => Err(Failure::new(
             ApiError::new(ErrorName::RequestTimedOut, format!("{} did not answer within {limit:.1?}", node.address)),
             Next::Elsewhere,

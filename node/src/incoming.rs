@@ -1,5 +1,5 @@
 //! Connections that come in at a socket. The process keeps descriptors for its files: connections have half of them, the
-//! others wait to be accepted. A connection that says nothing is closed, since every client of these ports speaks first.
+//! others wait to be accepted. A connection is served when it has said what it begins with; one that does not is closed.
 
 use std::io;
 use std::pin::Pin;
@@ -18,8 +18,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tracing::{info, warn};
 
-/// How long a new connection may say nothing.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a new connection may take to say what it begins with.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two looks at a connection that has said a part of it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The longest opening: the preface of HTTP/2.
+const OPENING_BYTES_MAX: usize = 24;
 
 /// After a failure to accept, such as for want of descriptors: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +55,14 @@ pub enum Purpose {
 
 impl Purpose {
     /// How many connections the port may have when the process may have so many descriptors.
+    /// The bytes that a connection begins with: the preface of HTTP/2, from which on pings find out who is gone.
+    fn opening_bytes(self) -> usize {
+        match self {
+            Self::Api | Self::Raft => OPENING_BYTES_MAX,
+            Self::Http => 1,
+        }
+    }
+
     fn connections_max(self, descriptors: u64) -> usize {
         let share = match self {
             Self::Api => descriptors / 8 * 3,
@@ -61,18 +75,17 @@ impl Purpose {
 /// The connections to be served.
 pub fn accept(listener: TcpListener, purpose: Purpose) -> io::Result<ReceiverStream<io::Result<Accepted>>> {
     let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(accept_up_to(listener, purpose, purpose.connections_max(descriptors), FIRST_BYTE_TIMEOUT))
+    Ok(accept_up_to(listener, purpose, purpose.connections_max(descriptors), OPENING_TIMEOUT))
 }
 
 fn accept_up_to(
     listener: TcpListener,
     purpose: Purpose,
     max: usize,
-    first_byte_timeout: Duration,
+    opening_timeout: Duration,
 ) -> ReceiverStream<io::Result<Accepted>> {
     let (served, connections) = mpsc::channel(HANDED_OVER_MAX);
-    let accepting =
-        Accepting { listener, purpose, room: Arc::new(Semaphore::new(max)), max, first_byte_timeout, served };
+    let accepting = Accepting { listener, purpose, room: Arc::new(Semaphore::new(max)), max, opening_timeout, served };
     tokio::spawn(accepting.run());
     ReceiverStream::new(connections)
 }
@@ -82,24 +95,30 @@ struct Accepting {
     purpose: Purpose,
     room: Arc<Semaphore>,
     max: usize,
-    first_byte_timeout: Duration,
+    opening_timeout: Duration,
     served: mpsc::Sender<io::Result<Accepted>>,
 }
 
 impl Accepting {
     /// Until the server has ended.
     async fn run(self) {
+        let mut is_full = false;
         loop {
             let place = match self.room.clone().try_acquire_owned() {
-                Ok(place) => place,
+                Ok(place) => {
+                    is_full = false;
+                    place
+                }
                 Err(_) => {
-                    warn!(purpose = ?self.purpose, max = self.max, "connections wait: as many are open as may be");
+                    if !std::mem::replace(&mut is_full, true) {
+                        warn!(purpose = ?self.purpose, max = self.max, "as many connections are open as may be; others wait");
+                    }
                     let Some(place) = self.unless_ended(self.room.clone().acquire_owned()).await else { return };
                     place.expect("it is never closed")
                 }
             };
             match self.unless_ended(self.listener.accept()).await {
-                Some(Ok((stream, _))) => drop(tokio::spawn(self.await_first_byte(stream, place))),
+                Some(Ok((stream, _))) => drop(tokio::spawn(self.await_opening(stream, place))),
                 Some(Err(error)) => {
                     warn!(purpose = ?self.purpose, %error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
@@ -116,22 +135,35 @@ impl Accepting {
         }
     }
 
-    fn await_first_byte(
+    fn await_opening(
         &self,
         stream: TcpStream,
         place: OwnedSemaphorePermit,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let (served, limit) = (self.served.clone(), self.first_byte_timeout);
+        let (served, limit) = (self.served.clone(), self.opening_timeout);
+        let bytes = self.purpose.opening_bytes();
         async move {
-            let mut first = [0];
-            let spoken = tokio::select! {
-                peeked = timeout(limit, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1))),
+            let has_opened = tokio::select! {
+                opened = timeout(limit, has_said(&stream, bytes)) => opened.unwrap_or(false),
                 () = served.closed() => false,
             };
-            if spoken && stream.set_nodelay(true).is_ok() {
+            if has_opened && stream.set_nodelay(true).is_ok() {
                 // The server may have ended meanwhile.
                 let _ = served.send(Ok(Accepted { stream, _place: place })).await;
             }
+        }
+    }
+}
+
+/// Waits until the connection has said so many bytes, which are left for its server. False: it is closed.
+async fn has_said(stream: &TcpStream, bytes: usize) -> bool {
+    let mut opening = [0; OPENING_BYTES_MAX];
+    loop {
+        match stream.peek(&mut opening[..bytes]).await {
+            Ok(0) | Err(_) => return false,
+            Ok(said) if said == bytes => return true,
+            // It would be ready again at once.
+            Ok(_) => sleep(LOOK_INTERVAL).await,
         }
     }
 }
@@ -216,6 +248,7 @@ mod tests {
 
     use super::*;
 
+    const PREFACE: [u8; OPENING_BYTES_MAX] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     const LIMIT: Duration = Duration::from_millis(200);
 
     async fn port(max: usize, limit: Duration) -> (SocketAddr, ReceiverStream<io::Result<Accepted>>) {
@@ -226,8 +259,18 @@ mod tests {
 
     async fn speaking(address: SocketAddr) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
-        stream.write_all(b"x").await.expect("it is open");
+        stream.write_all(&PREFACE).await.expect("it is open");
         stream
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_says_a_part_of_its_opening_is_closed() {
+        let (address, mut connections) = port(1, LIMIT).await;
+        let mut partly = TcpStream::connect(address).await.expect("it listens");
+        partly.write_all(&PREFACE[1..]).await.expect("it is open");
+        let _speaking = speaking(address).await;
+        assert!(matches!(partly.read(&mut [0]).await, Ok(0) | Err(_)), "it is closed");
+        connections.next().await.expect("it accepts").expect("the next one has its place");
     }
 
     #[tokio::test]
@@ -235,9 +278,9 @@ mod tests {
         let (address, mut connections) = port(1, Duration::MAX).await;
         let _client = speaking(address).await;
         let mut connection = connections.next().await.expect("it accepts").expect("it works");
-        let mut first = [0];
-        connection.read_exact(&mut first).await.expect("it was sent");
-        assert_eq!(first, *b"x");
+        let mut opening = [0; OPENING_BYTES_MAX];
+        connection.read_exact(&mut opening).await.expect("it was sent");
+        assert_eq!(opening, PREFACE);
     }
 
     #[tokio::test]

@@ -163,8 +163,9 @@ const HELD_THREADS_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn run(config: NodeConfig) -> Result<(), String> {
     telemetry::start(config.log_format, &config.log_level)?;
-    quorate_node::raise_descriptor_limit()
-        .map_err(|error| format!("cannot raise the limit of descriptors: {error}"))?;
+    if let Err(error) = quorate_node::raise_descriptor_limit() {
+        tracing::warn!(%error, "cannot raise the limit of descriptors");
+    }
     let ignored: Vec<String> =
         std::env::vars().map(|(name, _)| name).filter(|name| is_service_variable(name)).collect();
     if !ignored.is_empty() {

@@ -113,7 +113,8 @@ pub struct ConsumedRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
-/// Offsets that were not read, since the log no longer had them: retention was faster, or somebody deleted them.
+/// Offsets that a reset has passed over: by `Reset::Earliest` those that the log no longer has, by `Reset::Latest` also
+/// those that it still has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     pub partition: Partition,
@@ -132,7 +133,7 @@ pub struct Consumer {
     is_looking: bool,
     /// To be told when there are no records to hand out.
     failures: VecDeque<(Partition, ApiError)>,
-    skipped: Vec<Skipped>,
+    skipped: BTreeMap<Partition, Range<i64>>,
     assignments: u64,
 }
 
@@ -162,7 +163,7 @@ impl Consumer {
             calls: JoinSet::new(),
             is_looking: false,
             failures: VecDeque::new(),
-            skipped: Vec::new(),
+            skipped: BTreeMap::new(),
             assignments: 0,
         }
     }
@@ -223,9 +224,15 @@ impl Consumer {
         self.each(|assigned| assigned.high_watermark)
     }
 
-    /// What was passed over by a reset since the last call.
+    /// What was passed over by resets since the last call; of each partition all in one, from the first to the last.
     pub fn take_skipped(&mut self) -> Vec<Skipped> {
-        std::mem::take(&mut self.skipped)
+        let skipped = std::mem::take(&mut self.skipped);
+        skipped.into_iter().map(|(partition, offsets)| Skipped { partition, offsets }).collect()
+    }
+
+    fn skip(&mut self, partition: &Partition, offsets: Range<i64>) {
+        let known = self.skipped.entry(partition.clone()).or_insert_with(|| offsets.clone());
+        *known = known.start.min(offsets.start)..known.end.max(offsets.end);
     }
 
     /// Why partitions cannot be read just now.
@@ -394,8 +401,9 @@ impl Consumer {
         let progress = take(assigned, Instant::now());
         records.extend(progress.records);
         self.failures.extend(progress.failure.map(|failure| (asked.partition.clone(), failure)));
-        let skipped = |offsets| Skipped { partition: asked.partition.clone(), offsets };
-        self.skipped.extend(progress.skipped.map(skipped));
+        if let Some(offsets) = progress.skipped {
+            self.skip(&asked.partition, offsets);
+        }
     }
 }
 

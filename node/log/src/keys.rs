@@ -29,10 +29,11 @@ pub fn prefix(partition: TopicPartition) -> Vec<u8> {
     key
 }
 
-/// After every key of the partition, in both families.
+/// After every key of the partition, in both families: where the next one of the topic begins.
 pub fn end(partition: TopicPartition) -> Vec<u8> {
-    let mut key = prefix(partition);
-    key.extend_from_slice(&[0xff; 9]);
+    let mut key = Vec::with_capacity(PREFIX);
+    key.extend_from_slice(partition.topic.as_bytes());
+    key.extend_from_slice(&(partition.partition.get().cast_unsigned() + 1).to_be_bytes());
     key
 }
 

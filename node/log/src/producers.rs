@@ -13,7 +13,7 @@ use crate::error::AppendRefused;
 const REMEMBERED_BATCHES: usize = 5;
 /// Bounds memory and the size of a checkpoint (below 1 MiB). The producer that wrote longest ago is forgotten first. From
 /// then on its first batch cannot be told from a repetition, nor can that of a new producer with a lower id: both are
-/// refused, and a producer that has not written yet asks for a new id, which is higher.
+/// refused, and a producer that has not written yet asks for an id above all that were given.
 const PRODUCERS_MAX: usize = 4096;
 /// The epoch in which no producer writes: this entry of a checkpoint says up to which id producers were forgotten.
 const FORGOTTEN: i16 = -1;

@@ -6,11 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Between a deletion and the compaction: the partitions of a topic, deleted one after the other, are one range by then.
-const SETTLE: Duration = Duration::from_secs(5);
+/// How long after a deletion its range is compacted: the partitions of a topic, deleted one after the other, are one by then.
+pub const SETTLE: Duration = Duration::from_secs(5);
 
-/// More ranges than this become one, from the first to the last.
-const RANGES_MAX: usize = 1_024;
+/// Ranges that wait, of about 100 bytes each. Others are left to the compactions that writes bring with them.
+const RANGES_MAX: usize = 16_384;
 
 /// Gives the space of one range back: from, until. Errors are its own.
 pub type Compact = Box<dyn Fn(&[u8], &[u8]) + Send>;
@@ -38,10 +38,10 @@ struct State {
 struct Ranges(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Reclaimer {
-    pub fn start(compact: Compact) -> std::io::Result<Self> {
+    pub fn start(settle: Duration, compact: Compact) -> std::io::Result<Self> {
         let shared = Arc::<Shared>::default();
         let (of_thread, thread) = (shared.clone(), std::thread::Builder::new().name("log-reclaim".into()));
-        let thread = thread.spawn(move || of_thread.run(&compact))?;
+        let thread = thread.spawn(move || of_thread.run(settle, &compact))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
@@ -72,8 +72,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run(&self, compact: &Compact) {
-        while let Some(ranges) = self.next() {
+    fn run(&self, settle: Duration, compact: &Compact) {
+        while let Some(ranges) = self.next(settle) {
             for (from, until) in ranges.0 {
                 if self.state().is_closed {
                     return;
@@ -83,11 +83,11 @@ impl Shared {
         }
     }
 
-    /// What was deleted up to `SETTLE` after the first of it; `None` when it is closed.
-    fn next(&self) -> Option<Ranges> {
+    /// What was deleted up to `settle` after the first of it; `None` when it is closed.
+    fn next(&self, settle: Duration) -> Option<Ranges> {
         let nothing = |state: &mut State| !state.is_closed && state.ranges.0.is_empty();
         let state = self.changed.wait_while(self.state(), nothing).unwrap_or_else(PoisonError::into_inner);
-        let settling = self.changed.wait_timeout_while(state, SETTLE, |state| !state.is_closed);
+        let settling = self.changed.wait_timeout_while(state, settle, |state| !state.is_closed);
         let (mut state, _) = settling.unwrap_or_else(PoisonError::into_inner);
         (!state.is_closed).then(|| std::mem::take(&mut state.ranges))
     }
@@ -108,16 +108,9 @@ impl Ranges {
             from = from.min(other_from);
             until = until.max(other_until);
         }
-        self.0.insert(from, until);
-        if self.0.len() > RANGES_MAX {
-            self.merge_all();
+        if self.0.len() < RANGES_MAX {
+            self.0.insert(from, until);
         }
-    }
-
-    fn merge_all(&mut self) {
-        let ranges = std::mem::take(&mut self.0);
-        let last = ranges.values().max().cloned();
-        self.0.extend(ranges.into_keys().next().zip(last));
     }
 }
 
@@ -125,7 +118,10 @@ impl Ranges {
 mod tests {
     use std::sync::mpsc;
 
+    use quorate_metadata::ids::{PartitionId, TopicId, TopicPartition};
+
     use super::*;
+    use crate::keys;
 
     fn ranges(all: &[(u8, u8)]) -> Ranges {
         let mut ranges = Ranges::default();
@@ -148,28 +144,38 @@ mod tests {
     }
 
     #[test]
-    fn very_many_ranges_become_one() {
+    fn ranges_that_wait_are_bounded() {
         let mut ranges = Ranges::default();
-        for number in (0..2 * RANGES_MAX as u64).rev() {
+        for number in 0..=RANGES_MAX as u64 {
             let key = |number: u64| number.to_be_bytes().to_vec();
             ranges.add(key(2 * number), key(2 * number + 1));
-            assert!(ranges.0.len() <= RANGES_MAX);
         }
-        let (first, last) = (0_u64.to_be_bytes().to_vec(), (4 * RANGES_MAX as u64 - 1).to_be_bytes().to_vec());
-        assert_eq!(ranges.0.first_key_value().map(|(from, _)| from), Some(&first));
-        assert_eq!(ranges.0.values().max(), Some(&last));
+        assert_eq!(ranges.0.len(), RANGES_MAX);
     }
 
     #[test]
-    fn a_range_is_compacted_after_its_deletion_and_none_after_the_end() {
+    fn the_partitions_of_a_topic_are_one_range() {
+        let mut ranges = Ranges::default();
+        let id = |number| TopicPartition::new(TopicId::from_bytes([7; 16]), PartitionId::new(number));
+        [2, 0, 1].map(id).into_iter().for_each(|id| ranges.add(keys::prefix(id), keys::end(id)));
+        assert_eq!(ranges.0.len(), 1);
+    }
+
+    #[test]
+    fn a_range_is_compacted_after_its_deletion() {
         let (sender, compacted) = mpsc::channel();
         let compact = move |from: &[u8], until: &[u8]| sender.send((from.to_vec(), until.to_vec())).unwrap();
-        let reclaimer = Reclaimer::start(Box::new(compact)).unwrap();
+        let reclaimer = Reclaimer::start(Duration::ZERO, Box::new(compact)).unwrap();
         reclaimer.deleted(b"a", b"b");
-        reclaimer.deleted(b"b", b"c");
-        assert_eq!(compacted.recv().unwrap(), (b"a".to_vec(), b"c".to_vec()));
+        assert_eq!(compacted.recv().unwrap(), (b"a".to_vec(), b"b".to_vec()));
+    }
+
+    #[test]
+    fn nothing_is_compacted_after_the_end() {
+        let (sender, compacted) = mpsc::channel::<()>();
+        let reclaimer = Reclaimer::start(Duration::MAX, Box::new(move |_, _| sender.send(()).unwrap())).unwrap();
         reclaimer.deleted(b"x", b"y");
         drop(reclaimer);
-        assert!(compacted.recv().is_err(), "it has ended before it was due");
+        assert!(compacted.recv().is_err());
     }
 }

@@ -15,7 +15,7 @@ use crate::directory::Flush;
 use crate::durable;
 use crate::error::LogError;
 use crate::keys;
-use crate::reclaim::{Compact, Reclaimer};
+use crate::reclaim::{Compact, Reclaimer, SETTLE};
 use crate::table::{Change, Changes, Failure, Family, Row, Table};
 
 /// In the default family, where nothing else is.
@@ -46,7 +46,7 @@ impl RocksTable {
         let db = Arc::new(db);
         let of_reclaimer = db.clone();
         let compact: Compact = Box::new(move |from, until| compact(&of_reclaimer, from, until));
-        let reclaimer = Reclaimer::start(compact).map_err(|error| io(error.to_string()))?;
+        let reclaimer = Reclaimer::start(SETTLE, compact).map_err(|error| io(error.to_string()))?;
         Ok((Self { db, reclaimer }, id))
     }
 

@@ -6,7 +6,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -47,54 +47,76 @@ pub struct Controllers {
     voters: Arc<[VoterAddress]>,
     dial: DialMap,
     current: Arc<Mutex<Vec<Connection>>>,
+    /// Held while a connection is opened: whoever needs one meanwhile may have a place on it.
+    opening: Arc<tokio::sync::Mutex<()>>,
     /// Where to begin looking, counted up: not with the one that has just failed.
     first: Arc<AtomicUsize>,
+    opened: Arc<AtomicU64>,
 }
 
 #[derive(Clone)]
 struct Connection {
+    /// Counted up.
+    number: u64,
     address: String,
     channel: Channel,
     room: Arc<Semaphore>,
 }
 
 impl Connection {
-    fn place(&self) -> Option<(Channel, OwnedSemaphorePermit)> {
-        let place = self.room.clone().try_acquire_owned().ok()?;
-        Some((self.channel.clone(), place))
+    fn place(&self) -> Option<Place> {
+        let permit = self.room.clone().try_acquire_owned().ok()?;
+        Some(Place { connection: self.number, channel: self.channel.clone(), permit })
     }
+}
+
+/// For one call.
+struct Place {
+    connection: u64,
+    channel: Channel,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Controllers {
     pub fn new(voters: Vec<VoterAddress>, dial: DialMap) -> Self {
-        Self { voters: voters.into(), dial, current: Arc::default(), first: Arc::default() }
+        Self {
+            voters: voters.into(),
+            dial,
+            current: Arc::default(),
+            opening: Arc::default(),
+            first: Arc::default(),
+            opened: Arc::default(),
+        }
     }
 
     /// An open connection to any controller, for a short call.
     pub async fn channel(&self) -> Result<Channel, ApiError> {
-        self.place().await.map(|(channel, _)| channel)
+        self.place().await.map(|place| place.channel)
     }
 
     /// An open connection to any controller, and a place for a call on it.
-    async fn place(&self) -> Result<(Channel, OwnedSemaphorePermit), ApiError> {
-        let addresses = self.addresses();
-        {
-            let mut current = self.current();
-            current.retain(|kept| addresses.contains(&kept.address));
-            if let Some(place) = current.iter().find_map(Connection::place) {
-                return Ok(place);
-            }
-            if current.len() >= CONNECTIONS_MAX {
-                let message = format!("{CONNECTIONS_MAX} connections to the controllers are full; nothing was done");
-                return Err(ApiError::new(ErrorName::Throttled, message));
-            }
+    async fn place(&self) -> Result<Place, ApiError> {
+        if let Some(place) = self.known_place() {
+            return Ok(place);
+        }
+        let _opening = self.opening.lock().await;
+        if let Some(place) = self.known_place() {
+            return Ok(place);
+        }
+        let (open_already, known) = {
+            let current = self.current();
+            (current.len(), current.first().map(|kept| kept.address.clone()))
+        };
+        if open_already >= CONNECTIONS_MAX {
+            let message = format!("{CONNECTIONS_MAX} connections to the controllers are full; nothing was done");
+            return Err(ApiError::new(ErrorName::Throttled, message));
         }
         // The controller that has the others, first of all.
-        let known = self.current().first().map(|kept| kept.address.clone());
-        for address in known.into_iter().chain(addresses) {
+        for address in known.into_iter().chain(self.addresses()) {
             if let Some(channel) = open(self.dial.network(), &address).await {
                 let room = Arc::new(Semaphore::new(CALLS_PER_CONNECTION_MAX as usize));
-                let opened = Connection { address, channel, room };
+                let number = self.opened.fetch_add(1, Ordering::Relaxed);
+                let opened = Connection { number, address, channel, room };
                 let place = opened.place().expect("it is new");
                 self.current().push(opened);
                 return Ok(place);
@@ -103,10 +125,30 @@ impl Controllers {
         Err(ApiError::new(ErrorName::ControllerUnavailable, "no controller can be reached from this node"))
     }
 
-    /// A connection broke, or says nothing: the next call looks for another controller, and begins with another.
+    fn known_place(&self) -> Option<Place> {
+        let addresses = self.addresses();
+        let mut current = self.current();
+        current.retain(|kept| addresses.contains(&kept.address));
+        let place = current.iter().find_map(Connection::place)?;
+        // One that is idle beside the one that has a place is not needed any more.
+        let is_idle = |kept: &Connection| kept.room.available_permits() == CALLS_PER_CONNECTION_MAX as usize;
+        current.retain(|kept| kept.number == place.connection || !is_idle(kept));
+        Some(place)
+    }
+
+    /// The controller cannot be reached: the next call looks for another one first.
     pub fn forget(&self) {
         self.current().clear();
         self.first.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A call has got no answer on this connection. Others may.
+    fn forget_connection(&self, number: u64) {
+        let mut current = self.current();
+        current.retain(|kept| kept.number != number);
+        if current.is_empty() {
+            self.first.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     fn addresses(&self) -> Vec<String> {
@@ -140,17 +182,19 @@ pub struct Proxy {
 
 impl Proxy {
     async fn forward(self, request: http::Request<axum::body::Body>) -> http::Response<Body> {
-        let (channel, place) = match self.controllers.place().await {
+        let Place { connection, channel, permit } = match self.controllers.place().await {
             Ok(place) => place,
             Err(error) => return to_status(&error, Context::default()).into_http(),
         };
-        let unanswered = Unanswered(Some(&self.controllers));
+        let unanswered = Unanswered { controllers: &self.controllers, connection: Some(connection) };
         match channel.oneshot(request.map(Body::new)).await {
             Ok(response) => {
                 unanswered.answered();
-                response.map(|body| Body::new(Placed { body, _place: place }))
+                response.map(|body| Body::new(Placed { body, _permit: permit }))
             }
             Err(error) => {
+                unanswered.answered();
+                self.controllers.forget();
                 let message = format!("the connection to the controller broke: {error}; it may have been applied");
                 to_status(&ApiError::new(ErrorName::OutcomeUnknown, message), Context::default()).into_http()
             }
@@ -161,7 +205,7 @@ impl Proxy {
 /// An answer that gives its place on the connection back when it has ended.
 struct Placed {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl http_body::Body for Placed {
@@ -184,19 +228,22 @@ impl http_body::Body for Placed {
     }
 }
 
-/// Forgets the connection when it is dropped: because the call failed, or because its caller gave up waiting.
-struct Unanswered<'a>(Option<&'a Controllers>);
+/// Forgets the connection when its caller gives up waiting: a controller that is paused keeps its connections.
+struct Unanswered<'a> {
+    controllers: &'a Controllers,
+    connection: Option<u64>,
+}
 
 impl Unanswered<'_> {
     fn answered(mut self) {
-        self.0 = None;
+        self.connection = None;
     }
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if let Some(controllers) = self.0 {
-            controllers.forget();
+        if let Some(connection) = self.connection {
+            self.controllers.forget_connection(connection);
         }
     }
 }

@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 use tokio::time::Instant;
 
@@ -47,7 +48,7 @@ enum Control {
 struct Broker {
     id: BrokerId,
     slot: DataPlaneSlot,
-    /// The epoch under which it was first found unfenced, and when.
+    /// The epoch under which a check first found it unfenced, and when.
     unfenced: Option<(BrokerEpoch, Instant)>,
     /// The epoch under which it was in all its ISRs, or has had the time for it: partitions that it gets later do not make
     /// it unready.
@@ -61,6 +62,13 @@ struct Place {
     /// Partitions that have a replica on it, and those of them in whose ISR it is.
     replicas: usize,
     in_isr: usize,
+}
+
+impl Place {
+    fn of(image: &MetadataImage, broker: BrokerId, fenced: bool) -> Self {
+        let (replicas, in_isr) = (image.index.replica_count(broker), image.index.isr_count(broker));
+        Self { fenced, replicas, in_isr }
+    }
 }
 
 impl Readiness {
@@ -136,8 +144,7 @@ impl Broker {
         let Some(known) = image.broker(id).filter(|known| known.epoch == epoch) else {
             return Err(format!("broker {id} waits for the metadata of its registration"));
         };
-        let (replicas, in_isr) = (image.index.seat_count(id), image.index.isr_count(id));
-        self.judge(epoch, Place { fenced: known.fenced, replicas, in_isr }, now)
+        self.judge(epoch, Place::of(&image, id, known.fenced), now)
     }
 
     fn judge(&mut self, epoch: BrokerEpoch, place: Place, now: Instant) -> Result<Option<String>, String> {
@@ -163,6 +170,10 @@ impl Broker {
 
 #[cfg(test)]
 mod tests {
+    use quorate_metadata::ids::{ControllerEpoch, DirectoryId, PartitionId, TopicId, TopicPartition};
+    use quorate_metadata::record::{Kind, PartitionRegistration, PartitionState};
+    use quorate_metadata::{Batch, Record};
+
     use super::*;
 
     const EPOCH: BrokerEpoch = BrokerEpoch::new(5);
@@ -173,6 +184,31 @@ mod tests {
 
     fn unfenced(in_isr: usize) -> Place {
         Place { fenced: false, replicas: 10, in_isr }
+    }
+
+    #[test]
+    fn replicas_out_of_the_isr_count_as_missing() {
+        let brokers = |ids: &[i32]| ids.iter().copied().map(BrokerId::new).collect::<Vec<_>>();
+        let partition = |number, isr: &[i32]| {
+            let state = PartitionState {
+                replicas: brokers(&[1, 2, 3]),
+                directories: vec![DirectoryId::UNASSIGNED; 3],
+                isr: brokers(isr),
+                leader: Some(BrokerId::new(1)),
+                ..PartitionState::default()
+            };
+            let id = TopicPartition::new(TopicId::default(), PartitionId::new(number));
+            Record::CreatePartition(PartitionRegistration { id, state: state.into() })
+        };
+        let topic = Record::CreateTopic { topic: TopicId::default(), name: "orders".to_owned(), kind: Kind::LOG };
+        let records = vec![topic, partition(0, &[1, 2]), partition(1, &[1, 2, 3])];
+        let mut image = MetadataImage::default();
+        image
+            .replay(&Batch { controller_epoch: ControllerEpoch::new(1), timestamp_ms: 0, records })
+            .expect("they replay");
+        let place = |broker| Place::of(&image, BrokerId::new(broker), false);
+        assert_eq!(place(3), Place { fenced: false, replicas: 2, in_isr: 1 });
+        assert_eq!(place(1), Place { fenced: false, replicas: 2, in_isr: 2 });
     }
 
     #[test]

@@ -92,14 +92,14 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
     let clean_stop = CleanStop::at(config.note.clone());
     let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
     let mut online: BTreeSet<DirectoryId> = plane.directories().into_iter().collect();
-    loop {
+    let failed = loop {
         tokio::select! {
-            () = told(&mut stop) => break,
-            error = agent.failed() => return Err(BrokerError::Register(error)),
+            () = told(&mut stop) => break None,
+            error = agent.failed() => break Some(BrokerError::Register(error)),
             Some((directory, reason)) = failures.recv() => {
                 online.remove(&directory);
                 if online.is_empty() {
-                    return Err(BrokerError::Directory { directory, reason });
+                    break Some(BrokerError::Directory { directory, reason });
                 }
                 // The controllers move what was led there, and the rest stays.
                 agent.report_offline([directory].into());
@@ -109,6 +109,12 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
                 return Err(BrokerError::Ended);
             }
         }
+    };
+    if let Some(error) = failed {
+        // The process may go on without the broker: its logs are closed, and no one acts on what it had.
+        drop(agent);
+        plane.stop().await;
+        return Err(error);
     }
     let stopped = agent.shut_down(shutdown_timeout).await;
     let is_on_disk = plane.stop().await;

@@ -25,14 +25,18 @@ impl ProducerIds {
         Self { calls, left: Mutex::new(0..0) }
     }
 
-    pub async fn next(&self, timeout: Duration) -> Result<i64, ApiError> {
+    /// The next id of this broker's block, or with `newest` the first of a block that no broker had before.
+    pub async fn next(&self, newest: bool, timeout: Duration) -> Result<i64, ApiError> {
         let deadline = Instant::now() + timeout;
         let late = |_| ApiError::new(ErrorName::RequestTimedOut, "no producer ids from the controller in time");
-        timeout_at(deadline, self.take()).await.map_err(late)
+        timeout_at(deadline, self.take(newest)).await.map_err(late)
     }
 
-    async fn take(&self) -> i64 {
+    async fn take(&self, newest: bool) -> i64 {
         let mut left = self.left.lock().await;
+        if newest {
+            *left = 0..0;
+        }
         loop {
             if let Some(id) = left.next() {
                 return id;

@@ -1,5 +1,6 @@
 //! Operations that wait for the event loop: those of clients in one queue and those of brokers in another, which are taken
-//! from in turn. A thousand brokers that return do not hold up a client, nor do a thousand clients hold up a broker.
+//! from in turn. A thousand brokers that return do not hold up a client, nor do a thousand clients hold up a broker, unless
+//! as many large operations as may wait for their turns: then nothing is taken until one of them ends.
 //! Each queue is bounded in operations and in bytes; what finds it full is refused at once.
 
 use std::sync::Arc;

@@ -165,7 +165,8 @@ impl Member {
     /// Whoever cannot go on is gone at once, so that others take over.
     async fn give_up(self) {
         self.stop_event_loop.send_replace(true);
-        drop((self.servers, self.registration, self.event_loop));
+        // The slot of the data plane is in each of the first two.
+        drop((self.servers, self.readiness, self.registration, self.event_loop));
         self.broker.abort().await;
         self.raft.shutdown().await;
     }

@@ -305,7 +305,8 @@ impl RaftNode {
         let voters = metrics.membership_config.voter_ids().filter(|voter| *voter != ours);
         let silence_max = self.shared.silence_max;
         let answers = |voter: &NodeId| status::has_answered_within(&metrics, *voter, silence_max);
-        let candidates = voters.filter(|voter| to.is_none_or(|to| to == *voter)).filter(answers);
+        // Whom the caller names is tried in any case: a leader of a moment ago has heard from nobody yet.
+        let candidates = voters.filter(|voter| to.map_or_else(|| answers(voter), |to| to == *voter));
         candidates.max_by_key(|voter| replication.get(voter).copied().flatten()).ok_or(RaftError::NoSuccessor)
     }
 

@@ -75,10 +75,11 @@ async fn consume(session: &Session, arguments: Arguments) -> Outcome {
     let mut left = arguments.max_records.unwrap_or(usize::MAX);
     let mut well_at = Instant::now();
     while left > 0 && !ends.as_ref().is_some_and(|ends| ends.are_reached(&consumer.positions())) {
-        let mut records = consumer.poll(LOOK_EVERY).await?;
+        let polled = consumer.poll(LOOK_EVERY).await;
         for Skipped { partition, offsets: Range { start, end } } in consumer.take_skipped() {
-            eprintln!("{partition}: the log now begins at offset {end}; from {start} on, records are gone unread");
+            eprintln!("{partition}: skipped offsets {start} to {}, which were deleted before they were read", end - 1);
         }
+        let mut records = polled?;
         if let Some(ends) = &mut ends {
             ends.learn(&consumer.high_watermarks());
             records.retain(|record| ends.is_before(record));

@@ -28,7 +28,7 @@ pub struct Assigned {
     /// Why it cannot be read just now.
     pub trouble: Option<ApiError>,
     position: Position,
-    /// Where to begin again while nothing has been read, if the leader has to say which offset that is.
+    /// Where to begin again if the log does not have the first offset any more: until a record is read.
     begins_at: Option<Start>,
     /// The next offset to read when the log turned out not to have it.
     lost_at: Option<i64>,
@@ -83,7 +83,8 @@ impl Assigned {
     pub fn new(assignment: u64, start: Start, now: Instant) -> Self {
         let (position, begins_at) = match start {
             Start::At(offset) => (Position::At(offset), None),
-            Start::Beginning | Start::End | Start::Timestamp(_) => (Position::Start(start), Some(start)),
+            Start::End => (Position::Start(start), None),
+            Start::Beginning | Start::Timestamp(_) => (Position::Start(start), Some(start)),
         };
         Self {
             assignment,
@@ -237,8 +238,7 @@ impl Assigned {
 
     /// Where nothing has been read, the place to begin has moved, and nothing is lost by that.
     fn begin_again(&mut self, lost_at: i64, reset: Reset) -> bool {
-        let has_read = self.read.last().is_some();
-        if let Some(start) = self.begins_at.filter(|_| !has_read) {
+        if let Some(start) = self.begins_at {
             self.position = Position::Start(start);
             return true;
         }
@@ -258,6 +258,7 @@ impl Assigned {
             match decode(partition, batch, position) {
                 Ok(decoded) => {
                     if let Some(first) = decoded.first() {
+                        self.begins_at = None;
                         self.read.read(epoch, first.offset);
                     }
                     records.extend(decoded);

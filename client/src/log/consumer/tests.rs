@@ -172,6 +172,27 @@ async fn what_a_reset_passes_over_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_loss_after_a_reset_is_told_as_well() {
+    let lost = || refused(ErrorName::OffsetOutOfRange);
+    let answers = [fetched(9, vec![batch(0, 1, &["x"])]), lost(), lost(), fetched(9, vec![batch(7, 1, &["z"])])];
+    let a = Broker::with(answers);
+    a.offsets.lock().expect("unpoisoned").extend([9, 0, 9, 4, 9, 7]);
+    let options = ConsumerOptions { reset: Reset::Earliest, ..ConsumerOptions::default() };
+    let mut lenient = consumer(options, Start::Beginning, &[("a:1", &a)]);
+    assert_eq!(offsets(&mut lenient).await, Ok(vec![0]));
+    assert_eq!(offsets(&mut lenient).await, Ok(vec![7]));
+    assert_eq!(lenient.take_skipped(), [Skipped { partition: partition(), offsets: 1..7 }]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_of_what_is_to_come_is_told_when_its_first_offset_is_gone() {
+    let a = Broker::with([refused(ErrorName::OffsetOutOfRange)]);
+    a.offsets.lock().expect("unpoisoned").extend([3]);
+    let mut strict = consumer(ConsumerOptions::default(), Start::End, &[("a:1", &a)]);
+    assert_eq!(offsets(&mut strict).await, Err(ErrorName::OffsetOutOfRange));
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_reset_what_is_lost_after_the_first_record_is_told() {
     let a = Broker::with([fetched(9, vec![batch(0, 1, &["x", "y"])]), refused(ErrorName::OffsetOutOfRange)]);
     a.offsets.lock().expect("unpoisoned").extend([9, 0]);

@@ -64,10 +64,12 @@ pub async fn produce(
     }
 }
 
-pub async fn identify(channel: Result<Channel, Status>) -> Result<i64, ApiError> {
+/// `newest`: an id above all that were given so far.
+pub async fn identify(channel: Result<Channel, Status>, newest: bool) -> Result<i64, ApiError> {
     let failed = |status: Status| from_status(&status);
     let mut client = LogClient::new(channel.map_err(failed)?);
-    let reply = timeout(Duration::from_secs(5), client.init_producer(InitProducerRequest { timeout_ms: 4_000 })).await;
+    let request = InitProducerRequest { timeout_ms: 4_000, newest };
+    let reply = timeout(Duration::from_secs(5), client.init_producer(request)).await;
     let late = |_| ApiError::new(ErrorName::RequestTimedOut, "no producer id in time");
     Ok(reply.map_err(late)?.map_err(failed)?.into_inner().producer_id)
 }

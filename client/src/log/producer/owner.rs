@@ -50,6 +50,8 @@ pub struct Owner {
     looked_at: Option<Instant>,
     asking_id: bool,
     ask_id_at: Option<Instant>,
+    /// A partition has forgotten producers with higher ids.
+    needs_newest_id: bool,
     flushing: Vec<Flush>,
     /// The number of the youngest batch.
     last_batch: u64,
@@ -100,6 +102,7 @@ impl Owner {
             looked_at: None,
             asking_id: false,
             ask_id_at: None,
+            needs_newest_id: false,
             flushing: Vec::new(),
             last_batch: 0,
             look_failed: None,
@@ -309,7 +312,8 @@ impl Owner {
             return;
         };
         let channel = self.channels.open(&endpoint);
-        self.work.spawn(async move { Done::Identified(identify(channel).await) });
+        let newest = self.needs_newest_id;
+        self.work.spawn(async move { Done::Identified(identify(channel, newest).await) });
     }
 
     fn on_done(&mut self, done: Result<Done, tokio::task::JoinError>) {
@@ -319,7 +323,10 @@ impl Owner {
             Ok(Done::Identified(id)) => {
                 self.asking_id = false;
                 match id {
-                    Ok(id) => self.producer = Some(id),
+                    Ok(id) => {
+                        self.producer = Some(id);
+                        self.needs_newest_id = false;
+                    }
                     // The leader that was asked may be gone: whoever leads then is asked.
                     Err(error) => {
                         self.note(&error, |_| true);
@@ -422,6 +429,7 @@ impl Owner {
             ErrorName::UnknownProducerId if lane.first().is_some_and(|first| !first.maybe_appended) => {
                 lane.begin_anew();
                 self.producer = None;
+                self.needs_newest_id = true;
             }
             ErrorName::DuplicateSequenceNumber => lane.landed(*partition, None, answer.leader_epoch),
             name if error.is_retryable() || name == ErrorName::FencedLeaderEpoch => {

@@ -64,8 +64,9 @@ impl Log for LogService {
         request: Request<InitProducerRequest>,
     ) -> Result<Response<InitProducerReply>, Status> {
         let plane = self.plane()?;
-        let timeout = super::request::timeout(request.into_inner().timeout_ms);
-        let id = plane.producer_ids().next(timeout).await.map_err(|error| status(&error))?;
+        let InitProducerRequest { timeout_ms, newest } = request.into_inner();
+        let timeout = super::request::timeout(timeout_ms);
+        let id = plane.producer_ids().next(newest, timeout).await.map_err(|error| status(&error))?;
         Ok(Response::new(InitProducerReply { producer_id: id, producer_epoch: 0 }))
     }
 

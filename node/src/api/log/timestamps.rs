@@ -48,8 +48,8 @@ fn check(timestamp_ms: i64, now_ms: i64, before_max_ms: i64, after_max_ms: i64) 
         return Ok(());
     }
     let message = format!(
-        "timestamp {timestamp_ms} is not within {earliest} to {latest}, as the topic's message.timestamp.before.max.ms and \
-         message.timestamp.after.max.ms demand"
+        "invalid timestamp {timestamp_ms}: expected {earliest} to {latest}, by message.timestamp.before.max.ms and \
+         message.timestamp.after.max.ms of the topic"
     );
     Err(ApiError::new(ErrorName::InvalidTimestamp, message))
 }
