@@ -1,6 +1,5 @@
 //! The HTTP port: `/metrics`, `/healthz`, `/readyz`. It answers from the start of the process on.
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
@@ -23,17 +22,13 @@ pub struct HttpState {
     pub metrics: Option<(Arc<Metrics>, MetadataView)>,
 }
 
-pub async fn serve(
-    state: HttpState,
-    listener: TcpListener,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
+pub async fn serve(state: HttpState, listener: TcpListener) -> io::Result<()> {
     let router = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(state);
-    axum::serve(HttpListener::new(listener)?, router).with_graceful_shutdown(stop).await
+    axum::serve(HttpListener::new(listener)?, router).await
 }
 
 async fn ready(State(state): State<HttpState>) -> (StatusCode, String) {

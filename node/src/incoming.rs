@@ -1,6 +1,7 @@
 //! Connections that come in at a socket. The process keeps descriptors for its files: connections have half of them, the
 //! others wait to be accepted. A connection is served when it has said what it begins with; one that does not is closed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -29,6 +31,15 @@ const OPENING_BYTES_MAX: usize = 24;
 
 /// After a failure to accept, such as for want of descriptors: it would fail again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections whose opening is awaited at the least; a quarter of those that may be open otherwise.
+const OPENINGS_MIN: usize = 4;
+
+/// Between two warnings that a port is full.
+const WARN_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A connection of the HTTP port is closed after so long, whatever it is at: its answers are short.
+const HTTP_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Connections that are not taken over by their server yet.
 const HANDED_OVER_MAX: usize = 16;
@@ -102,56 +113,56 @@ struct Accepting {
 impl Accepting {
     /// Until the server has ended.
     async fn run(self) {
-        let mut is_full = false;
+        let openings_max = (self.max / 4).max(OPENINGS_MIN);
+        let mut openings: VecDeque<AbortOnDrop> = VecDeque::new();
+        let mut warned_at: Option<Instant> = None;
         loop {
-            let place = match self.room.clone().try_acquire_owned() {
-                Ok(place) => {
-                    is_full = false;
-                    place
-                }
-                Err(_) => {
-                    if !std::mem::replace(&mut is_full, true) {
-                        warn!(purpose = ?self.purpose, max = self.max, "as many connections are open as may be; others wait");
-                    }
-                    let Some(place) = self.unless_ended(self.room.clone().acquire_owned()).await else { return };
-                    place.expect("it is never closed")
-                }
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = self.served.closed() => return,
             };
-            match self.unless_ended(self.listener.accept()).await {
-                Some(Ok((stream, _))) => drop(tokio::spawn(self.await_opening(stream, place))),
-                Some(Err(error)) => {
+            openings.retain(|opening| !opening.0.is_finished());
+            match accepted {
+                Ok((stream, _)) => {
+                    // The longest silent one makes room: a client that speaks at once is never kept out by those that do not.
+                    if openings.len() >= openings_max {
+                        openings.pop_front();
+                    }
+                    openings.push_back(AbortOnDrop(tokio::spawn(self.open(stream)).abort_handle()));
+                }
+                Err(error) => {
                     warn!(purpose = ?self.purpose, %error, "cannot accept a connection");
                     sleep(ACCEPT_PAUSE).await;
                 }
-                None => return,
+            }
+            let is_quiet = warned_at.is_none_or(|at| at.elapsed() >= WARN_INTERVAL);
+            if self.room.available_permits() == 0 && is_quiet {
+                warned_at = Some(Instant::now());
+                warn!(purpose = ?self.purpose, max = self.max, "as many connections are open as may be; others wait");
             }
         }
     }
 
-    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            done = work => Some(done),
-            () = self.served.closed() => None,
-        }
-    }
-
-    fn await_opening(
-        &self,
-        stream: TcpStream,
-        place: OwnedSemaphorePermit,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (served, limit) = (self.served.clone(), self.opening_timeout);
+    fn open(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+        let (served, room, limit) = (self.served.clone(), self.room.clone(), self.opening_timeout);
         let bytes = self.purpose.opening_bytes();
         async move {
-            let has_opened = tokio::select! {
-                opened = timeout(limit, has_said(&stream, bytes)) => opened.unwrap_or(false),
-                () = served.closed() => false,
-            };
-            if has_opened && stream.set_nodelay(true).is_ok() {
-                // The server may have ended meanwhile.
-                let _ = served.send(Ok(Accepted { stream, _place: place })).await;
+            if !timeout(limit, has_said(&stream, bytes)).await.unwrap_or(false) || stream.set_nodelay(true).is_err() {
+                return;
             }
+            let permit = room.acquire_owned().await.expect("it is never closed");
+            // The server may have ended meanwhile.
+            let _ = served.send(Ok(Accepted { stream, _permit: permit })).await;
         }
+    }
+}
+
+/// A connection that is not served yet ends with the port.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -171,7 +182,7 @@ async fn has_said(stream: &TcpStream, bytes: usize) -> bool {
 /// A connection that gives its place back when it is closed.
 pub struct Accepted {
     stream: TcpStream,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl AsyncRead for Accepted {
@@ -213,22 +224,27 @@ impl Connected for Accepted {
 }
 
 /// The same for a server that takes its connections one by one.
-pub struct HttpListener(ReceiverStream<io::Result<Accepted>>);
+pub struct HttpListener {
+    connections: ReceiverStream<io::Result<Accepted>>,
+    lifetime: Duration,
+}
 
 impl HttpListener {
     pub fn new(listener: TcpListener) -> io::Result<Self> {
-        Ok(Self(accept(listener, Purpose::Http)?))
+        Ok(Self { connections: accept(listener, Purpose::Http)?, lifetime: HTTP_LIFETIME })
     }
 }
 
 impl Listener for HttpListener {
-    type Io = Accepted;
+    type Io = ShortLived;
     type Addr = ();
 
-    async fn accept(&mut self) -> (Accepted, ()) {
+    async fn accept(&mut self) -> (ShortLived, ()) {
         loop {
-            match self.0.next().await {
-                Some(Ok(connection)) => return (connection, ()),
+            match self.connections.next().await {
+                Some(Ok(connection)) => {
+                    return (ShortLived { connection, end: Box::pin(sleep(self.lifetime)) }, ());
+                }
                 Some(Err(_)) => {}
                 None => std::future::pending().await,
             }
@@ -237,6 +253,38 @@ impl Listener for HttpListener {
 
     fn local_addr(&self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A connection that ends by itself.
+pub struct ShortLived {
+    connection: Accepted,
+    end: Pin<Box<Sleep>>,
+}
+
+impl AsyncRead for ShortLived {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.connection).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for ShortLived {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.connection).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(cx)
     }
 }
 
@@ -300,6 +348,31 @@ mod tests {
         assert!(timeout(LIMIT, connections.next()).await.is_err(), "the second one waits");
         drop(first);
         connections.next().await.expect("it accepts").expect("there is room again");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_speaks_is_served_beside_very_many_that_do_not() {
+        let (address, mut connections) = port(1, Duration::MAX).await;
+        let mut silent = Vec::new();
+        for _ in 0..10 * OPENINGS_MIN {
+            silent.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        let _speaking = speaking(address).await;
+        connections.next().await.expect("it accepts").expect("it is served");
+    }
+
+    #[tokio::test]
+    async fn a_connection_of_the_http_port_ends_by_itself() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let connections = accept_up_to(listener, Purpose::Http, 1, Duration::MAX);
+        let mut listener = HttpListener { connections, lifetime: LIMIT };
+        let mut partly = TcpStream::connect(address).await.expect("it listens");
+        partly.write_all(b"GET /readyz").await.expect("it is open");
+        let (mut connection, ()) = listener.accept().await;
+        let mut said = Vec::new();
+        let ended = connection.read_to_end(&mut said).await.expect_err("the request never ends");
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]

@@ -70,17 +70,18 @@ impl Listeners {
 /// The servers of a node, and how to tell them to stop.
 struct Servers {
     tasks: JoinSet<Result<(), NodeError>>,
+    /// Answers until the end, and is not told to stop.
+    http: JoinSet<Result<(), NodeError>>,
     stop: watch::Sender<bool>,
 }
 
 impl Servers {
     /// The HTTP port answers while the rest of the node starts.
     fn start(listener: Option<TcpListener>, state: HttpState) -> Self {
-        let mut servers = Self { tasks: JoinSet::new(), stop: watch::Sender::new(false) };
+        let mut servers = Self { tasks: JoinSet::new(), http: JoinSet::new(), stop: watch::Sender::new(false) };
         if let Some(listener) = listener {
-            let stop = told(servers.stop.subscribe());
-            servers.tasks.spawn(async move {
-                http::serve(state, listener, stop).await.map_err(|error| NodeError::Serve(error.to_string()))
+            servers.http.spawn(async move {
+                http::serve(state, listener).await.map_err(|error| NodeError::Serve(error.to_string()))
             });
         }
         servers
@@ -95,13 +96,16 @@ impl Servers {
 
     /// Waits until a server ends, which none does unasked.
     async fn ended(&mut self) -> NodeError {
-        match self.tasks.join_next().await {
-            Some(ended) => flatten(ended).err().unwrap_or_else(|| NodeError::Stopped("a server ended".to_owned())),
-            None => std::future::pending().await,
-        }
+        let ended = tokio::select! {
+            Some(ended) = self.tasks.join_next() => ended,
+            Some(ended) = self.http.join_next() => ended,
+            else => return std::future::pending().await,
+        };
+        flatten(ended).err().unwrap_or_else(|| NodeError::Stopped("a server ended".to_owned()))
     }
 
-    async fn stop(mut self) {
+    /// The HTTP port goes on until this value is dropped.
+    async fn stop(&mut self) {
         self.stop.send_replace(true);
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(DRAIN_TIMEOUT, drained).await.is_err() {

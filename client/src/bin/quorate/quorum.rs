@@ -21,7 +21,6 @@ const ACTIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const VOTER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// States of voters.
-const LEADER: &str = "leader";
 const UNREACHABLE: &str = "unreachable";
 const UNKNOWN: &str = "unknown";
 
@@ -41,11 +40,12 @@ async fn status(session: &Session) -> Outcome {
     let hasty = session.client.with_timeout(ACTIVE_TIMEOUT.min(session.options.timeout));
     let reply = match hasty.describe_quorum(Freshness::Linearizable).await {
         Err(error) if is_leaderless(&error) => {
-            let mut reply = session.client.describe_quorum(Freshness::Stale).await?;
+            let any = session.client.with_timeout(VOTER_TIMEOUT.min(session.options.timeout));
+            let mut reply = any.describe_quorum(Freshness::Stale).await?;
             note(&format!("no active controller answers; this is what node {} and the voters know", reply.node_id));
             ask_each(session, &mut reply.voters).await;
-            let leads = |id: &i32| reply.voters.iter().any(|voter| voter.id == *id && voter.state == LEADER);
-            reply.leader_id = reply.leader_id.filter(leads);
+            // One that leads without a majority is no active controller.
+            reply.leader_id = None;
             reply
         }
         reply => reply?,
