@@ -221,6 +221,12 @@ impl AdminClient {
         self.call(Effect::None, request, |mut wire, request| async move { wire.describe_quorum(request).await }).await
     }
 
+    /// Makes the empty disk that waits at the voter's address the disk of that voter. May be repeated.
+    pub async fn replace_voter(&self, voter: i32) -> Result<wire::ReplaceVoterReply, ClientError> {
+        let request = wire::ReplaceVoterRequest { voter, timeout_ms: 0 };
+        self.call(Effect::Change, request, |mut wire, request| async move { wire.replace_voter(request).await }).await
+    }
+
     pub async fn cluster_status(&self, freshness: Freshness) -> Result<wire::ClusterStatusReply, ClientError> {
         let request = wire::ClusterStatusRequest { options: read(freshness) };
         self.call(Effect::None, request, |mut wire, request| async move { wire.cluster_status(request).await }).await

@@ -62,6 +62,12 @@ timed! {
     ListReassignmentsRequest DescribeFeaturesRequest UpdateFeaturesRequest
 }
 
+impl Timed for admin::ReplaceVoterRequest {
+    fn set_timeout_ms(&mut self, timeout_ms: u32) {
+        self.timeout_ms = timeout_ms;
+    }
+}
+
 // These are bounded by the deadline of the call alone.
 impl Timed for broker::RegisterRequest {
     fn set_timeout_ms(&mut self, _: u32) {}

@@ -38,6 +38,9 @@ enum Command {
         /// 22 characters of URL-safe base64, which may begin with a hyphen; the same on every node.
         #[arg(long, allow_hyphen_values = true)]
         cluster_id: Option<String>,
+        /// The directory replaces the lost one of this voter: the node waits for `quorate quorum replace`.
+        #[arg(long)]
+        replacement: bool,
     },
     /// Look into the data directory of a stopped node. Changes nothing.
     Inspect {
@@ -141,8 +144,8 @@ fn main() -> ExitCode {
     let Cli { command, run } = Cli::parse();
     let done = match command {
         Some(Command::Run(later)) => run.with(later).start(),
-        Some(Command::Format { data, node_id, cluster_id }) => {
-            run.refuse_for("format").and_then(|()| format(data, node_id, cluster_id))
+        Some(Command::Format { data, node_id, cluster_id, replacement }) => {
+            run.refuse_for("format").and_then(|()| format(data, node_id, cluster_id, replacement))
         }
         Some(Command::Inspect { data, part }) => run.refuse_for("inspect").and_then(|()| look_into(data, part)),
         None if run.print_config => run.start(),
@@ -199,12 +202,13 @@ fn level_max() -> Result<Option<i16>, String> {
     level.map(Some).ok_or_else(|| format!("invalid {LEVEL_MAX_VARIABLE} {text:?}: expected a level, such as 1"))
 }
 
-fn format(data: PathBuf, node_id: i32, cluster_id: Option<String>) -> Result<(), String> {
+fn format(data: PathBuf, node_id: i32, cluster_id: Option<String>, replacement: bool) -> Result<(), String> {
     if node_id <= 0 {
         return Err(format!("node id {node_id} is not positive"));
     }
     let cluster = cluster_id.map(|text| text.parse()).transpose().map_err(|error| format!("cluster id: {error}"))?;
-    let formatted = raft::format(&data, ControllerId::new(node_id), cluster).map_err(|error| error.to_string())?;
+    let formatted =
+        raft::format(&data, ControllerId::new(node_id), cluster, replacement).map_err(|error| error.to_string())?;
     println!("formatted {} as directory {} of node {node_id}", data.display(), formatted.directory);
     Ok(())
 }

@@ -139,6 +139,10 @@ impl Admin for Fake {
         unused()
     }
 
+    async fn replace_voter(&self, _: Request<ReplaceVoterRequest>) -> Result<Response<ReplaceVoterReply>, Status> {
+        unused()
+    }
+
     async fn describe_features(
         &self,
         _: Request<DescribeFeaturesRequest>,

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use super::elections::{elect, election_kind};
 use super::gateway::Gateway;
 use super::request::{assignment, config_resource, invalid, item_error, passage, result, terms, timeout, topic_ref};
-use super::{describe, features, inventory, listing, reassignment};
+use super::{describe, features, inventory, listing, quorum, reassignment};
 
 pub struct AdminService {
     pub gateway: Gateway,
@@ -324,6 +324,13 @@ impl Admin for AdminService {
         };
         let remote = |channel, request| async move { remote(channel).describe_quorum(request).await };
         self.gateway.route(passage, body, local, remote).await
+    }
+
+    async fn replace_voter(
+        &self,
+        request: Request<ReplaceVoterRequest>,
+    ) -> Result<Response<ReplaceVoterReply>, Status> {
+        quorum::replace_voter(&self.gateway, request).await
     }
 
     async fn cluster_status(

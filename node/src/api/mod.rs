@@ -16,6 +16,7 @@ mod listing;
 mod log;
 mod pages;
 mod proxy;
+mod quorum;
 mod readiness;
 mod reassignment;
 mod request;

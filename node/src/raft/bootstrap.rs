@@ -72,14 +72,17 @@ impl Greeter {
 
     async fn round(&self, number: u32) -> Result<Round, RaftError> {
         let (answers, absent) = self.greet_all().await?;
-        self.judge(&answers)?;
-        let joined = self.membership_index().is_some() && self.local.cluster().is_some();
+        answers.values().try_for_each(|answer| self.judge(answer))?;
+        let joined = self.is_member() && self.local.cluster().is_some();
         self.joined.send_if_modified(|known| std::mem::replace(known, joined) != joined);
         if joined {
             return Ok(if absent.is_empty() { Round::Complete } else { Round::Absent });
         }
         if number.is_multiple_of(ROUNDS_PER_LINE) {
-            tracing::info!(?absent, "not yet part of a cluster");
+            self.report_waiting(&answers, &absent);
+        }
+        if self.local.is_replacement() {
+            return Ok(Round::Forming);
         }
         if absent.is_empty() && self.is_first() && answers.values().all(|answer| !answer.initialized) {
             self.initialize(&answers).await?;
@@ -98,6 +101,16 @@ impl Greeter {
             }
         }
         Ok((answers, absent))
+    }
+
+    fn report_waiting(&self, answers: &BTreeMap<NodeId, Answer>, absent: &[ControllerId]) {
+        let node = self.local.node;
+        match answers.values().find_map(|answer| answer.voters.get(&node_id(node))) {
+            Some(replaced) if self.local.is_replacement() && *replaced != self.local.directory => {
+                tracing::warn!(%replaced, disk = %self.local.directory, "waiting for `quorate quorum replace {node}`");
+            }
+            _ => tracing::info!(?absent, "not yet part of a cluster"),
+        }
     }
 
     /// None when the peer is not there, or is not the one that was meant.
@@ -134,25 +147,31 @@ impl Greeter {
     }
 
     /// Refuses this disk when a peer knows better.
-    fn judge(&self, answers: &BTreeMap<NodeId, Answer>) -> Result<(), RaftError> {
+    fn judge(&self, answer: &Answer) -> Result<(), RaftError> {
         let ours = self.membership_index();
-        for answer in answers.values() {
-            if let (Some(theirs), Some(ours)) = (answer.cluster, self.local.cluster())
-                && theirs != ours
-            {
-                self.tolerate::<()>(RaftError::cluster_ids(theirs, ours))?;
-                continue;
-            }
-            match answer.voters.get(&node_id(self.local.node)) {
-                // A membership older than ours may name the disk that this one has replaced.
-                Some(voter) if *voter != self.local.directory && answer.membership_index > ours => {
-                    let (node, disk) = (self.local.node, self.local.directory);
-                    return Err(RaftError::InvalidVoterKey { node, voter: *voter, disk });
-                }
-                _ => {}
-            }
+        if let (Some(theirs), Some(ours)) = (answer.cluster, self.local.cluster())
+            && theirs != ours
+        {
+            return self.tolerate::<()>(RaftError::cluster_ids(theirs, ours)).map(drop);
         }
-        Ok(())
+        let is_waiting = self.local.is_replacement() && ours.is_none();
+        match answer.voters.get(&node_id(self.local.node)) {
+            // A membership older than ours may name the disk that this one has replaced.
+            Some(voter) if *voter != self.local.directory && answer.membership_index > ours && !is_waiting => {
+                let (node, disk) = (self.local.node, self.local.directory);
+                Err(RaftError::InvalidVoterKey { node, voter: *voter, disk })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A replacement is a learner before it is a voter.
+    fn is_member(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.voter_ids();
+        metrics.membership_config.log_id().is_some()
+            && (!self.local.is_replacement() || voters.any(|voter| voter == node_id(self.local.node)))
     }
 
     fn membership_index(&self) -> Option<u64> {

@@ -14,6 +14,8 @@ pub enum RaftError {
     NotFormatted { data: PathBuf },
     #[error("{data:?} is already formatted, as directory {directory} of node {node}")]
     AlreadyFormatted { data: PathBuf, node: ControllerId, directory: DirectoryId },
+    #[error("{data:?} is not empty: a replacement begins with an empty directory")]
+    NotEmpty { data: PathBuf },
     #[error("{data:?} belongs to node {found}, not to node {expected}")]
     ForeignDirectory { data: PathBuf, expected: ControllerId, found: ControllerId },
     #[error("{path:?} is in use by another process")]
@@ -22,6 +24,14 @@ pub enum RaftError {
     InconsistentClusterId(String),
     #[error("INVALID_VOTER_KEY: node {node} is a voter with directory {voter}; this disk is {disk}")]
     InvalidVoterKey { node: ControllerId, voter: DirectoryId, disk: DirectoryId },
+    #[error(
+        "VOTER_STATE_LOST: {data:?} has lost what this voter knew: {reason}; put the missing files back, or replace the voter: see docs/voters.md"
+    )]
+    VoterStateLost { data: PathBuf, reason: String },
+    #[error(
+        "VOTER_STATE_DIVERGED: the leader's log differs at entry {index}, but this voter knows entries up to {committed} as committed; nothing was cut; other voters have lost acknowledged entries: see docs/voters.md"
+    )]
+    VoterStateDiverged { index: u64, committed: u64 },
     #[error("refused by node {peer}: {reason}")]
     Refused { peer: ControllerId, reason: String },
     #[error("{file:?} is corrupt at offset {offset}: {reason}")]
@@ -32,6 +42,12 @@ pub enum RaftError {
     Io { action: String, source: io::Error },
     #[error("raft has stopped: {0}")]
     Stopped(String),
+    #[error("voter {voter} cannot be replaced: {reason}")]
+    NotReplaceable { voter: ControllerId, reason: String },
+    #[error("the membership was not changed: {0}")]
+    MembershipUnchanged(String),
+    #[error("no membership change within {0} ms; it may go on")]
+    ReplacementTimedOut(u128),
     #[error("this node is not the leader")]
     NotLeader,
     #[error("no other voter is there to lead")]

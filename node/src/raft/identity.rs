@@ -12,10 +12,13 @@ use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 use serde::{Deserialize, Serialize};
 
 use super::RaftError;
+use super::floor::Floor;
 use super::store::Store;
 
 const FILE: &str = "quorate.meta";
-const VERSION: u32 = 1;
+/// The second version has a floor and `replacement`.
+const VERSION: u32 = 2;
+const VERSION_LOWEST: u32 = 1;
 
 /// What `quorate.meta` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +27,16 @@ pub struct Identity {
     pub directory: DirectoryId,
     /// Unknown until the first contact with a cluster.
     pub cluster: Option<ClusterId>,
+    /// An empty disk that waits until `quorum replace` makes it the disk of its voter.
+    pub replacement: bool,
+    /// What the rest of the disk must hold.
+    pub floor: Floor,
 }
 
 impl Identity {
     /// A new disk.
     pub fn new(node: ControllerId, cluster: Option<ClusterId>) -> Self {
-        Self { node, directory: DirectoryId::new(world::uuid()), cluster }
+        Self { node, directory: DirectoryId::new(world::uuid()), cluster, replacement: false, floor: Floor::default() }
     }
 }
 
@@ -41,14 +48,31 @@ pub struct Formatted {
     pub cluster: Option<ClusterId>,
 }
 
-/// Makes `data` an empty disk of `node`. Refuses a directory that already has a name.
-pub fn format(data: &Path, node: ControllerId, cluster: Option<ClusterId>) -> Result<Formatted, RaftError> {
+/// Makes `data` an empty disk of `node`. Refuses a directory that already has a name, and for a replacement one that holds
+/// anything.
+pub fn format(
+    data: &Path,
+    node: ControllerId,
+    cluster: Option<ClusterId>,
+    replacement: bool,
+) -> Result<Formatted, RaftError> {
     if let Some(found) = read(data)? {
         return Err(RaftError::AlreadyFormatted { data: data.into(), node: found.node, directory: found.directory });
     }
-    let identity = Identity::new(node, cluster);
+    if replacement && !is_empty(data).map_err(RaftError::io(format!("read {data:?}")))? {
+        return Err(RaftError::NotEmpty { data: data.into() });
+    }
+    let identity = Identity { replacement, ..Identity::new(node, cluster) };
     write(data, &identity)?;
     Ok(Formatted { node, directory: identity.directory, cluster })
+}
+
+fn is_empty(directory: &Path) -> io::Result<bool> {
+    match fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// The directory id of a disk that holds no log: that of a node without a controller.
@@ -56,7 +80,7 @@ pub fn identify(data: &Path, node: ControllerId, auto_format: bool) -> Result<Di
     match read(data)? {
         Some(found) if found.node == node => Ok(found.directory),
         Some(found) => Err(RaftError::ForeignDirectory { data: data.into(), expected: node, found: found.node }),
-        None if auto_format => Ok(format(data, node, None)?.directory),
+        None if auto_format => Ok(format(data, node, None, false)?.directory),
         None => Err(RaftError::NotFormatted { data: data.into() }),
     }
 }
@@ -82,6 +106,19 @@ struct File {
     directory: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    replacement: bool,
+    /// Absent before the first start of the voter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    floor: Option<FloorFields>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FloorFields {
+    generation: u64,
+    term: u64,
+    committed_end: u64,
 }
 
 /// None when there is no such file: the directory is not formatted.
@@ -94,13 +131,18 @@ pub fn read(data: &Path) -> Result<Option<Identity>, RaftError> {
     };
     let corrupt = |reason: String| RaftError::Corrupt { file: path.clone(), offset: 0, reason };
     let file: File = toml::from_str(&text).map_err(|error| corrupt(error.to_string()))?;
-    if file.version != VERSION {
+    if !(VERSION_LOWEST..=VERSION).contains(&file.version) {
         return Err(corrupt(format!("version {} is not known to this release", file.version)));
     }
     let directory = file.directory.parse().map_err(|error| corrupt(format!("directory: {error}")))?;
     let cluster =
         file.cluster.map(|id| id.parse()).transpose().map_err(|error| corrupt(format!("cluster: {error}")))?;
-    Ok(Some(Identity { node: ControllerId::new(file.node), directory, cluster }))
+    let floor = file.floor.map_or_else(Floor::default, |FloorFields { generation, term, committed_end }| Floor {
+        generation,
+        term,
+        committed_end,
+    });
+    Ok(Some(Identity { node: ControllerId::new(file.node), directory, cluster, replacement: file.replacement, floor }))
 }
 
 pub fn write(data: &Path, identity: &Identity) -> Result<(), RaftError> {
@@ -109,8 +151,12 @@ pub fn write(data: &Path, identity: &Identity) -> Result<(), RaftError> {
         node: identity.node.get(),
         directory: identity.directory.to_string(),
         cluster: identity.cluster.map(|id| id.to_string()),
+        replacement: identity.replacement,
+        floor: (identity.floor != Floor::default())
+            .then_some(identity.floor)
+            .map(|Floor { generation, term, committed_end }| FloorFields { generation, term, committed_end }),
     };
-    let text = toml::to_string(&file).expect("four plain fields serialize");
+    let text = toml::to_string(&file).expect("plain fields serialize");
     let path = data.join(FILE);
     durable::create_directory(data)
         .and_then(|()| replace(&path, text.as_bytes()))
@@ -132,7 +178,8 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 pub struct LocalVoter {
     pub node: ControllerId,
     pub directory: DirectoryId,
-    cluster: Arc<RwLock<Option<ClusterId>>>,
+    data: PathBuf,
+    identity: Arc<RwLock<Identity>>,
     store: Arc<dyn Store>,
 }
 
@@ -162,25 +209,52 @@ impl LocalVoter {
             _ => {}
         }
         store.save_identity(&identity)?;
-        let cluster = Arc::new(RwLock::new(identity.cluster));
-        Ok(Self { node, directory: identity.directory, cluster, store })
+        Ok(Self { node, directory: identity.directory, data, identity: Arc::new(RwLock::new(identity)), store })
+    }
+
+    fn identity(&self) -> Identity {
+        *self.identity.read().expect("no holder panics")
     }
 
     pub fn cluster(&self) -> Option<ClusterId> {
-        *self.cluster.read().expect("no holder panics")
+        self.identity().cluster
+    }
+
+    pub fn is_replacement(&self) -> bool {
+        self.identity().replacement
+    }
+
+    pub fn floor(&self) -> Floor {
+        self.identity().floor
+    }
+
+    /// The directory of the disk, for messages.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Writes a higher floor, durably.
+    pub fn raise_floor(&self, raise: impl FnOnce(Floor) -> Floor) -> Result<(), RaftError> {
+        let mut identity = self.identity.write().expect("no holder panics");
+        let raised = Identity { floor: raise(identity.floor), ..*identity };
+        if raised != *identity {
+            self.store.save_identity(&raised)?;
+            *identity = raised;
+        }
+        Ok(())
     }
 
     /// Joins `cluster`, durably, unless this disk already belongs to another one.
     pub fn adopt(&self, cluster: ClusterId) -> Result<(), RaftError> {
-        let mut ours = self.cluster.write().expect("no holder panics");
-        match *ours {
+        let mut identity = self.identity.write().expect("no holder panics");
+        match identity.cluster {
             Some(ours) if ours == cluster => return Ok(()),
             Some(ours) => return Err(RaftError::cluster_ids(cluster, ours)),
             None => {}
         }
-        let identity = Identity { node: self.node, directory: self.directory, cluster: Some(cluster) };
-        self.store.save_identity(&identity)?;
-        *ours = Some(cluster);
+        let adopted = Identity { cluster: Some(cluster), ..*identity };
+        self.store.save_identity(&adopted)?;
+        *identity = adopted;
         tracing::info!(cluster = %cluster, "joined the cluster");
         Ok(())
     }
@@ -193,9 +267,34 @@ mod tests {
     #[test]
     fn a_directory_is_formatted_once() {
         let data = tempfile::tempdir().unwrap();
-        let first = format(data.path(), ControllerId::new(3), None).unwrap();
-        assert!(matches!(format(data.path(), ControllerId::new(3), None), Err(RaftError::AlreadyFormatted { .. })));
+        let first = format(data.path(), ControllerId::new(3), None, false).unwrap();
+        let again = format(data.path(), ControllerId::new(3), None, false);
+        assert!(matches!(again, Err(RaftError::AlreadyFormatted { .. })));
         assert_eq!(read(data.path()).unwrap().unwrap().directory, first.directory);
+    }
+
+    #[test]
+    fn a_replacement_is_formatted_on_an_empty_directory() {
+        let data = tempfile::tempdir().unwrap();
+        fs::create_dir(data.path().join("raft")).unwrap();
+        let refused = format(data.path(), ControllerId::new(3), None, true);
+        assert!(matches!(refused, Err(RaftError::NotEmpty { .. })));
+        assert_eq!(read(data.path()).unwrap(), None);
+        let absent = data.path().join("new");
+        format(&absent, ControllerId::new(3), None, true).unwrap();
+        assert!(read(&absent).unwrap().unwrap().replacement);
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_has_no_floor() {
+        let data = tempfile::tempdir().unwrap();
+        let identity = Identity::new(ControllerId::new(3), None);
+        let text = format!("version = 1\nnode = 3\ndirectory = \"{}\"\n", identity.directory);
+        fs::write(data.path().join(FILE), text).unwrap();
+        assert_eq!(read(data.path()).unwrap(), Some(identity));
+        let raised = Identity { floor: Floor { generation: 1, term: 2, committed_end: 3 }, ..identity };
+        write(data.path(), &raised).unwrap();
+        assert_eq!(read(data.path()).unwrap(), Some(raised));
     }
 
     #[test]

@@ -22,11 +22,13 @@ mod check_quorum;
 mod dial;
 mod election;
 mod error;
+mod floor;
 mod identity;
 mod inspect;
 mod leadership;
 mod network;
 mod node;
+mod replacement;
 mod replay;
 mod runtime;
 mod state_machine;
@@ -54,6 +56,7 @@ pub use inspect::{
 };
 pub use leadership::{LeaderInfo, Leadership};
 pub use node::RaftNode;
+pub use replacement::Replaced;
 pub use status::{QuorumStatus, VoterState, VoterStatus};
 pub use store::{Logged, LoggedEntry, MemoryStore, RocksStore, Store};
 

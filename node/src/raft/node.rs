@@ -21,6 +21,7 @@ use quorate_proto::raft as proto;
 use super::identity::LocalVoter;
 use super::leadership::{LeaderInfo, Leadership, epoch};
 use super::network::{ENTRY_BYTES_MAX, Link};
+use super::replacement::{Replaced, Replacement};
 use super::replay::Progress;
 use super::status::{self, QuorumStatus};
 use super::store::Store;
@@ -284,6 +285,19 @@ impl RaftNode {
         timeout(TRANSFER_TIMEOUT, handed_over)
             .await
             .map_err(|_| RaftError::TransferTimedOut(TRANSFER_TIMEOUT.as_millis()))
+    }
+
+    /// Makes the disk that answers at the voter's address the disk of the voter. Returns when it votes.
+    pub async fn replace_voter(&self, voter: ControllerId, deadline: Duration) -> Result<Replaced, RaftError> {
+        let started = &self.shared.started;
+        let (raft, peers, silence_max) = (started.raft.clone(), started.peers.clone(), self.shared.silence_max);
+        // On Raft's own runtime. Who waits no longer does not stop it half-way.
+        let replaced = started.runtime.spawn(Replacement { raft, peers, voter, silence_max }.run());
+        match timeout(deadline, replaced).await {
+            Ok(Ok(replaced)) => replaced,
+            Ok(Err(ended)) => Err(RaftError::Stopped(ended.to_string())),
+            Err(_) => Err(RaftError::ReplacementTimedOut(deadline.as_millis())),
+        }
     }
 
     /// Whether this node takes part in elections. One that does not still votes.

@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 use super::bootstrap::Greeter;
 use super::check_quorum;
 use super::election::FastElection;
+use super::floor::{self, Floor};
 use super::identity::LocalVoter;
 use super::leadership::{self, LeaderInfo, Leadership};
-use super::network::{Network, Peers, Service};
+use super::network::{FirstCalls, Network, Peers, Service};
 use super::node::Proposal;
 use super::replay::{Progress, Replay};
 use super::state_machine::StateMachine;
-use super::store::{LogStore, Snapshots, Store};
+use super::store::{LogStore, Opened, Snapshots, Store};
 use super::trimming::Trimming;
 use super::types::{CommittedLeader, Payload, node_id};
 use super::{Raft, RaftConfig, RaftError, Replica};
@@ -97,18 +98,24 @@ pub async fn run_here(setup: Setup) {
 /// Until Raft has ended; then what resolves when the last write is on the disk, and what to drop after it.
 async fn serve(setup: Setup) -> (Option<oneshot::Receiver<()>>, watch::Sender<()>) {
     let Setup { config, store, local, port, replica, shutdown, stopped, started, finished } = setup;
-    let (storage, flushed) = match Storage::open(&*store) {
+    let (storage, flushed) = match Storage::open(&*store, &local) {
         Ok(opened) => opened,
         Err(error) => {
             refuse(started, error);
             return (None, finished);
         }
     };
+    let loaded_end = storage.loaded_end;
+    if let Err(error) = storage.begin_generation(&local).await {
+        refuse(started, error);
+        drop(storage);
+        return (Some(flushed), finished);
+    }
     let replay = Replay::start(replica, config.workers, finished.clone());
     let core = async { Core::start(&config, storage, local, replay?).await };
     match core.await {
         Ok(mut core) => {
-            core.spawn_all(&config, port);
+            core.spawn_all(&config, port, loaded_end);
             core.run(started, shutdown, stopped).await;
         }
         Err(error) => refuse(started, error),
@@ -125,14 +132,31 @@ fn refuse(started: oneshot::Sender<Result<Started, RaftError>>, error: RaftError
 struct Storage {
     log: LogStore,
     snapshots: Snapshots,
+    /// The floor of this start.
+    floor: Floor,
+    /// The first index after the log as it was found.
+    loaded_end: u64,
 }
 
 impl Storage {
-    /// With what resolves when the last write is on the disk and the database is closed.
-    fn open(store: &dyn Store) -> Result<(Self, oneshot::Receiver<()>), RaftError> {
-        let opened = store.open()?;
-        let (log, flushed) = LogStore::start(opened.disk).map_err(RaftError::io("read the log"))?;
-        Ok((Self { log, snapshots: opened.snapshots }, flushed))
+    /// Refuses a disk that holds less than it must. With what resolves when the last write is on the disk and the database
+    /// is closed.
+    fn open(store: &dyn Store, local: &LocalVoter) -> Result<(Self, oneshot::Receiver<()>), RaftError> {
+        let Opened { disk, snapshots } = store.open()?;
+        let loaded = disk.load().map_err(RaftError::io("read the log"))?;
+        let newest = snapshots.latest().map_err(RaftError::io("read the newest snapshot"))?;
+        let snapshot_end = newest.and_then(|snapshot| snapshot.meta.last_log_id).map_or(0, |last| last.index + 1);
+        local.floor().check(local.data(), &loaded, snapshot_end)?;
+        let floor = local.floor().next(&loaded, snapshot_end);
+        let loaded_end = floor::end(&loaded, snapshot_end);
+        let (log, flushed) = LogStore::start(disk, loaded);
+        Ok((Self { log, snapshots, floor, loaded_end }, flushed))
+    }
+
+    /// Before anything else is written: from now on an older copy of the raft log is known as such.
+    async fn begin_generation(&self, local: &LocalVoter) -> Result<(), RaftError> {
+        self.log.set_generation(self.floor.generation).await.map_err(RaftError::io("write the log"))?;
+        local.raise_floor(|_| self.floor)
     }
 }
 
@@ -165,7 +189,7 @@ impl Core {
         local: LocalVoter,
         replay: Replay,
     ) -> Result<Self, RaftError> {
-        let Storage { log, snapshots } = storage;
+        let Storage { log, snapshots, .. } = storage;
         let peers = Peers::new(local.clone(), config.dial.clone(), &config.voters);
         let (grown, progress) = (Arc::new(Notify::new()), replay.progress());
         let state_machine =
@@ -175,14 +199,17 @@ impl Core {
         let raft = Raft::new(node_id(config.node), raft_config, network, log.clone(), state_machine)
             .await
             .map_err(|fatal| RaftError::Stopped(fatal.to_string()))?;
+        peers.raft_started(&raft);
         let (written, doubted, joined) = (Arc::new(Notify::new()), Arc::new(Notify::new()), watch::Sender::new(false));
         let tasks = JoinSet::new();
         Ok(Self { raft, local, log, peers, snapshots, progress, grown, written, doubted, joined, tasks })
     }
 
-    fn spawn_all(&mut self, config: &RaftConfig, port: Port) {
+    fn spawn_all(&mut self, config: &RaftConfig, port: Port, loaded_end: u64) {
         let (broken_sender, broken) = mpsc::channel(BROKEN_MAX);
         let outlogged = Arc::new(Notify::new());
+        let (refused, refusal) = mpsc::channel(1);
+        self.tasks.spawn(refused_by_first_call(refusal));
         let service = Service {
             local: self.local.clone(),
             raft: self.raft.clone(),
@@ -190,6 +217,9 @@ impl Core {
             broken: broken_sender,
             outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
+            first_calls: FirstCalls { loaded_end, callers: Arc::default() },
+            refused,
+            log: self.log.clone(),
             configured: Arc::new(config.voters.iter().map(|voter| node_id(voter.id)).collect()),
             level_max: config.level_max,
         };
@@ -216,6 +246,8 @@ impl Core {
         let trimming = Trimming {
             raft: self.raft.clone(),
             log: self.log.clone(),
+            local: self.local.clone(),
+            snapshots: self.snapshots.clone(),
             entries_kept: config.log_entries_kept,
             grown: self.grown.clone(),
             written: self.written.clone(),
@@ -276,6 +308,13 @@ impl Core {
     }
 }
 
+async fn refused_by_first_call(mut refusal: mpsc::Receiver<RaftError>) -> End {
+    match refusal.recv().await {
+        Some(error) => End::Refused(error),
+        None => End::Silent,
+    }
+}
+
 async fn silently(task: impl Future<Output = ()>) -> End {
     task.await;
     End::Silent
@@ -302,7 +341,7 @@ async fn failed(
     let mut metrics = raft.metrics();
     loop {
         if let Some(reason) = disk.borrow_and_update().clone() {
-            return End::Failed(format!("the disk failed: {reason}"));
+            return End::Failed(reason);
         }
         if let Some(reason) = replay.borrow_and_update().clone() {
             return End::Failed(reason);

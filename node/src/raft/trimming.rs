@@ -12,7 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Raft;
-use super::store::LogStore;
+use super::identity::LocalVoter;
+use super::store::{LogStore, Snapshots};
 
 /// Between two requests for a snapshot.
 const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -20,6 +21,8 @@ const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 pub struct Trimming {
     pub raft: Raft,
     pub log: LogStore,
+    pub local: LocalVoter,
+    pub snapshots: Snapshots,
     /// Entries kept behind a snapshot, unless they are too many bytes.
     pub entries_kept: u64,
     /// Notified when a snapshot is due.
@@ -58,9 +61,21 @@ impl Trimming {
         Ok(())
     }
 
+    /// A floor that stays low refuses less at the next start, and harms nothing.
+    async fn raise_floor(&self, committed_end: u64) {
+        let term = self.log.voted_term();
+        let local = self.local.clone();
+        let raised = self.snapshots.run(move || local.raise_floor(|floor| floor.raised(term, committed_end))).await;
+        if let Err(error) = raised {
+            tracing::warn!(%error, "the floor of this voter's disk is not raised");
+        }
+    }
+
     async fn trim(&self) -> Result<(), String> {
         let snapshot = self.raft.data_metrics().borrow_watched().snapshot;
-        let Some(upto) = snapshot.and_then(|end| self.log.removable(end.index, self.entries_kept)) else {
+        let Some(end) = snapshot else { return Ok(()) };
+        self.raise_floor(end.index + 1).await;
+        let Some(upto) = self.log.removable(end.index, self.entries_kept) else {
             return Ok(());
         };
         // Openraft waits until no follower is being sent what is to go.

@@ -5,5 +5,7 @@
 mod disks;
 mod harness;
 mod identity;
+mod lost_state;
 mod quorum;
+mod replacement;
 mod votes;

@@ -36,6 +36,7 @@ impl Caller {
             from_directory: self.from.1.as_bytes().to_vec().into(),
             to_id: self.to.0,
             to_directory: self.to.1.as_bytes().to_vec().into(),
+            acknowledged: None,
         };
         let mut request = Request::new(message);
         let value = MetadataValue::from_bytes(&header.encode_to_vec());
@@ -170,7 +171,7 @@ async fn a_term_that_is_no_controller_epoch_is_refused_from_voters_too() {
 #[tokio::test]
 async fn an_empty_voter_takes_calls_of_configured_voters_only() {
     let mut cluster = Cluster::new(3);
-    let disk = raft::format(&cluster.data(2), ControllerId::new(2), None).unwrap().directory;
+    let disk = raft::format(&cluster.data(2), ControllerId::new(2), None, false).unwrap().directory;
     let waiting = tokio::spawn(start(cluster.config(2), cluster.address(2)));
     let to = (2, disk);
     let first = Caller { cluster: ClusterId::from_bytes([9; 16]), from: (1, DirectoryId::from_bytes([1; 16])), to };

@@ -9,6 +9,7 @@ mod identity;
 mod kill_rounds;
 mod kinds;
 mod links;
+mod lost_disks;
 mod majority;
 mod pause;
 mod proxy;

@@ -28,12 +28,26 @@ const UNKNOWN: &str = "unknown";
 pub enum Quorum {
     /// Who is the active controller, and how far the others are
     Status,
+    /// Give a voter that has lost its disk a new one: the node waits with a directory of `quorate-node format --replacement`
+    Replace {
+        /// The voter
+        id: i32,
+    },
 }
 
 pub async fn run(session: &Session, command: Quorum) -> Outcome {
     match command {
         Quorum::Status => status(session).await,
+        Quorum::Replace { id } => replace(session, id).await,
     }
+}
+
+async fn replace(session: &Session, id: i32) -> Outcome {
+    let reply = session.client.replace_voter(id).await?;
+    session.show(&view::ReplacedVoter::of(id, reply), |replaced| match &replaced.replaced_directory_id {
+        Some(old) => format!("voter {id} votes with directory {}; {old} is no voter any more", replaced.directory_id),
+        None => format!("voter {id} already votes with directory {}", replaced.directory_id),
+    })
 }
 
 async fn status(session: &Session) -> Outcome {

@@ -140,6 +140,19 @@ impl From<admin::BrokerDescription> for Broker {
 }
 
 #[derive(Debug, Serialize)]
+pub struct ReplacedVoter {
+    pub id: i32,
+    pub directory_id: String,
+    pub replaced_directory_id: Option<String>,
+}
+
+impl ReplacedVoter {
+    pub fn of(id: i32, reply: admin::ReplaceVoterReply) -> Self {
+        Self { id, directory_id: reply.directory_id, replaced_directory_id: reply.replaced_directory_id }
+    }
+}
+
+#[derive(Debug, Serialize)]
 pub struct Quorum {
     pub cluster_id: String,
     pub leader_id: Option<i32>,

@@ -4,15 +4,29 @@
 //! Anything else can end a cluster: a vote of a high term from a node that never existed is granted by all, and no voter
 //! can be elected any more.
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::AppendEntriesRequest;
 use tonic::Status;
 
 use quorate_metadata::ids::DirectoryId;
 
-use super::super::types::{NodeId, StoredMembership, Vote, VoterNode, node_id};
-use super::peers::Header;
+use super::super::RaftError;
+use super::super::types::{LogId, NodeId, StoredMembership, Types, Vote, VoterNode, node_id};
+use super::peers::{Acknowledged, Header};
 use super::server::{Service, stopped};
-use super::{INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, refusal};
+use super::{INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, VOTER_STATE_DIVERGED, VOTER_STATE_LOST, refusal};
+
+/// What the first call of each voter is compared with.
+#[derive(Clone)]
+pub struct FirstCalls {
+    /// The first index after the log as it was found on the disk.
+    pub loaded_end: u64,
+    /// Those that have called since the start.
+    pub callers: Arc<Mutex<BTreeSet<NodeId>>>,
+}
 
 /// What this node knows of a caller.
 enum Caller {
@@ -39,7 +53,62 @@ impl Service {
         self.check_addressee(header)?;
         self.check_caller(header).await?;
         self.check_cluster(header)?;
-        Ok(node_id(header.from.0))
+        let caller = node_id(header.from.0);
+        self.check_first_call(caller, header.acknowledged).await?;
+        Ok(caller)
+    }
+
+    /// Refuses to go on with an older copy of the disk: a leader has seen an entry acknowledged that the log lacked when
+    /// this voter started. A leader of an older term may know entries that were cut off since.
+    async fn check_first_call(&self, caller: NodeId, acknowledged: Option<Acknowledged>) -> Result<(), Status> {
+        let calls = &self.first_calls;
+        if !calls.callers.lock().expect("no holder panics").insert(caller) {
+            return Ok(());
+        }
+        let Some(Acknowledged { term, index }) = acknowledged else { return Ok(()) };
+        let current = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await.map_err(stopped)?;
+        if term < current || index < calls.loaded_end {
+            return Ok(());
+        }
+        let (data, end) = (self.local.data().to_owned(), calls.loaded_end);
+        let reason = format!(
+            "it has acknowledged entry {index} to node {caller}, but its log ended before entry {end}: the disk is an older copy"
+        );
+        let error = RaftError::VoterStateLost { data, reason };
+        Err(self.end(VOTER_STATE_LOST, error))
+    }
+
+    /// Refuses to follow a leader whose log lacks what is committed here. Openraft takes it as given that no leader does,
+    /// and compares nothing up to the committed entry.
+    pub(super) async fn check_agreement(&self, append: &AppendEntriesRequest<Types>) -> Result<(), Status> {
+        let Some(committed) = self.log.committed() else { return Ok(()) };
+        let named = append.prev_log_id.into_iter().chain(append.entries.iter().map(|entry| entry.log_id));
+        let known: Vec<LogId> = named.take_while(|id| id.index <= committed.index && *id != committed).collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let term = append.vote.leader_id.term;
+        let differs = self.raft.with_raft_state(move |state| {
+            // One of an older term is refused by Raft, whatever its log has.
+            let is_current = term >= state.vote_ref().leader_id.term;
+            let differs = |id: &LogId| state.log_ids.get(id.index).is_some_and(|ours| ours != *id);
+            known.into_iter().find(|id| is_current && differs(id))
+        });
+        match differs.await.map_err(stopped)? {
+            Some(LogId { index, .. }) => {
+                let error = RaftError::VoterStateDiverged { index, committed: committed.index };
+                Err(self.end(VOTER_STATE_DIVERGED, error))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Ends this voter, and says why to the caller.
+    fn end(&self, name: &'static str, error: RaftError) -> Status {
+        let status = refusal(name, error.to_string());
+        // One reason is enough.
+        let _ = self.refused.try_send(error);
+        status
     }
 
     fn check_cluster(&self, header: &Header) -> Result<(), Status> {

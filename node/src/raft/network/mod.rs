@@ -6,6 +6,7 @@ mod client;
 mod peers;
 mod server;
 
+pub use check::FirstCalls;
 pub use client::Network;
 pub use peers::{Link, Peers};
 pub use server::Service;
@@ -31,6 +32,8 @@ const HEADER: &str = "quorate-header-bin";
 
 const INCONSISTENT_CLUSTER_ID: &str = "INCONSISTENT_CLUSTER_ID";
 const INVALID_VOTER_KEY: &str = "INVALID_VOTER_KEY";
+const VOTER_STATE_DIVERGED: &str = "VOTER_STATE_DIVERGED";
+const VOTER_STATE_LOST: &str = "VOTER_STATE_LOST";
 
 /// Refuses a caller by name.
 fn refusal(reason: &'static str, text: impl Into<String>) -> Status {

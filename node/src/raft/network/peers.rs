@@ -1,9 +1,10 @@
 //! Connections to the other voters, by the dial map. A changed address drops the connection at once.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver;
 use prost::Message;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
@@ -17,8 +18,8 @@ use quorate_proto::raft::raft_client::RaftClient;
 
 use super::super::dial::DialMap;
 use super::super::identity::LocalVoter;
-use super::super::types::{NodeId, VoterNode, controller_id, node_id};
-use super::super::{VoterAddress, wire};
+use super::super::types::{NodeId, Types, VoterNode, controller_id, node_id};
+use super::super::{Raft, VoterAddress, wire};
 use super::{CONNECTION_WINDOW_BYTES, HEADER, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -47,7 +48,11 @@ struct Shared {
     configured: BTreeMap<NodeId, VoterAddress>,
     connections: Mutex<BTreeMap<(NodeId, Link), Connection>>,
     moved: watch::Sender<()>,
+    /// Once Raft has started.
+    metrics: OnceLock<Metrics>,
 }
+
+type Metrics = openraft::alias::WatchReceiverOf<Types, openraft::RaftMetrics<Types>>;
 
 struct Connection {
     address: String,
@@ -59,7 +64,8 @@ impl Peers {
     pub fn new(local: LocalVoter, dial: DialMap, voters: &[VoterAddress]) -> Self {
         let configured = voters.iter().map(|voter| (node_id(voter.id), voter.clone())).collect();
         let (connections, moved) = (Mutex::default(), watch::Sender::new(()));
-        Self { shared: Arc::new(Shared { local, dial, configured, connections, moved }) }
+        let metrics = OnceLock::new();
+        Self { shared: Arc::new(Shared { local, dial, configured, connections, moved, metrics }) }
     }
 
     pub fn local(&self) -> &LocalVoter {
@@ -75,6 +81,10 @@ impl Peers {
         self.shared.dial.raft(controller_id(peer), self.raft(peer, announced))
     }
 
+    pub fn configured(&self, peer: NodeId) -> Option<&VoterAddress> {
+        self.shared.configured.get(&peer)
+    }
+
     /// Where the Raft port of `peer` is, before the dial map.
     pub fn raft<'a>(&'a self, peer: NodeId, announced: &'a str) -> &'a str {
         self.shared.configured.get(&peer).map_or(announced, |voter| &voter.raft)
@@ -83,6 +93,19 @@ impl Peers {
     /// Where the API of `peer` is, before the dial map.
     pub fn api<'a>(&'a self, peer: NodeId, announced: &'a str) -> &'a str {
         self.shared.configured.get(&peer).map_or(announced, |voter| &voter.api)
+    }
+
+    /// From now on calls say what this node has seen acknowledged as a leader.
+    pub fn raft_started(&self, raft: &Raft) {
+        // Raft starts once.
+        let _ = self.shared.metrics.set(raft.metrics());
+    }
+
+    /// The last entry that `peer` has acknowledged to this leader.
+    fn acknowledged(&self, peer: NodeId) -> Option<Acknowledged> {
+        let metrics = self.shared.metrics.get()?.borrow_watched();
+        let matched = metrics.replication.as_ref()?.get(&peer).copied().flatten()?;
+        Some(Acknowledged { term: metrics.current_term, index: matched.index })
     }
 
     /// A client that connects when it is used, and again when it has to.
@@ -112,6 +135,7 @@ impl Peers {
             from_directory: wire::directory_out(local.directory),
             to_id: wire::id_out(peer),
             to_directory: wire::directory_out(node.directory()),
+            acknowledged: self.acknowledged(peer).map(|Acknowledged { term, index }| proto::LogId { term, index }),
         };
         let mut request = Request::new(message);
         request.metadata_mut().insert_bin(HEADER, MetadataValue::from_bytes(&header.encode_to_vec()));
@@ -156,6 +180,15 @@ pub struct Header {
     pub cluster: Option<quorate_metadata::ids::ClusterId>,
     pub from: (ControllerId, DirectoryId),
     pub to: (ControllerId, DirectoryId),
+    pub acknowledged: Option<Acknowledged>,
+}
+
+/// The last entry that a leader has seen acknowledged by the voter that it calls.
+#[derive(Debug, Clone, Copy)]
+pub struct Acknowledged {
+    /// The term in which it leads.
+    pub term: u64,
+    pub index: u64,
 }
 
 pub fn header_of<T>(request: &Request<T>) -> Result<Header, Status> {
@@ -170,5 +203,6 @@ pub fn header_of<T>(request: &Request<T>) -> Result<Header, Status> {
         cluster: wire::cluster_in(&header.cluster_id).map_err(malformed)?,
         from: (ControllerId::new(header.from_id), wire::directory_in(&header.from_directory).map_err(malformed)?),
         to: (ControllerId::new(header.to_id), wire::directory_in(&header.to_directory).map_err(malformed)?),
+        acknowledged: header.acknowledged.map(|proto::LogId { term, index }| Acknowledged { term, index }),
     })
 }

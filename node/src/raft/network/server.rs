@@ -22,11 +22,12 @@ use quorate_client::network::{Port, to_tokio};
 use quorate_proto::raft as proto;
 use quorate_proto::raft::raft_server::{self, RaftServer};
 
-use super::super::Raft;
 use super::super::identity::LocalVoter;
-use super::super::store::{SnapshotWriter, Snapshots};
+use super::super::store::{LogStore, SnapshotWriter, Snapshots};
 use super::super::types::{NodeId, Types};
 use super::super::wire::{self, Malformed};
+use super::super::{Raft, RaftError};
+use super::check::FirstCalls;
 use super::peers::header_of;
 use super::{
     CONNECTION_WINDOW_BYTES, INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, MESSAGE_BYTES_MAX, PING_INTERVAL,
@@ -53,6 +54,10 @@ pub struct Service {
     pub outlogged: Arc<Notify>,
     /// Notified when a call was meant for another disk.
     pub doubted: Arc<Notify>,
+    pub first_calls: FirstCalls,
+    /// Ends this voter.
+    pub refused: mpsc::Sender<RaftError>,
+    pub log: LogStore,
     /// The configured voters.
     pub configured: Arc<BTreeSet<NodeId>>,
     /// The highest `metadata.version` that this node supports.
@@ -116,6 +121,7 @@ impl raft_server::Raft for Service {
         let header = header_of(&request)?;
         let request = append_in(request.into_inner()).map_err(malformed)?;
         check::own_vote(self.check(&header).await?, &request.vote)?;
+        self.check_agreement(&request).await?;
         let last = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
         let prev = request.prev_log_id;
         let answer = self.raft.append_entries(request).await.map_err(stopped)?;
@@ -130,7 +136,7 @@ impl raft_server::Raft for Service {
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         let caller = self.check(&header_of(&request)?).await?;
         let (refuse, mut refused) = oneshot::channel();
-        let appends = Appends { caller, requests: request.into_inner(), broken: self.broken.clone(), refuse };
+        let appends = Appends { caller, requests: request.into_inner(), service: self.clone(), refuse };
         let answers = self.raft.stream_append(stream::unfold(appends, Appends::next)).map(stream_answer_out);
         // Sent before the answers end, if that is why they end.
         let refusal = stream::once(async move { refused.try_recv().ok().map(Err) }).filter_map(future::ready);
@@ -206,6 +212,7 @@ impl Service {
             membership_index: membership.log_id().map(|id| id.index),
             voters: membership.nodes().map(|(id, node)| wire::voter_out(*id, node)).collect(),
             metadata_version_max: self.level_max.into(),
+            replacement: self.local.is_replacement(),
         })
     }
 
@@ -278,7 +285,7 @@ async fn next_part(parts: &mut Streaming<proto::SnapshotPart>) -> Result<Option<
 struct Appends {
     caller: NodeId,
     requests: Streaming<proto::AppendRequest>,
-    broken: mpsc::Sender<NodeId>,
+    service: Service,
     /// Sends the status of a refused append, with which the stream ends.
     refuse: oneshot::Sender<Status>,
 }
@@ -291,12 +298,11 @@ impl Appends {
             Err(status) => {
                 tracing::debug!(peer = self.caller, %status, "append stream broke");
                 // A full queue means that others have reported just now.
-                let _ = self.broken.try_send(self.caller);
+                let _ = self.service.broken.try_send(self.caller);
                 return None;
             }
         };
-        let checked = append_in(request).map_err(malformed);
-        match checked.and_then(|append| check::own_vote(self.caller, &append.vote).map(|()| append)) {
+        match self.checked(request).await {
             Ok(append) => Some((append, self)),
             Err(status) => {
                 tracing::warn!(peer = self.caller, reason = status.message(), "append refused");
@@ -305,6 +311,13 @@ impl Appends {
                 None
             }
         }
+    }
+
+    async fn checked(&self, request: proto::AppendRequest) -> Result<AppendEntriesRequest<Types>, Status> {
+        let append = append_in(request).map_err(malformed)?;
+        check::own_vote(self.caller, &append.vote)?;
+        self.service.check_agreement(&append).await?;
+        Ok(append)
     }
 }
 

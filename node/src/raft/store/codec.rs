@@ -93,6 +93,11 @@ pub fn encode_vote(key: &[u8], vote: &Vote) -> Vec<u8> {
     seal(key, &[&wire::vote_out(vote).encode_to_vec()])
 }
 
+pub fn decode_number(key: &[u8], value: &[u8]) -> Result<u64, String> {
+    let body = unseal(key, value)?;
+    Ok(u64::from_be_bytes(body.try_into().map_err(|_| format!("number of {} bytes", body.len()))?))
+}
+
 pub fn decode_vote(key: &[u8], value: &[u8]) -> Result<Vote, String> {
     let vote = proto::Vote::decode(unseal(key, value)?).map_err(|error| error.to_string())?;
     wire::vote_in(Some(vote)).map_err(|error| error.to_string())

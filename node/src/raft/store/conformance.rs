@@ -18,8 +18,8 @@ use super::super::identity::LocalVoter;
 use super::super::replay::Replay;
 use super::super::state_machine::StateMachine;
 use super::super::types::{Entry, LeaderId, LogId, Payload, Types, Vote};
-use super::super::{FrozenReplica, Outcome, Replica, ReplicaError, wire};
-use super::{LogStore, MemoryStore, RocksStore, Store};
+use super::super::{FrozenReplica, Outcome, RaftError, Replica, ReplicaError, wire};
+use super::{LogStore, MemoryStore, Opened, RocksStore, Store};
 
 /// A replica that only counts.
 struct Count(u64);
@@ -85,7 +85,8 @@ where
         let store: Arc<dyn Store> = Arc::new(store);
         let local = LocalVoter::load(store.clone(), ControllerId::new(0), PathBuf::new(), None, true).unwrap();
         let opened = store.open().unwrap();
-        let (log, flusher) = LogStore::start(opened.disk).unwrap();
+        let loaded = opened.disk.load().unwrap();
+        let (log, flusher) = LogStore::start(opened.disk, loaded);
         self.flushers.0.lock().unwrap().push(flusher);
         let state_machine = StateMachine::new(
             Replay::here(Box::new(Count(0))),
@@ -114,6 +115,12 @@ async fn openrafts_suite_passes_in_memory() {
     pass_openrafts_suite(|| (MemoryStore::new(), None)).await;
 }
 
+fn start(opened: Result<Opened, RaftError>) -> io::Result<(LogStore, oneshot::Receiver<()>)> {
+    let disk = opened.map_err(io::Error::other)?.disk;
+    let loaded = disk.load()?;
+    Ok(LogStore::start(disk, loaded))
+}
+
 /// A store that can lose its power.
 trait Crashing {
     fn open(&self) -> io::Result<(LogStore, oneshot::Receiver<()>)>;
@@ -123,7 +130,7 @@ trait Crashing {
 
 impl Crashing for MemoryStore {
     fn open(&self) -> io::Result<(LogStore, oneshot::Receiver<()>)> {
-        LogStore::start(Store::open(self).map_err(io::Error::other)?.disk)
+        start(Store::open(self))
     }
 
     async fn crash(&self, _: LogStore, _: oneshot::Receiver<()>) {
@@ -133,7 +140,7 @@ impl Crashing for MemoryStore {
 
 impl Crashing for TempDir {
     fn open(&self) -> io::Result<(LogStore, oneshot::Receiver<()>)> {
-        LogStore::start(RocksStore::new(self.path()).open().map_err(io::Error::other)?.disk)
+        start(RocksStore::new(self.path()).open())
     }
 
     /// What a process that dies leaves behind: no memtable is flushed at close, the write-ahead log is all there is.

@@ -22,6 +22,13 @@ pub struct Op {
     pub done: Done,
 }
 
+impl Op {
+    /// Nothing but the committed index, which each batch takes along.
+    pub fn save_committed() -> Self {
+        Self { sequence: 0, write: Write::Append(Vec::new()), done: Done::Nobody }
+    }
+}
+
 /// Whom to tell.
 pub enum Done {
     Flushed(IOFlushed<Types>),
@@ -33,7 +40,7 @@ pub enum Done {
 pub struct Progress {
     /// The last write that is on stable storage.
     flushed: AtomicU64,
-    /// Rides on the next batch: losing it costs a restart some waiting, so it is worth no fsync of its own.
+    /// Is written with the next batch, and has no fsync of its own: it outlives the process, not a loss of power.
     committed: Mutex<Option<Option<LogId>>>,
     /// Why the disk takes no more writes. After a failed fsync nothing later may be reported as durable.
     failure: watch::Sender<Option<String>>,
@@ -44,8 +51,9 @@ impl Progress {
         self.flushed.load(Ordering::Acquire)
     }
 
-    pub fn set_committed(&self, committed: Option<LogId>) {
-        *self.committed.lock().expect("no holder panics") = Some(committed);
+    /// True when no earlier index waits to be written.
+    pub fn set_committed(&self, committed: Option<LogId>) -> bool {
+        self.committed.lock().expect("no holder panics").replace(committed).is_none()
     }
 
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
@@ -60,8 +68,8 @@ impl Progress {
         self.failure.borrow().as_ref().map(|reason| io::Error::other(format!("the log takes no more writes: {reason}")))
     }
 
-    fn fail(&self, reason: &str) {
-        tracing::error!(reason, "cannot write the log; no further write is accepted");
+    pub fn fail(&self, reason: &str) {
+        tracing::error!(reason, "the log takes no more writes");
         self.failure.send_if_modified(|failure| {
             let first = failure.is_none();
             failure.get_or_insert_with(|| reason.to_owned());
@@ -87,6 +95,11 @@ pub struct Batch {
 impl Batch {
     pub fn writes(&self) -> impl Iterator<Item = &Write> {
         self.ops.iter().map(|op| &op.write).chain(&self.committed)
+    }
+
+    /// Whether someone waits until it is on stable storage.
+    pub fn needs_sync(&self) -> bool {
+        self.ops.iter().any(|op| !matches!(&op.write, Write::Append(entries) if entries.is_empty()))
     }
 }
 
@@ -139,10 +152,10 @@ impl FlushQueue {
     pub fn finish(&self, batch: Batch, result: io::Result<()>) {
         match &result {
             Ok(()) => {
-                let last = batch.ops.last().map_or(0, |op| op.sequence);
+                let last = batch.ops.iter().map(|op| op.sequence).max().unwrap_or_default();
                 self.progress.flushed.fetch_max(last, Ordering::AcqRel);
             }
-            Err(error) => self.progress.fail(&error.to_string()),
+            Err(error) => self.progress.fail(&format!("the disk failed: {error}")),
         }
         for op in batch.ops {
             op.done.tell(copy(&result));
@@ -171,6 +184,6 @@ fn copy(result: &io::Result<()>) -> io::Result<()> {
 fn write_bytes(write: &Write) -> usize {
     match write {
         Write::Append(entries) => entries.iter().map(entry_bytes).sum(),
-        Write::Vote(_) | Write::Truncate { .. } | Write::Purge(_) | Write::Committed(_) => 0,
+        Write::Vote(_) | Write::Truncate { .. } | Write::Purge(_) | Write::Generation(_) | Write::Committed(_) => 0,
     }
 }

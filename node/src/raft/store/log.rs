@@ -12,10 +12,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use quorate_metadata::mutant::Mutant;
 
+use super::super::RaftError;
 use super::super::types::{Entry, LogId, Types, Vote};
 use super::flush::{self, Done, Op, Progress};
 use super::tail::Tail;
-use super::{Disk, Write};
+use super::{Disk, Loaded, Write};
 
 /// Bytes of entries in one append request: what a follower gets in one piece.
 const APPEND_BYTES_MAX: usize = 1 << 20;
@@ -52,10 +53,9 @@ impl State {
 }
 
 impl LogStore {
-    /// Reads the disk and starts its flusher. The receiver resolves when the flusher has ended, that is, after all clones
-    /// are gone and all they queued is on the disk.
-    pub fn start(disk: Arc<dyn Disk>) -> io::Result<(Self, oneshot::Receiver<()>)> {
-        let loaded = disk.load()?;
+    /// Starts the flusher of the disk that was `loaded`. The receiver resolves when the flusher has ended, that is, after all
+    /// clones are gone and all they queued is on the disk.
+    pub fn start(disk: Arc<dyn Disk>, loaded: Loaded) -> (Self, oneshot::Receiver<()>) {
         let (queue, progress, flush_queue, ended) = flush::queue();
         disk.clone().start_flusher(flush_queue);
         let state = Mutex::new(State {
@@ -67,7 +67,12 @@ impl LogStore {
             tail: Tail::default(),
             sequence: 0,
         });
-        Ok((Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended))
+        (Self { shared: Arc::new(Shared { disk, queue, progress, state }) }, ended)
+    }
+
+    pub async fn set_generation(&self, generation: u64) -> io::Result<()> {
+        let sequence = self.state().next();
+        self.write(sequence, Write::Generation(generation)).await
     }
 
     /// The last entry that can go when there is a snapshot up to `snapshot`. `kept` entries stay behind it, but none that is
@@ -77,6 +82,15 @@ impl LogStore {
         let state = self.state();
         let by_bytes = state.tail.before().map(|cold| cold.min(snapshot));
         snapshot.checked_sub(kept).max(by_bytes).filter(|upto| *upto >= state.first)
+    }
+
+    pub fn committed(&self) -> Option<LogId> {
+        self.state().committed
+    }
+
+    /// The term of the vote that is on the disk.
+    pub fn voted_term(&self) -> u64 {
+        self.state().vote.map_or(0, |vote| vote.leader_id.term)
     }
 
     /// Becomes Some when the disk has failed a write.
@@ -227,7 +241,10 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         self.state().committed = committed;
-        self.shared.progress.set_committed(committed);
+        if self.shared.progress.set_committed(committed) {
+            // A full queue has writes that take the index along.
+            let _ = self.shared.queue.try_send(Op::save_committed());
+        }
         Ok(())
     }
 
@@ -256,8 +273,14 @@ impl RaftLogStorage<Types> for LogStore {
         self.enqueue(Op { sequence, write: Write::Append(entries), done: Done::Flushed(flushed) }).await
     }
 
+    /// Refuses to cut below what is committed, which may have been replayed and acknowledged: the leader's log lacks it.
     async fn truncate_after(&mut self, kept: Option<LogId>) -> io::Result<()> {
         let from = kept.map_or(0, |id| id.index + 1);
+        if let Some(committed) = self.state().committed.filter(|committed| committed.index >= from) {
+            let reason = RaftError::VoterStateDiverged { index: from, committed: committed.index }.to_string();
+            self.shared.progress.fail(&reason);
+            return Err(io::Error::other(reason));
+        }
         let sequence = {
             let mut state = self.state();
             state.tail.truncate(from);

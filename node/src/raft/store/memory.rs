@@ -11,6 +11,7 @@ use super::super::RaftError;
 use super::super::error::Corruption;
 use super::super::identity::Identity;
 use super::super::types::Entry;
+use super::flush::Batch;
 use super::{Disk, FlushQueue, Loaded, Opened, Snapshots, Store, Write, codec, entry_bytes};
 
 /// Cheap to clone; all clones are one disk, which outlives the processes that open it.
@@ -187,8 +188,11 @@ impl MemoryDisk {
         Ok(())
     }
 
-    async fn flush<'a>(&self, writes: impl Iterator<Item = &'a Write>) -> io::Result<()> {
-        let time = self.stage(writes)?;
+    async fn flush(&self, batch: &Batch) -> io::Result<()> {
+        let time = self.stage(batch.writes())?;
+        if !batch.needs_sync() {
+            return Ok(());
+        }
         if time.is_zero() {
             tokio::task::yield_now().await;
         } else {
@@ -223,7 +227,7 @@ impl Disk for MemoryDisk {
             while let Some(batch) = queue.next().await {
                 let result = match queue.refused() {
                     Some(error) => Err(error),
-                    None => self.flush(batch.writes()).await,
+                    None => self.flush(&batch).await,
                 };
                 queue.finish(batch, result);
             }
@@ -243,6 +247,7 @@ impl Image {
                 self.entries = self.entries.split_off(&(upto.index + 1));
                 self.loaded.purged = Some(*upto);
             }
+            Write::Generation(generation) => self.loaded.generation = *generation,
             Write::Committed(committed) => self.loaded.committed = *committed,
         }
         let after_purged = self.loaded.purged.map_or(0, |purged| purged.index + 1);
@@ -255,6 +260,7 @@ const APPEND: u8 = b'a';
 const VOTE: u8 = b'v';
 const TRUNCATE: u8 = b't';
 const PURGE: u8 = b'p';
+const GENERATION: u8 = b'g';
 const COMMITTED: u8 = b'c';
 
 /// One frame per write: `length u32 LE | its checksum u32 LE | kind u8 | sealed value`. The length has its own checksum,
@@ -265,6 +271,7 @@ fn journal_frame(write: &Write) -> Vec<u8> {
         Write::Vote(vote) => (VOTE, codec::encode_vote(b"v", vote)),
         Write::Truncate { from } => (TRUNCATE, from.to_le_bytes().to_vec()),
         Write::Purge(upto) => (PURGE, codec::encode_log_id(b"p", *upto)),
+        Write::Generation(generation) => (GENERATION, generation.to_le_bytes().to_vec()),
         Write::Committed(id) => (COMMITTED, id.map(|id| codec::encode_log_id(b"c", id)).unwrap_or_default()),
     };
     let sealed = codec::seal(&[kind], &[&body]);
@@ -317,6 +324,7 @@ fn decode_frame(frame: &[u8]) -> Result<Write, String> {
         VOTE => Write::Vote(codec::decode_vote(b"v", body)?),
         TRUNCATE => Write::Truncate { from: u64::from_le_bytes(body.try_into().map_err(|_| "truncation")?) },
         PURGE => Write::Purge(codec::decode_log_id(b"p", body)?),
+        GENERATION => Write::Generation(u64::from_le_bytes(body.try_into().map_err(|_| "generation")?)),
         COMMITTED if body.is_empty() => Write::Committed(None),
         COMMITTED => Write::Committed(Some(codec::decode_log_id(b"c", body)?)),
         kind => return Err(format!("frame kind {kind}")),

@@ -60,6 +60,8 @@ pub trait Disk: Send + Sync + 'static {
 /// What was found on a disk.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Loaded {
+    /// How many times this voter had started when it was written: see `floor`.
+    pub generation: u64,
     pub vote: Option<Vote>,
     pub committed: Option<LogId>,
     pub purged: Option<LogId>,
@@ -80,7 +82,8 @@ pub enum Write {
     },
     /// Removes this entry and all below.
     Purge(LogId),
-    /// How far the log is known to be committed: a hint that spares a restart some waiting.
+    Generation(u64),
+    /// How far the log is known to be committed: a restart replays up to here at once, and cuts nothing below it.
     Committed(Option<LogId>),
 }
 

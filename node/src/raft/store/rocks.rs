@@ -28,6 +28,7 @@ const META: &str = "meta";
 const VOTE: &[u8] = b"vote";
 const COMMITTED: &[u8] = b"committed";
 const PURGED: &[u8] = b"purged";
+const GENERATION: &[u8] = b"generation";
 /// Has no value.
 const OPENED: &[u8] = b"opened";
 
@@ -46,6 +47,16 @@ impl RocksStore {
     pub fn new(data: &Path) -> Self {
         Self { data: data.to_owned() }
     }
+
+    /// A log that was there before must not be made anew.
+    fn refuse_missing(&self, path: &Path) -> Result<(), RaftError> {
+        let starts = self.identity()?.map_or(0, |identity| identity.floor.generation);
+        if starts > 0 && !path.join("CURRENT").exists() {
+            let reason = format!("its raft log {path:?} is missing, and this voter has started {starts} times");
+            return Err(RaftError::VoterStateLost { data: self.data.clone(), reason });
+        }
+        Ok(())
+    }
 }
 
 impl Store for RocksStore {
@@ -58,7 +69,9 @@ impl Store for RocksStore {
     }
 
     fn open(&self) -> Result<Opened, RaftError> {
-        let disk = RocksDisk::open(self.data.join("raft"))?;
+        let path = self.data.join("raft");
+        self.refuse_missing(&path)?;
+        let disk = RocksDisk::open(path)?;
         let snapshots = Snapshots::directory(self.data.join("snapshots"))
             .map_err(RaftError::io(format!("open {:?}", self.data.join("snapshots"))))?;
         Ok(Opened { disk: Arc::new(disk), snapshots })
@@ -177,14 +190,14 @@ impl RocksDisk {
 
     fn commit(&self, batch: &Batch) -> io::Result<()> {
         fail::fail_point!("raft.flush", |_| Err(io::Error::other("failpoint raft.flush")));
-        self.write_all(batch.writes())
+        self.write_all(batch.writes(), batch.needs_sync())
     }
 
-    fn write_all<'a>(&self, writes: impl Iterator<Item = &'a Write>) -> io::Result<()> {
+    fn write_all<'a>(&self, writes: impl Iterator<Item = &'a Write>, sync: bool) -> io::Result<()> {
         let mut batch = WriteBatch::default();
         writes.for_each(|write| self.add(&mut batch, write));
         let mut options = WriteOptions::default();
-        options.set_sync(!Mutant::UnsyncedLog.is_on());
+        options.set_sync(sync && !Mutant::UnsyncedLog.is_on());
         self.db.write_opt(batch, &options).map_err(|error| to_io(&self.path, error))
     }
 
@@ -201,6 +214,9 @@ impl RocksDisk {
             Write::Purge(upto) => {
                 batch.put_cf(meta, PURGED, codec::encode_log_id(PURGED, *upto));
                 batch.delete_range_cf(log, codec::entry_key(0), codec::entry_key(upto.index + 1));
+            }
+            Write::Generation(generation) => {
+                batch.put_cf(meta, GENERATION, codec::seal(GENERATION, &[&generation.to_be_bytes()]));
             }
             Write::Committed(Some(id)) => batch.put_cf(meta, COMMITTED, codec::encode_log_id(COMMITTED, *id)),
             Write::Committed(None) => batch.delete_cf(meta, COMMITTED),
@@ -251,6 +267,7 @@ impl Disk for RocksDisk {
         let purged = self.meta(PURGED, codec::decode_log_id)?;
         let (first, last) = self.ends(purged)?;
         Ok(Loaded {
+            generation: self.meta(GENERATION, codec::decode_number)?.unwrap_or_default(),
             vote: self.meta(VOTE, codec::decode_vote)?,
             committed: self.meta(COMMITTED, codec::decode_log_id)?,
             purged,
@@ -292,7 +309,7 @@ fn flush_until_closed(disk: Arc<RocksDisk>, mut queue: FlushQueue) {
         queue.finish(batch, result);
     }
     if let (None, Some(write)) = (queue.refused(), queue.leftover())
-        && let Err(error) = disk.write_all(std::iter::once(&write))
+        && let Err(error) = disk.write_all(std::iter::once(&write), true)
     {
         tracing::warn!(%error, "cannot save the committed index; the next start waits for the leader to tell it");
     }
@@ -337,7 +354,7 @@ mod tests {
             Entry { log_id: LogId::new(leader, index), payload: EntryPayload::Blank }
         };
         let writes = [Write::Vote(Vote::new(term, 1)), Write::Append(indices.map(entry).collect())];
-        store.write_all(writes.iter()).unwrap();
+        store.write_all(writes.iter(), true).unwrap();
     }
 
     fn open(data: &Path) -> Result<RocksDisk, RaftError> {

@@ -1,0 +1,150 @@
+//! A new disk for a voter that has lost its own: the old disk leaves the membership, the new one joins it as a learner,
+//! and votes when it has the log. A voter is an id and a disk, so the two are never counted as one.
+//!
+//! Meanwhile the quorum is the other voters. That asks for no more of them than before: the voter without its disk could
+//! not answer anyway.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
+use openraft::{ChangeMembers, RaftMetrics};
+use tokio::time::timeout;
+use tonic::Request;
+
+use quorate_metadata::ids::{ControllerId, DirectoryId};
+use quorate_proto::raft as proto;
+
+use super::network::{Link, Peers};
+use super::types::{NodeId, Types, VoterNode, node_id};
+use super::{Raft, RaftError, status, wire};
+
+const GREET_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// What became of a voter's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Replaced {
+    pub directory: DirectoryId,
+    /// None when the disk was a voter's already.
+    pub old: Option<DirectoryId>,
+}
+
+pub struct Replacement {
+    pub raft: Raft,
+    pub peers: Peers,
+    pub voter: ControllerId,
+    /// For how long a follower may be silent and still count as reachable.
+    pub silence_max: Duration,
+}
+
+impl Replacement {
+    /// On the leader alone. It may be repeated after any failure, and goes on where it stopped.
+    pub async fn run(self) -> Result<Replaced, RaftError> {
+        let id = node_id(self.voter);
+        let old = self.refuse_unable(id)?;
+        let (node, is_empty) = self.greet(id).await?;
+        let directory = node.directory();
+        let is_voter = self.is_voter(id);
+        if is_voter && old == Some(directory) {
+            return Ok(Replaced { directory, old: None });
+        }
+        if !is_empty {
+            let why = format!("its disk {directory} is no replacement: `quorate-node format --replacement` makes one");
+            return Err(self.refused(why));
+        }
+        tracing::info!(voter = %self.voter, ?old, new = %directory, "replacing the disk of a voter");
+        if is_voter {
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await?;
+        } else if old.is_some_and(|old| old != directory) {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
+        }
+        self.raft.add_learner(id, node, true).await.map_err(failed)?;
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
+        tracing::info!(voter = %self.voter, %directory, "the new disk votes");
+        Ok(Replaced { directory, old: old.filter(|old| *old != directory) })
+    }
+
+    /// The disk that the membership knows for this id. Err: what is asked for cannot be done now.
+    fn refuse_unable(&self, id: NodeId) -> Result<Option<DirectoryId>, RaftError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.current_leader != Some(metrics.id) {
+            return Err(RaftError::NotLeader);
+        }
+        if metrics.id == id {
+            return Err(self.refused("it is the active controller".to_owned()));
+        }
+        let silent = self.silent(&metrics, id);
+        if !silent.is_empty() {
+            return Err(
+                self.refused(format!("the quorum without it needs these voters, which do not answer: {silent:?}"))
+            );
+        }
+        Ok(metrics.membership_config.get_node(&id).map(VoterNode::directory))
+    }
+
+    /// The voters that are missing where the others make no majority. Empty: they do.
+    fn silent(&self, metrics: &RaftMetrics<Types>, id: NodeId) -> Vec<NodeId> {
+        let others: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|voter| *voter != id).collect();
+        let answers =
+            |voter: &NodeId| *voter == metrics.id || status::has_answered_within(metrics, *voter, self.silence_max);
+        let silent: Vec<NodeId> = others.iter().copied().filter(|voter| !answers(voter)).collect();
+        let has_majority = (others.len() - silent.len()) * 2 > others.len();
+        if has_majority { Vec::new() } else { silent }
+    }
+
+    fn is_voter(&self, id: NodeId) -> bool {
+        self.raft.server_metrics().borrow_watched().membership_config.voter_ids().any(|voter| voter == id)
+    }
+
+    /// The disk that answers at the voter's address, and whether it waits for this.
+    async fn greet(&self, id: NodeId) -> Result<(VoterNode, bool), RaftError> {
+        let configured = self.peers.configured(id).ok_or_else(|| self.refused("it is not configured".to_owned()))?;
+        let silent = |why: String| self.refused(format!("no node answers at {}: {why}", configured.raft));
+        let mut client = self
+            .peers
+            .client(id, &configured.raft, Link::Liveness)
+            .map_err(|status| silent(status.message().to_owned()))?;
+        let local = self.peers.local();
+        let request = proto::GreetRequest {
+            cluster_id: wire::cluster_out(local.cluster()),
+            node_id: local.node.get(),
+            directory: wire::directory_out(local.directory),
+        };
+        let answer = timeout(GREET_TIMEOUT, client.greet(Request::new(request)))
+            .await
+            .map_err(|_| silent(format!("nothing within {GREET_TIMEOUT:?}")))?
+            .map_err(|status| silent(status.message().to_owned()))?
+            .into_inner();
+        if answer.node_id != self.voter.get() {
+            return Err(self.refused(format!("node {} answers at {}", answer.node_id, configured.raft)));
+        }
+        let malformed = |error: wire::Malformed| silent(error.to_string());
+        if let (Some(theirs), Some(ours)) = (wire::cluster_in(&answer.cluster_id).map_err(malformed)?, local.cluster())
+            && theirs != ours
+        {
+            return Err(RaftError::cluster_ids(theirs, ours));
+        }
+        let directory = wire::directory_in(&answer.directory).map_err(malformed)?;
+        let (raft, api) = (configured.raft.clone(), configured.api.clone());
+        let is_empty = answer.replacement && answer.membership_index.is_none();
+        Ok((VoterNode::new(raft, api, directory, answer.metadata_version_max), is_empty))
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, VoterNode>) -> Result<(), RaftError> {
+        self.raft.change_membership(change, false).await.map(drop).map_err(failed)
+    }
+
+    fn refused(&self, reason: String) -> RaftError {
+        RaftError::NotReplaceable { voter: self.voter, reason }
+    }
+}
+
+fn failed(error: OpenraftError<Types, ClientWriteError<Types>>) -> RaftError {
+    match error {
+        OpenraftError::APIError(ClientWriteError::ForwardToLeader(_)) => RaftError::NotLeader,
+        OpenraftError::APIError(error) => RaftError::MembershipUnchanged(error.to_string()),
+        OpenraftError::Fatal(fatal) => RaftError::Stopped(fatal.to_string()),
+    }
+}

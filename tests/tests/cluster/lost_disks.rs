@@ -1,0 +1,143 @@
+//! Nodes whose disk has lost a part, or all, of what it held.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use quorate_proto::admin::{Assignment, NewTopic};
+use quorate_proto::log::Record;
+use quorate_tests::{Cluster, binary, new_topic, produce, wait};
+
+const ACKS_ALL: i32 = -1;
+const RECORDS: usize = 20;
+
+/// Sends records to the leader of the topic's only partition; what was acknowledged, by offset.
+async fn acknowledged(cluster: &Cluster, topic: &str) -> BTreeMap<i64, Vec<u8>> {
+    let mut acknowledged = BTreeMap::new();
+    while acknowledged.len() < RECORDS {
+        let description = cluster.topic(topic).await;
+        let Some(leader) = description.partitions[0].leader else { continue };
+        let value = format!("record {}", acknowledged.len()).into_bytes();
+        let record = Record { value: Some(value.clone().into()), ..Record::default() };
+        if let Ok(produced) = produce(&mut cluster.log_of(leader), &description.id, ACKS_ALL, record).await {
+            acknowledged.insert(produced.base_offset, value);
+        }
+    }
+    acknowledged
+}
+
+async fn whole_isr(cluster: &Cluster, topic: &str, replicas: usize) {
+    wait("all replicas to be in sync", async || {
+        (cluster.topic(topic).await.partitions[0].isr.len() == replicas).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_partly_wiped_voter_is_refused_and_nothing_is_lost() {
+    let mut cluster = Cluster::start(3).await;
+    let active = cluster.active_controller().await;
+    let (wiped, absent) = (cluster.others(active)[0], cluster.others(active)[1]);
+    cluster.create(new_topic("before", 1, 3)).await;
+    cluster.kill(absent);
+    cluster.create(new_topic("acknowledged", 1, 2)).await;
+    cluster.kill(wiped);
+    cluster.kill(active);
+    let data = cluster.data(wiped);
+    for name in ["raft", "snapshots"] {
+        fs::rename(data.join(name), cluster.file(name)).expect("the test's folder can be written");
+    }
+    cluster.restart(absent);
+    let printed = cluster.run_again(wiped, &[]).refused("the partly wiped voter to be refused").await;
+    assert!(printed.contains("VOTER_STATE_LOST") && printed.contains("is missing"), "{printed}");
+    assert!(!data.join("raft").exists(), "a refused start makes no new log");
+
+    // The others have a majority, and what was acknowledged.
+    cluster.restart(active);
+    wait("the topic to be there", async || cluster.topics().await.contains(&"acknowledged".to_owned()).then_some(()))
+        .await;
+    for name in ["raft", "snapshots"] {
+        fs::rename(cluster.file(name), data.join(name)).expect("the test's folder can be written");
+    }
+    cluster.restart(wiped);
+    cluster.ready().await;
+    cluster.converged().await;
+}
+
+#[tokio::test]
+async fn a_voter_with_a_lost_disk_is_replaced() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("before", 1, 3)).await;
+    let written = acknowledged(&cluster, "before").await;
+    let lost = cluster.standby().await;
+    cluster.kill(lost);
+    let old = cluster.file("old-disk");
+    fs::rename(cluster.data(lost), &old).expect("the test's folder can be written");
+    let mut format = Command::new(binary());
+    format.arg("format").arg("--data").arg(cluster.data(lost)).args(["--node-id", &lost.to_string(), "--replacement"]);
+    assert!(format.output().expect("the binary can be started").status.success());
+    cluster.restart(lost);
+    let client = cluster.client_of(&cluster.others(lost));
+    let replaced = wait("the disk to be replaced", async || client.replace_voter(lost).await.ok()).await;
+    let quorum = cluster.quorum_seen_by(cluster.active_controller().await).await.expect("it answers");
+    let voter = quorum.voters.iter().find(|voter| voter.id == lost).expect("it is a voter");
+    assert_eq!(voter.directory_id, replaced.directory_id);
+    cluster.ready().await;
+    cluster.converged().await;
+    whole_isr(&cluster, "before", 3).await;
+
+    // The quorum is whole with it and one other.
+    let other = cluster.others(lost).into_iter().next().expect("there are three");
+    cluster.kill(other);
+    cluster.create(new_topic("with-it", 1, 2)).await;
+    let description = cluster.topic("before").await;
+    let copy = wait("its copy to be whole", async || {
+        let copy = cluster.committed(lost, &description.id, 0).await?;
+        (copy.values().len() == written.len()).then_some(copy)
+    })
+    .await;
+    assert_eq!(copy.values(), written);
+    cluster.restart(other);
+    cluster.ready().await;
+
+    cluster.kill(lost);
+    cluster.wipe(lost);
+    fs::rename(old, cluster.data(lost)).expect("the test's folder can be written");
+    let printed = cluster.run_again(lost, &[]).refused("the old disk to be refused").await;
+    assert!(printed.contains("INVALID_VOTER_KEY"), "{printed}");
+}
+
+/// The disk has everything but the replicas: it must not lead what it no longer has.
+#[tokio::test]
+async fn a_broker_that_lost_its_replicas_does_not_lead_them() {
+    let mut cluster = Cluster::start(3).await;
+    let ids = cluster.ids();
+    let (wiped, keeps) = (ids[1], ids[2]);
+    let assignment = vec![Assignment { partition: 0, replicas: vec![wiped, keeps] }];
+    cluster.create(NewTopic { name: "records".to_owned(), assignment, ..NewTopic::default() }).await;
+    whole_isr(&cluster, "records", 2).await;
+    let written = acknowledged(&cluster, "records").await;
+    cluster.kill_all();
+    fs::remove_dir_all(cluster.data(wiped).join("logs")).expect("the test's folder can be written");
+    cluster.restart(ids[0]);
+    cluster.restart(wiped);
+    cluster.broker_to_be(wiped, "unfenced").await;
+    // A leader would be elected as soon as its broker may lead.
+    cluster.create(new_topic("later", 1, 1)).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_ne!(cluster.topic("records").await.partitions[0].leader, Some(wiped));
+
+    cluster.restart(keeps);
+    cluster.ready().await;
+    whole_isr(&cluster, "records", 2).await;
+    let description = cluster.topic("records").await;
+    for id in [wiped, keeps] {
+        let copy = wait("its copy to be whole", async || {
+            let copy = cluster.committed(id, &description.id, 0).await?;
+            (copy.values().len() == written.len()).then_some(copy)
+        })
+        .await;
+        assert_eq!(copy.values(), written);
+    }
+}
