@@ -1,6 +1,8 @@
 //! The cluster under test: real `quorate-node` processes, each with its own folder, started and broken from outside.
 
 mod configuration;
+#[cfg(test)]
+pub mod fixture;
 mod surroundings;
 
 use std::collections::{BTreeMap, BTreeSet};

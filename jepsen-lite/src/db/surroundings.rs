@@ -63,3 +63,55 @@ impl Db {
         &self.nodes[&id].http
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use tokio::time::sleep;
+
+    use super::super::fixture::one_node;
+    use super::*;
+    use crate::crowd::NODE_DESCRIPTORS;
+
+    /// What a process of the node has left there, when it has.
+    async fn left(file: PathBuf, lines: usize) -> String {
+        loop {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            if text.lines().count() >= lines && text.ends_with('\n') {
+                return text;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn nodes_have_few_descriptors_where_they_are_used_up() {
+        let mut limits = Vec::new();
+        for sockets in [0, 1] {
+            let (_folder, mut db) = one_node("ulimit -n > \"$data/limit\"", sockets);
+            db.start(1, 0).unwrap();
+            limits.push(left(db.data(1).join("limit"), 1).await);
+        }
+        assert_eq!(limits[1].trim(), NODE_DESCRIPTORS.to_string());
+        assert_ne!(limits[0], limits[1]);
+    }
+
+    #[tokio::test]
+    async fn another_stderr_takes_another_process() {
+        let (_folder, mut db) = one_node("(echo logged >&2); echo ran >> \"$data/runs\"", 0);
+        let mut logged = Vec::new();
+        for (turn, stderr) in [Stderr::File, Stderr::ClosedPipe, Stderr::File].into_iter().enumerate() {
+            db.set_stderr(1, stderr).unwrap();
+            assert!(db.is_down(1), "{stderr:?}");
+            db.start(1, 0).unwrap();
+            left(db.data(1).join("runs"), turn + 1).await;
+            logged.push(fs::read_to_string(db.log(1)).unwrap().lines().count());
+            db.set_stderr(1, stderr).unwrap();
+            assert!(!db.is_down(1), "it has it already");
+        }
+        assert_eq!(logged, [1, 1, 2]);
+    }
+}

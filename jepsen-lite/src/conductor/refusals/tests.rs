@@ -1,24 +1,13 @@
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 
 use tokio::sync::watch;
 
 use super::*;
 use crate::checker::{Report, Verdict};
-use crate::db::{Db, Layout};
+use crate::db::fixture::one_node;
 use crate::generator::Tempo;
 use crate::nemesis::{Fault, Target};
-use crate::network::Layer;
 use crate::recorder::Recorder;
-
-/// A node that runs, where its disk does not keep it from that. `$data` is its data directory.
-const NODE: &str = r#"#!/bin/sh
-case "$1" in
-  run) data=$(dirname "$3")/data; CHECK; exec sleep 600 ;;
-  format) mkdir "$6"; printf 'node = %s\ndirectory = "new"\ncluster = "%s"\n' "$3" "${4#*=}" > "$6/quorate.meta" ;;
-  inspect) echo '{"index":0,"term":1}' ;;
-esac
-"#;
 
 const HAS_LOG: &str =
     r#"[ -d "$data/raft" ] || grep -q new "$data/quorate.meta" || { echo "error: $data has no log" >&2; exit 1; }"#;
@@ -27,21 +16,7 @@ const IS_OURS: &str =
 
 /// One node that checks its disk like this; what it did with a fault, which leaves its disk as it was.
 async fn tried(check: &str, fault: Fault) -> (Option<String>, Report) {
-    let folder = tempfile::tempdir().unwrap();
-    let binary = folder.path().join("quorate-node");
-    fs::write(&binary, NODE.replace("CHECK", check)).unwrap();
-    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
-    let layout = Layout {
-        binaries: folder.path().to_owned(),
-        folder: folder.path().join("run"),
-        nodes: 1,
-        settings: Vec::new(),
-        layer: Layer::Proxy,
-        sets_clocks: false,
-        limits_memory: false,
-        silent_sockets: 0,
-    };
-    let mut db = Db::prepare(layout).unwrap();
+    let (_folder, mut db) = one_node(check, 0);
     let data = db.data(1);
     for part in ["raft", "snapshots", "logs"] {
         fs::create_dir_all(data.join(part)).unwrap();
