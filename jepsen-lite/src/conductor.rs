@@ -1,6 +1,8 @@
 //! Carries a schedule out: each fault is given its targets when it begins, and everything is healed at the end, whatever
 //! happened in between.
 
+mod lasting;
+mod refusals;
 mod trials;
 
 use std::collections::BTreeMap;
@@ -19,6 +21,7 @@ use crate::health;
 use crate::nemesis::{Injuries, Injury, Nemesis, Situation, State, Whole};
 use crate::recorder::Recorder;
 use crate::schedule::{Event, Schedule};
+use crate::stranger::Stranger;
 use crate::workload::client;
 
 /// Asking who is in office must not hold up the schedule for long.
@@ -68,6 +71,8 @@ pub struct Conductor<'a> {
     skipped: Vec<String>,
     /// How much has been waited for states: everything that follows is so much later.
     late: Duration,
+    /// By node: another cluster, whose disk is put in the place of that of the node.
+    strangers: BTreeMap<i32, Stranger>,
 }
 
 impl<'a> Conductor<'a> {
@@ -77,8 +82,17 @@ impl<'a> Conductor<'a> {
         tempo: &'a watch::Sender<Tempo>,
         report: &'a mut Report,
     ) -> Self {
-        let (injuries, fired) = (Injuries::default(), BTreeMap::new());
-        Self { db, recorder, tempo, report, injuries, fired, skipped: Vec::new(), late: Duration::ZERO }
+        Self {
+            db,
+            recorder,
+            tempo,
+            report,
+            injuries: Injuries::default(),
+            fired: BTreeMap::new(),
+            skipped: Vec::new(),
+            late: Duration::ZERO,
+            strangers: BTreeMap::new(),
+        }
     }
 
     /// Carries out the whole schedule, heals, and tells what was done. A node that ends by itself ends the faults, and so
@@ -162,7 +176,7 @@ impl<'a> Conductor<'a> {
                 self.db.cut_power(*node)?;
             }
         }
-        if let Injury::Damaged(nodes) | Injury::Torn(nodes) = &injury {
+        if let Injury::Damaged(nodes) | Injury::Torn(nodes) | Injury::Wiped(nodes) | Injury::Foreign(nodes) = &injury {
             targets.clear();
             for node in nodes {
                 targets.extend(self.try_out(*node, &event.fault).await?);
@@ -177,9 +191,11 @@ impl<'a> Conductor<'a> {
         // It was skipped.
         let Some(fired) = self.fired.get(&number) else { return Ok(()) };
         let lasted = Duration::from_micros(self.recorder.now_us() - fired.from_us);
-        let injury = self.injuries.end(number);
-        if let Some(Injury::Disk(nodes, mode)) = &injury {
-            self.mend_disks(nodes, *mode, lasted).await?;
+        match self.injuries.end(number) {
+            Some(Injury::Disk(nodes, mode)) => self.mend_disks(&nodes, mode, lasted).await?,
+            Some(Injury::Stderr(nodes, _)) => self.look_at_unlogged(&nodes).await,
+            Some(Injury::Crowded(nodes, sockets)) => self.look_at_crowded(&nodes, sockets).await,
+            _ => {}
         }
         self.apply()?;
         if let Some(fired) = self.fired.get_mut(&number) {
@@ -196,6 +212,7 @@ impl<'a> Conductor<'a> {
         for id in self.db.ids() {
             self.db.break_disk(id, self.injuries.disk(id))?;
             self.db.set_clock(id, self.injuries.clock(id))?;
+            self.db.set_stderr(id, self.injuries.stderr(id))?;
             match self.injuries.node(id) {
                 Whole::Running => {
                     self.db.resume(id)?;
@@ -208,6 +225,7 @@ impl<'a> Conductor<'a> {
                 Whole::Down => self.db.kill(id)?,
             }
             self.db.limit_memory(id, self.injuries.memory(id))?;
+            self.db.crowd(id, self.injuries.sockets(id));
         }
         Ok(())
     }
@@ -268,8 +286,12 @@ fn targets(injury: &Injury) -> Vec<String> {
         | Injury::Dark(nodes)
         | Injury::Damaged(nodes)
         | Injury::Torn(nodes)
+        | Injury::Wiped(nodes)
+        | Injury::Foreign(nodes)
         | Injury::Disk(nodes, _)
         | Injury::Squeezed(nodes, _) => nodes.iter().map(i32::to_string).collect(),
+        Injury::Stderr(nodes, stderr) => nodes.iter().map(|node| format!("{node} {stderr:?}")).collect(),
+        Injury::Crowded(nodes, sockets) => nodes.iter().map(|node| format!("{node} {sockets} sockets")).collect(),
         Injury::Clock(nodes, offset_ms) => nodes.iter().map(|node| format!("{node} {offset_ms:+} ms")).collect(),
         Injury::Asked(tempo) => vec![format!("clients {tempo:?}")],
         Injury::Links(links) => links.keys().map(|(from, to)| format!("{from}>{to}")).collect(),

@@ -1,8 +1,13 @@
 //! The cluster under test: real `quorate-node` processes, each with its own folder, started and broken from outside.
 
+mod configuration;
+#[cfg(test)]
+pub mod fixture;
+mod surroundings;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -10,19 +15,17 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use quorate_client::world;
-use quorate_metadata::ids::ClusterId;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::{self, Clock};
+use crate::crowd::{self, Crowd};
 use crate::disk::{self, Cut, Disk, Mode};
 use crate::link::Member;
 use crate::memory::Limiter;
 use crate::nemesis::Fault;
 use crate::network::{Layer, Network};
-
-/// Raft's library says of every peer that is down, many times a second, that it is down.
-const LOG_LEVEL: &str = "info,openraft=error";
+use crate::stderr::Stderr;
+use configuration::configuration;
 
 /// SIGTERM hands leaderships over first.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +45,8 @@ pub struct Layout {
     pub sets_clocks: bool,
     /// Whether memory will be limited: then each node runs in a control group.
     pub limits_memory: bool,
+    /// The most connections that say nothing to a node: if any, nodes may have few descriptors.
+    pub silent_sockets: u64,
 }
 
 /// What is wrong with the node, apart from its links.
@@ -54,6 +59,8 @@ enum State {
 
 struct Node {
     member: Member,
+    /// Where it says what it counts.
+    http: String,
     folder: PathBuf,
     child: Option<Child>,
     state: State,
@@ -65,6 +72,9 @@ struct Node {
     clock: Option<Clock>,
     /// What it is limited to.
     memory: Option<u64>,
+    /// Of its process, if it has one.
+    stderr: Stderr,
+    crowd: Option<Crowd>,
 }
 
 impl Node {
@@ -90,6 +100,8 @@ pub struct Db {
     pub no_shim: Option<String>,
     /// Why clocks cannot be set, where they cannot.
     pub no_clock: Option<String>,
+    /// Why descriptors cannot be used up, where they cannot.
+    no_crowd: Option<String>,
 }
 
 impl Db {
@@ -110,21 +122,28 @@ impl Db {
             let folder = layout.folder.join(format!("node-{}", member.id));
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             let dial_map = network.dial_maps().map(|maps| &maps[&member.id]);
-            fs::write(folder.join("node.toml"), configuration(member, &members, &folder, dial_map)?)?;
+            let http = layout.layer.http(member.id);
+            fs::write(folder.join("node.toml"), configuration(member, &members, &folder, &http, dial_map)?)?;
             let disk = match &shim {
                 Ok(shim) => Some(Disk::prepare(shim, &folder, &folder.join("data"))?),
                 Err(_) => None,
             };
             let clock = library.as_ref().ok().map(|library| Clock::prepare(library, &folder)).transpose()?;
             let (member, state) = (member.clone(), State::Down);
-            let node = Node { member, folder, child: None, state, since: -1, disk, clock, memory: None };
+            let (stderr, crowd) = (Stderr::File, None);
+            let node =
+                Node { member, http, folder, child: None, state, since: -1, disk, clock, memory: None, stderr, crowd };
             nodes.insert(node.member.id, node);
         }
         let limiter = match layout.limits_memory {
             true => Limiter::find(),
             false => Err("no memory was to be limited when the nodes were started".to_owned()),
         };
-        let db = Self { layout, nodes, network, limiter, no_shim: shim.err(), no_clock: library.err() };
+        let no_crowd = match layout.silent_sockets {
+            0 => Some("no descriptors were to be used up when the nodes were started".to_owned()),
+            sockets => crowd::make_room(sockets).err(),
+        };
+        let db = Self { layout, nodes, network, limiter, no_shim: shim.err(), no_clock: library.err(), no_crowd };
         // Voters on loopback do that themselves.
         if db.network.is_open() {
             db.format()?;
@@ -132,17 +151,8 @@ impl Db {
         Ok(db)
     }
 
-    /// Gives each disk its identity.
-    fn format(&self) -> anyhow::Result<()> {
-        let cluster = ClusterId::new(world::uuid()).to_string();
-        for (id, node) in &self.nodes {
-            let mut command = Command::new(self.layout.binaries.join("quorate-node"));
-            command.args(["format", "--node-id", &id.to_string(), "--cluster-id", &cluster]);
-            command.arg("--data").arg(self.data(*id)).envs(node.environment());
-            let output = command.output().context("cannot start quorate-node")?;
-            ensure!(output.status.success(), "format: {}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
+    pub fn binary(&self) -> PathBuf {
+        self.layout.binaries.join("quorate-node")
     }
 
     /// Why that cannot be done here, if it cannot.
@@ -151,6 +161,8 @@ impl Db {
             fault if fault.needs_shim() => self.no_shim.clone(),
             fault if fault.needs_clock() => self.no_clock.clone(),
             fault if fault.needs_limits() => self.limiter.as_ref().err().cloned(),
+            fault if fault.sockets() > 0 => self.no_crowd.clone(),
+            Fault::SwapStderr { stderr, .. } => stderr.cannot(),
             fault => fault.condition().and_then(|condition| self.network.cannot(condition)),
         }
     }
@@ -186,14 +198,16 @@ impl Db {
 
     /// Starts a node that is down, at a time when the metadata have reached this offset.
     pub fn start(&mut self, id: i32, offset: i64) -> anyhow::Result<()> {
-        let binary = self.layout.binaries.join("quorate-node");
-        let settings = self.layout.settings.clone();
-        let mut command = self.network.command(id, &binary);
+        let (binary, settings) = (self.binary(), self.layout.settings.clone());
+        let mut command = match self.no_crowd {
+            Some(_) => self.network.command(id, &binary),
+            None => crowd::limited(self.network.command(id, Path::new("sh")), crowd::NODE_DESCRIPTORS, &binary),
+        };
         let node = self.nodes.get_mut(&id).expect("targets are nodes of this cluster");
         if node.state != State::Down {
             return Ok(());
         }
-        let out = File::options().create(true).append(true).open(node.folder.join("log"))?;
+        let log = node.folder.join("log");
         command.arg("run").arg("--config").arg(node.folder.join("node.toml"));
         for setting in settings {
             command.arg("--set").arg(setting);
@@ -203,7 +217,8 @@ impl Db {
             command.env_remove(name);
         }
         command.envs(node.environment());
-        command.stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
+        command.stdin(Stdio::null()).stdout(Stderr::File.open(&log)?);
+        command.stderr(node.stderr.open(&log).context("cannot give a node its stderr")?);
         let child = node.child.insert(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
         (node.state, node.since) = (State::Up, offset);
         self.limiter.as_ref().map_or(Ok(()), |limiter| limiter.enter(id, child.id()))
@@ -354,35 +369,6 @@ impl Drop for Db {
 fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(child.id()).context("pids fit")?;
     kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot send {signal} to process {pid}"))
-}
-
-fn configuration(
-    member: &Member,
-    members: &[Member],
-    folder: &Path,
-    dial_map: Option<&String>,
-) -> anyhow::Result<String> {
-    let voter = |voter: &Member| format!("\"{}@{}/{}\"", voter.id, voter.raft, voter.api);
-    let voters: Vec<String> = members.iter().map(voter).collect();
-    let mut text = format!(
-        "node_id = {}\nroles = [\"controller\", \"broker\"]\ndata_dir = {:?}\nvoters = [{}]\napi_listen = \"{}\"\n\
-         raft_listen = \"{}\"\nhttp_listen = \"\"\nlog_level = \"{LOG_LEVEL}\"\n",
-        member.id,
-        folder.join("data"),
-        voters.join(", "),
-        member.api,
-        member.raft,
-    );
-    match dial_map {
-        Some(map) => {
-            let file = folder.join("dial.toml");
-            fs::write(&file, map)?;
-            text.push_str(&format!("dial_map = {file:?}\n"));
-        }
-        // Nothing is led through us, so the nodes listen where all can see them.
-        None => text.push_str("insecure = true\n"),
-    }
-    Ok(text)
 }
 
 /// Enough to see why a process ended.

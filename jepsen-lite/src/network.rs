@@ -33,6 +33,14 @@ impl Layer {
         };
         Member { id, raft, api }
     }
+
+    /// Where a node shall say what it counts.
+    pub fn http(self, id: i32) -> String {
+        match self {
+            Self::Proxy => format!("127.0.0.1:{}", free_port()),
+            Self::Netns => format!("{}:7201", namespaces::address(id)),
+        }
+    }
 }
 
 /// Dropping it undoes it.

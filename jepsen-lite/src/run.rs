@@ -85,6 +85,7 @@ impl Plan {
             layer: self.setup.layer,
             sets_clocks: self.schedule.events.iter().any(|event| event.fault.needs_clock()),
             limits_memory: self.schedule.events.iter().any(|event| event.fault.needs_limits()),
+            silent_sockets: self.schedule.events.iter().map(|event| event.fault.sockets()).max().unwrap_or(0),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use quorate_metadata::mutant::Mutant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -86,7 +87,11 @@ impl Purpose {
 /// The connections to be served.
 pub fn accept(listener: TcpListener, purpose: Purpose) -> io::Result<ReceiverStream<io::Result<Accepted>>> {
     let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    Ok(accept_up_to(listener, purpose, purpose.connections_max(descriptors), OPENING_TIMEOUT))
+    let (max, opening_timeout) = match Mutant::NoAcceptReserve.is_on() {
+        true => (Semaphore::MAX_PERMITS, Duration::MAX),
+        false => (purpose.connections_max(descriptors), OPENING_TIMEOUT),
+    };
+    Ok(accept_up_to(listener, purpose, max, opening_timeout))
 }
 
 fn accept_up_to(

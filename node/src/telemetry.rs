@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::LazyLock;
 
 use prometheus_client::metrics::counter::Counter;
+use quorate_metadata::mutant::Mutant;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -35,8 +36,10 @@ struct Droppable<W>(W);
 
 impl<W: Write> Write for Droppable<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.0.write_all(line).is_err() {
-            LINES_DROPPED.inc();
+        match self.0.write_all(line) {
+            Err(error) if Mutant::LogPanics.is_on() => return Err(error),
+            Err(_) => drop(LINES_DROPPED.inc()),
+            Ok(()) => {}
         }
         Ok(line.len())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -23,10 +24,10 @@ const SYNC_SURELY: Duration = Duration::from_millis(900);
 const START_SURELY: Duration = Duration::from_secs(3);
 
 /// Within that a node answers, however much it has to recover.
-const RECOVER_SURELY: Duration = Duration::from_secs(15);
+pub(super) const RECOVER_SURELY: Duration = Duration::from_secs(15);
 
 /// Between two looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Until what a full disk has done is seen, or something was written.
 const AFTERMATH: Duration = Duration::from_millis(500);
@@ -42,6 +43,8 @@ impl Conductor<'_> {
         let outcome = match fault {
             Fault::Damage { part, harm, seed, .. } => self.try_damaged(node, *part, *harm, *seed).await?,
             Fault::TearWrite { seed, .. } => self.try_torn(node, *seed).await?,
+            Fault::Wipe { lost, unrecorded, .. } => self.try_wiped(node, *lost, *unrecorded).await?,
+            Fault::SwapDisk { disk, .. } => self.try_foreign(node, *disk).await?,
             other => unreachable!("{other:?} changes no files"),
         };
         self.late += from.elapsed();
@@ -133,14 +136,23 @@ impl Conductor<'_> {
     }
 
     async fn ends_within(&mut self, node: i32, patience: Duration) -> anyhow::Result<bool> {
+        Ok(self.ending_within(node, patience).await?.is_some())
+    }
+
+    /// How it ended, and the last lines of its log.
+    pub(super) async fn ending_within(
+        &mut self,
+        node: i32,
+        patience: Duration,
+    ) -> anyhow::Result<Option<(ExitStatus, String)>> {
         let from = Instant::now();
         while from.elapsed() < patience {
-            if self.db.ended()?.iter().any(|(id, ..)| *id == node) {
-                return Ok(true);
+            if let Some((_, status, log)) = self.db.ended()?.into_iter().find(|(id, ..)| *id == node) {
+                return Ok(Some((status, log)));
             }
             sleep(LOOK_AGAIN).await;
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The error says why not. Its port is open before it has read the log, and after that it begins another one: what is

@@ -8,6 +8,8 @@
 //! ones.
 
 pub mod damage;
+pub mod foreign;
+pub mod wipe;
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::Target;
 use crate::disk::Mode;
 use crate::disk::damage::{Harm, Part};
+use crate::disk::foreign::Foreign;
+use crate::disk::wipe::Lost;
 use crate::generator::Tempo;
 use crate::link::Condition;
+use crate::stderr::Stderr;
 
 /// What happens to its targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +40,29 @@ pub enum Fault {
     TearWrite {
         target: Target,
         seed: u64,
+    },
+    /// A part of its data directory is gone, and the name of the disk is left.
+    Wipe {
+        target: Target,
+        lost: Lost,
+        /// The name does not say either what the disk had: no node can find out.
+        #[serde(default)]
+        unrecorded: bool,
+    },
+    /// A disk of another cluster is in the place of its own.
+    SwapDisk {
+        target: Target,
+        disk: Foreign,
+    },
+    /// Its log is written to what takes nothing.
+    SwapStderr {
+        target: Target,
+        stderr: Stderr,
+    },
+    /// So many connections that say nothing are open to it.
+    Crowd {
+        target: Target,
+        sockets: u64,
     },
     /// Its wall clock is wrong by so much.
     SetClock {
@@ -93,6 +119,10 @@ impl Fault {
             | Self::CutPower { target }
             | Self::Damage { target, .. }
             | Self::TearWrite { target, .. }
+            | Self::Wipe { target, .. }
+            | Self::SwapDisk { target, .. }
+            | Self::SwapStderr { target, .. }
+            | Self::Crowd { target, .. }
             | Self::SetClock { target, .. }
             | Self::Squeeze { target, .. }
             | Self::BreakDisk { target, .. }
@@ -122,6 +152,11 @@ impl Fault {
 
     pub fn needs_limits(&self) -> bool {
         matches!(self, Self::Squeeze { .. })
+    }
+
+    /// Connections beside those of its load and its links.
+    pub fn sockets(&self) -> u64 {
+        if let Self::Crowd { sockets, .. } = self { *sockets } else { 0 }
     }
 
     pub fn needs_shim(&self) -> bool {

@@ -7,6 +7,7 @@ use crate::disk::Mode;
 use crate::generator::Tempo;
 use crate::link::{Condition, Direction};
 use crate::random::Random;
+use crate::stderr::Stderr;
 
 /// What a fault does to certain nodes and links.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,13 @@ pub enum Injury {
     Damaged(BTreeSet<i32>),
     /// Down, after its last writes were torn.
     Torn(BTreeSet<i32>),
+    /// Down, after it was tried without a part of its data.
+    Wiped(BTreeSet<i32>),
+    /// Down, after it was tried on a disk of another cluster.
+    Foreign(BTreeSet<i32>),
+    Stderr(BTreeSet<i32>, Stderr),
+    /// Connections that say nothing.
+    Crowded(BTreeSet<i32>, u64),
     Disk(BTreeSet<i32>, Mode),
     /// By how many milliseconds the wall clock is wrong.
     Clock(BTreeSet<i32>, i64),
@@ -50,6 +58,10 @@ impl Fault {
             Self::CutPower { .. } => Injury::Dark(target),
             Self::Damage { .. } => Injury::Damaged(target),
             Self::TearWrite { .. } => Injury::Torn(target),
+            Self::Wipe { .. } => Injury::Wiped(target),
+            Self::SwapDisk { .. } => Injury::Foreign(target),
+            Self::SwapStderr { stderr, .. } => Injury::Stderr(target, *stderr),
+            Self::Crowd { sockets, .. } => Injury::Crowded(target, *sockets),
             Self::SetClock { offset_ms, .. } => Injury::Clock(target, *offset_ms),
             Self::Squeeze { mebibytes, .. } => Injury::Squeezed(target, *mebibytes),
             Self::Ask { tempo } => Injury::Asked(*tempo),
@@ -115,6 +127,8 @@ impl Injuries {
             | Injury::Dark(nodes)
             | Injury::Damaged(nodes)
             | Injury::Torn(nodes)
+            | Injury::Wiped(nodes)
+            | Injury::Foreign(nodes)
                 if nodes.contains(&id) =>
             {
                 Whole::Down
@@ -151,6 +165,24 @@ impl Injuries {
         self.lasting.values().filter_map(limit).min()
     }
 
+    /// Where it writes its log: what came last counts.
+    pub fn stderr(&self, id: i32) -> Stderr {
+        let stderr = |injury: &Injury| match injury {
+            Injury::Stderr(nodes, stderr) if nodes.contains(&id) => Some(*stderr),
+            _ => None,
+        };
+        self.lasting.values().rev().find_map(stderr).unwrap_or_default()
+    }
+
+    /// How many connections say nothing to it.
+    pub fn sockets(&self, id: i32) -> u64 {
+        let sockets = |injury: &Injury| match injury {
+            Injury::Crowded(nodes, sockets) if nodes.contains(&id) => Some(*sockets),
+            _ => None,
+        };
+        self.lasting.values().filter_map(sockets).max().unwrap_or(0)
+    }
+
     pub fn tempo(&self) -> Tempo {
         let tempo = |injury: &Injury| match injury {
             Injury::Asked(tempo) => Some(*tempo),
@@ -164,7 +196,9 @@ impl Injuries {
         let conditions = self.lasting.values().filter_map(|injury| match injury {
             Injury::Links(links) => links.get(&(from, to)).copied(),
             // Nobody is there to refuse, or to be heard.
-            Injury::Dark(nodes) | Injury::Damaged(nodes) if nodes.contains(&from) || nodes.contains(&to) => {
+            Injury::Dark(nodes) | Injury::Damaged(nodes) | Injury::Wiped(nodes)
+                if nodes.contains(&from) || nodes.contains(&to) =>
+            {
                 Some(Condition::Silent)
             }
             _ => None,
@@ -179,6 +213,8 @@ impl Injuries {
 mod tests {
     use super::super::Target;
     use super::*;
+    use crate::disk::foreign::Foreign;
+    use crate::disk::wipe::Lost;
     use crate::link::Port;
 
     fn situation() -> Situation {
@@ -251,6 +287,32 @@ mod tests {
         assert_eq!(injuries.tempo(), Tempo::Burst);
         (0..4).for_each(|event| drop(injuries.end(event)));
         assert_eq!((injuries.clock(3), injuries.memory(3), injuries.tempo()), (0, None, Tempo::Usual));
+    }
+
+    #[test]
+    fn stderr_and_silent_connections_are_as_the_last_fault_has_left_them() {
+        let mut injuries = Injuries::default();
+        let mut begin = |event, fault: Fault| injuries.begin(event, fault.resolve(&situation()));
+        begin(0, Fault::SwapStderr { target: Target::All, stderr: Stderr::ClosedPipe });
+        begin(1, Fault::SwapStderr { target: Target::Controller, stderr: Stderr::FullDevice });
+        begin(2, Fault::Crowd { target: Target::Controller, sockets: 700 });
+        assert_eq!([1, 3].map(|id| injuries.stderr(id)), [Stderr::ClosedPipe, Stderr::FullDevice]);
+        assert_eq!([1, 3].map(|id| injuries.sockets(id)), [0, 700]);
+        assert_eq!([1, 3].map(|id| injuries.node(id)), [Whole::Running; 2], "it must go on");
+        (0..3).for_each(|event| drop(injuries.end(event)));
+        assert_eq!((injuries.stderr(3), injuries.sockets(3)), (Stderr::File, 0));
+    }
+
+    #[test]
+    fn a_wiped_node_is_cut_off_and_one_with_a_foreign_disk_is_not() {
+        let mut injuries = Injuries::default();
+        let target = Target::Controller;
+        injuries.begin(0, Fault::SwapDisk { target: target.clone(), disk: Foreign::Data }.resolve(&situation()));
+        assert_eq!(injuries.node(3), Whole::Down);
+        assert_eq!(injuries.link((3, 1, Port::Raft)), Condition::Open, "the others tell it of which cluster they are");
+        let wipe = Fault::Wipe { target, lost: Lost::Both, unrecorded: false };
+        injuries.begin(1, wipe.resolve(&situation()));
+        assert_eq!((injuries.node(3), injuries.link((3, 1, Port::Raft))), (Whole::Down, Condition::Silent));
     }
 
     #[test]

@@ -72,6 +72,16 @@ pub enum Nemesis {
     Overload,
     /// Every second client stands still
     PauseClients,
+    /// The metadata log, the snapshots or both are gone while a node is down, and quorate.meta is left: it must not start
+    PartialWipe,
+    /// The same, and quorate.meta says nothing of what was there: no node finds out, so it must be found invalid
+    UnrecordedWipe,
+    /// A data directory or the records of another cluster are in the place of a node's own: it must not start
+    ForeignDisk,
+    /// A node's stderr is a pipe that nobody reads, or a full device: it must go on
+    StderrGone,
+    /// Hundreds of connections say nothing to a node that may have 1024 descriptors: it must go on and answer
+    Descriptors,
 }
 
 /// What a fault waits for, beyond its time.
@@ -86,7 +96,7 @@ pub enum State {
 
 impl Nemesis {
     /// What is done unless one says what: all that a cluster of any settings must survive.
-    pub const USUAL: [Self; 22] = [
+    pub const USUAL: [Self; 26] = [
         Self::Kill,
         Self::Stop,
         Self::Pause,
@@ -109,15 +119,21 @@ impl Nemesis {
         Self::SwizzleClog,
         Self::Overload,
         Self::PauseClients,
+        Self::PartialWipe,
+        Self::ForeignDisk,
+        Self::StderrGone,
+        Self::Descriptors,
     ];
 
     /// Whether it is alone: the cluster is whole before it begins, and again before anything else does. More of this at
     /// once may lose records that nobody has promised to keep.
     pub fn is_alone(self) -> bool {
         use Nemesis::{
-            Corruption, DiskFull, FileDamage, LastReplicas, PowerCut, PowerCutAll, SyncFails, SyncLies, TornWrite,
+            Corruption, DiskFull, FileDamage, ForeignDisk, LastReplicas, PartialWipe, PowerCut, PowerCutAll, SyncFails,
+            SyncLies, TornWrite, UnrecordedWipe,
         };
         let breaks_disks = matches!(self, SyncFails | SyncLies | DiskFull | Corruption | FileDamage | TornWrite);
-        breaks_disks || matches!(self, LastReplicas | PowerCut | PowerCutAll)
+        let swaps_disks = matches!(self, PartialWipe | UnrecordedWipe | ForeignDisk);
+        breaks_disks || swaps_disks || matches!(self, LastReplicas | PowerCut | PowerCutAll)
     }
 }

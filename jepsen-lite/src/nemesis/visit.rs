@@ -3,9 +3,12 @@
 use super::{Fault, Nemesis, State, Target};
 use crate::disk::Mode;
 use crate::disk::damage::{Harm, Part};
+use crate::disk::foreign::Foreign;
+use crate::disk::wipe::Lost;
 use crate::generator::Tempo;
 use crate::link::Condition;
 use crate::random::Random;
+use crate::stderr::Stderr;
 
 /// A fault of a visit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +88,19 @@ impl Nemesis {
             }
             Self::SyncFails => broken_disk(one(random), Mode::SyncFails, random.between(1_000, 2_500)),
             Self::SyncLies => broken_disk(Target::All, Mode::SyncLies, random.between(1_000, 3_000)),
+            Self::PartialWipe => wipe(random, false),
+            Self::UnrecordedWipe => wipe(random, true),
+            Self::ForeignDisk => {
+                let (target, disk) = (one(random), *random.pick(&[Foreign::Data, Foreign::Logs]));
+                Draft::now(random.between(100, 1_000), Fault::SwapDisk { target, disk })
+            }
+            Self::StderrGone => {
+                let (target, stderr) = (one(random), *random.pick(&[Stderr::ClosedPipe, Stderr::FullDevice]));
+                Draft::now(random.between(2_000, 5_000), Fault::SwapStderr { target, stderr })
+            }
+            Self::Descriptors => {
+                Draft::now(random.between(2_000, 5_000), Fault::Crowd { target: one(random), sockets: SILENT_SOCKETS })
+            }
             Self::DiskFull => broken_disk(some(random), Mode::Full, random.between(1_000, 4_000)),
         }
     }
@@ -114,6 +130,14 @@ fn slow(random: &mut Random) -> Condition {
         Condition::Stalling { after_bytes: random.clone().between(0, 100_000) },
         Condition::Limited { bytes_per_second: 125_000 },
     ])
+}
+
+/// More than the descriptors that a node may have.
+const SILENT_SOCKETS: u64 = 1_500;
+
+fn wipe(random: &mut Random, unrecorded: bool) -> Vec<Draft> {
+    let (target, lost) = (one(random), *random.pick(&[Lost::Log, Lost::Snapshots, Lost::Both]));
+    Draft::now(random.between(100, 1_000), Fault::Wipe { target, lost, unrecorded })
 }
 
 fn broken_disk(target: Target, mode: Mode, for_ms: u64) -> Vec<Draft> {
@@ -233,6 +257,37 @@ fn packet_loss(random: &mut Random) -> Vec<Draft> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crowd::NODE_DESCRIPTORS;
+
+    fn drawn(nemesis: Nemesis) -> Vec<Fault> {
+        (0..40).flat_map(|seed| nemesis.visit(&mut Random::new(seed))).map(|draft| draft.fault).collect()
+    }
+
+    #[test]
+    fn a_partial_wipe_takes_log_or_snapshots_or_both() {
+        for (nemesis, expected) in [(Nemesis::PartialWipe, false), (Nemesis::UnrecordedWipe, true)] {
+            let faults = drawn(nemesis);
+            for part in [Lost::Log, Lost::Snapshots, Lost::Both] {
+                let is_drawn = |fault: &Fault| matches!(fault, Fault::Wipe { lost, unrecorded, .. } if (*lost, *unrecorded) == (part, expected));
+                assert!(faults.iter().any(is_drawn), "{nemesis:?}: {part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_disk_has_data_or_records_of_another_cluster() {
+        let faults = drawn(Nemesis::ForeignDisk);
+        for expected in [Foreign::Data, Foreign::Logs] {
+            let is_drawn = |fault: &Fault| matches!(fault, Fault::SwapDisk { disk, .. } if *disk == expected);
+            assert!(faults.iter().any(is_drawn), "{expected:?}");
+        }
+    }
+
+    #[test]
+    fn silent_connections_are_more_than_a_node_has_descriptors() {
+        let takes_all = |fault: &Fault| fault.sockets() > NODE_DESCRIPTORS && fault.target() != Some(&Target::All);
+        assert!(drawn(Nemesis::Descriptors).iter().all(takes_all));
+    }
 
     #[test]
     fn an_overload_limits_the_memory_of_all_nodes_while_they_are_asked_more() {

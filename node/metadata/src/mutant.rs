@@ -45,6 +45,12 @@ pub enum Mutant {
     NoElection,
     /// The event loop of a controller waits for ever, and its watchdog looks away.
     HeldLoop,
+    /// A log directory of another cluster is taken as one of this.
+    AcceptForeignDirectory,
+    /// A line of the log that cannot be written is an error of whoever logs.
+    LogPanics,
+    /// Connections that say nothing are all kept, and leave no descriptors for anything else.
+    NoAcceptReserve,
 }
 
 impl Mutant {
