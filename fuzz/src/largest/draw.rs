@@ -8,7 +8,9 @@ use quorate_metadata::plan::brokers::RegisterBroker;
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp};
 use quorate_metadata::plan::reassignment::{Cancelled, PartitionRef, StartReassignment};
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, SecurityProtocol};
+use quorate_metadata::record::{
+    ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, Probe, SecurityProtocol,
+};
 use quorate_metadata::{MetadataImage, limits};
 
 use super::BROKERS;
@@ -174,6 +176,7 @@ impl<'a> Draw<'a> {
         RegisterBroker {
             incarnation: IncarnationId::from_bytes([self.any::<u8>() | 1; 16]),
             endpoints: vec![endpoint],
+            probe: Probe::Endpoint("PLAINTEXT".to_owned()),
             rack: Some(name),
             directories: (0..self.share(limits::DIRECTORIES_PER_BROKER_MAX)).map(directory).collect(),
             ..registration(broker)

@@ -20,7 +20,7 @@ use quorate_metadata::plan::reassignment::{
 };
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::record::{
-    ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, SecurityProtocol, VersionRange,
+    ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, Probe, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{MetadataImage, limits};
 
@@ -62,6 +62,7 @@ pub fn registration(broker: BrokerId) -> RegisterBroker {
         incarnation: IncarnationId::from_bytes([0; 16]),
         endpoints: vec![endpoint()],
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: features::supported(),
         directories: vec![directory(broker, 0), directory(broker, 1)],
@@ -267,6 +268,15 @@ impl Draw<'_> {
         )
     }
 
+    fn probe(&mut self) -> Probe {
+        match self.below(4) {
+            0 => Probe::None,
+            1 => Probe::Endpoint(endpoint().name),
+            2 => Probe::Endpoint(self.text()),
+            _ => Probe::Unstated,
+        }
+    }
+
     fn register(&mut self, image: &MetadataImage) -> RegisterBroker {
         let broker = self.broker();
         RegisterBroker {
@@ -292,6 +302,7 @@ impl Draw<'_> {
             ),
             cordoned_directories: self.option(|draw| draw.list(2, |draw| draw.directory(broker))),
             previous_epoch: self.option(|draw| draw.broker_epoch(image, broker)),
+            probe: self.probe(),
             ..registration(broker)
         }
     }

@@ -15,7 +15,7 @@ use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alte
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatSteps};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
-    Cause, ConfigResource, Endpoint, Kind, Partition, PartitionChange, PartitionRegistration, PartitionState,
+    Cause, ConfigResource, Endpoint, Kind, Partition, PartitionChange, PartitionRegistration, PartitionState, Probe,
     SecurityProtocol,
 };
 use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, MetadataImage, Plan, Record};
@@ -69,6 +69,7 @@ impl World {
                 security: SecurityProtocol::Plaintext,
             }],
             kind: Kind::LOG,
+            probe: Probe::Unstated,
             rack: None,
             features: quorate_metadata::plan::features::supported(),
             directories,

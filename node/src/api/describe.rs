@@ -48,6 +48,7 @@ pub fn broker(image: &MetadataImage, broker: &BrokerRegistration) -> admin::Brok
         incarnation: broker.incarnation.to_string(),
         directories: broker.directories.iter().map(ToString::to_string).collect(),
         kind: broker.kind.to_string(),
+        probed_endpoint: broker.probed_endpoint().map(|endpoint| endpoint.name.clone()),
     }
 }
 

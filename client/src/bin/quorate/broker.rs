@@ -94,7 +94,11 @@ async fn describe(session: &Session, id: i32) -> Outcome {
         let about = brokers_table(std::slice::from_ref(broker));
         let directories = broker.directories.join(" ");
         let partitions = partitions_table(&description.partitions);
-        format!("{about}\nincarnation {}\ndirectories {directories}\n\n{partitions}", broker.incarnation)
+        let probed = broker.probed_endpoint.as_deref().unwrap_or("none");
+        let incarnation = &broker.incarnation;
+        format!(
+            "{about}\nincarnation {incarnation}\ndirectories {directories}\nprobed endpoint {probed}\n\n{partitions}"
+        )
     })
 }
 

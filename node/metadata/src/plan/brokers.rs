@@ -12,8 +12,8 @@ use crate::ids::{BrokerEpoch, BrokerId, ClusterId, ControllerId, DirectoryId, In
 use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::{Step, change_step};
-use crate::plan::{Plan, directories, features};
-use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Record, VersionRange};
+use crate::plan::{Plan, directories, features, probe};
+use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Probe, Record, VersionRange};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterBroker {
@@ -21,6 +21,7 @@ pub struct RegisterBroker {
     pub cluster: ClusterId,
     pub incarnation: IncarnationId,
     pub kind: Kind,
+    pub probe: Probe,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,
@@ -45,6 +46,8 @@ pub fn register(
     check_kind(image, &request)?;
     check_directories(image, &request)?;
     check_endpoints(&request)?;
+    let probe = probe::recorded(image, &request)?;
+    let request = RegisterBroker { probe, ..request };
     match image.broker(request.broker) {
         Some(before) if before.incarnation == request.incarnation => Ok(amend(image, before, request)),
         before => Ok(register_incarnation(image, before.map(AsRef::as_ref), request)),
@@ -132,7 +135,7 @@ fn check_endpoints(request: &RegisterBroker) -> Result<(), ApiError> {
     }
 }
 
-fn invalid_registration(request: &RegisterBroker, why: &str) -> ApiError {
+pub(super) fn invalid_registration(request: &RegisterBroker, why: &str) -> ApiError {
     ApiError::new(ErrorName::InvalidRegistration, format!("broker {} {why}", request.broker))
 }
 
@@ -226,6 +229,7 @@ fn registration(request: RegisterBroker, epoch: BrokerEpoch) -> BrokerRegistrati
         epoch,
         incarnation: request.incarnation,
         kind: request.kind,
+        probe: request.probe,
         endpoints: request.endpoints,
         rack: request.rack,
         features: request.features,
