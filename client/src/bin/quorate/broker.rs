@@ -24,7 +24,7 @@ pub enum Broker {
     /// Replicas on brokers that the metadata does not know
     #[command(subcommand)]
     Strays(Strays),
-    /// Forget a broker that will not come back
+    /// Forget a broker that will not come back; refused while a reassignment waits for it
     Unregister {
         id: i32,
         /// Also one that is not fenced: it registers again by itself, and its replicas leave every ISR until then

@@ -12,6 +12,7 @@ use crate::ids::{BrokerEpoch, BrokerId, ClusterId, ControllerId, DirectoryId, In
 use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::{Step, change_step};
+pub use crate::plan::unregister::unregister;
 use crate::plan::{Plan, directories, features, probe};
 use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Probe, Record, VersionRange};
 
@@ -158,7 +159,7 @@ fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBr
 }
 
 /// The step itself, and after the last one the record that concludes the whole.
-fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> {
+pub(super) fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> {
     let Step { mut records, is_last } = step;
     if !is_last {
         return Plan::partial(records, response);
@@ -195,7 +196,7 @@ fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, req
 }
 
 /// Two ascending lists as one, each id once.
-fn union(
+pub(super) fn union(
     first: impl Iterator<Item = TopicPartition>,
     second: impl Iterator<Item = TopicPartition>,
 ) -> impl Iterator<Item = TopicPartition> {
@@ -356,19 +357,6 @@ pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistratio
     finish(step, (), Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }))
 }
 
-/// Forgets a broker: one that is fenced, or with `force` any. It keeps its place in replica lists: moving its replicas is
-/// another matter.
-pub fn unregister(image: &MetadataImage, broker: BrokerId, force: bool) -> Result<Plan<()>, ApiError> {
-    let registration = registered(image, broker)?;
-    if !registration.fenced && !force {
-        let message = format!("broker {broker} is not fenced: it would register again; stop it first, or force it");
-        return Err(ApiError::new(ErrorName::PolicyViolation, message));
-    }
-    let seats = union(image.index.in_isr(broker), image.index.in_elr(broker));
-    let step = change_step(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
-    Ok(finish(step, (), Record::UnregisterBroker { broker, epoch: registration.epoch }))
-}
-
 /// Registers a controller, so that upgrades can check what every voter supports. The same registration again changes
 /// nothing. `voters` are the controllers that have a vote.
 pub fn register_controller(
@@ -389,7 +377,7 @@ pub fn register_controller(
     Ok(Plan::new(records, ()))
 }
 
-fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {
+pub(super) fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {
     image.broker(broker).map(AsRef::as_ref).ok_or_else(|| not_registered(broker))
 }
 

@@ -15,6 +15,7 @@ mod probe;
 pub mod producer_ids;
 pub mod reassignment;
 pub mod topics;
+mod unregister;
 
 use crate::record::Record;
 
