@@ -28,12 +28,12 @@ pub(super) fn recorded(image: &MetadataImage, request: &RegisterBroker) -> Resul
     if is_in_effect {
         return Ok(Probe::Unstated);
     }
-    let stated =
-        request.probe.endpoint_name().map_or("no probe".to_owned(), |name| format!("probed endpoint {name:?}"));
     let message = format!(
-        "broker {}: {stated} for kind {} needs {METADATA_VERSION} {LEVEL_OF_PROBES}, the cluster is at {level}: its first \
-         endpoint would be probed",
-        request.broker, request.kind
+        "broker {}: probe {} of kind {} needs {METADATA_VERSION} {LEVEL_OF_PROBES}, the cluster is at {level}, where its \
+         first endpoint is probed",
+        request.broker,
+        request.probe.endpoint_name().unwrap_or("none"),
+        request.kind
     );
     Err(ApiError::new(ErrorName::UnsupportedVersion, message))
 }

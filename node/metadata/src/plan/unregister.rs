@@ -30,10 +30,10 @@ fn check_not_awaited(image: &MetadataImage, broker: BrokerId) -> Result<(), ApiE
         let state = image.partition(*id);
         state.is_some_and(|at| at.is_reassigning() && at.replicas.contains(&broker) && !at.removing().contains(&broker))
     };
-    let operations = image.reassignments.values();
-    let moving_count: usize = operations.clone().map(|operation| operation.partitions.len()).sum();
+    let operations = || image.reassignments.values();
+    let moving_count: usize = operations().map(|operation| operation.partitions.len()).sum();
     let awaiting = if moving_count < image.index.replica_count(broker) {
-        operations.flat_map(|operation| operation.partitions.keys().copied()).find(awaits)
+        operations().flat_map(|operation| operation.partitions.keys().copied()).find(awaits)
     } else {
         image.index.hosted_by(broker).find(awaits)
     };
