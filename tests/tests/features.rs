@@ -2,10 +2,10 @@
 //!
 //! The earlier release is this one, made to support `metadata.version` up to one level less.
 
-use quorate_client::{ClientError, Freshness, Mode, check_item};
+use quorate_client::{ClientError, Freshness, Mode};
 use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_proto::admin::{
-    FeatureDescription, FeatureUpdate, NewTopic, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
+    FeatureDescription, FeatureUpdate, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
 };
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{RegisterRequest, WatchEvent, WatchRequest};
