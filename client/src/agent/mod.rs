@@ -46,6 +46,8 @@
 //! - **The ISR.** A leader asks for another one by [`BrokerAgent::isr_changes`], one change of a partition at a time.
 //!   Until the outcome is known it counts with the larger of both sets; after [`IsrOutcome::Pending`] until the host has
 //!   been told a greater partition epoch; only after [`IsrOutcome::NotApplied`] it may go back.
+//! - **Configs.** [`Assignment::configs`] has the topic's configs whose keys begin with the name of the kind. They come with each
+//!   role, which is stated again when they change. Nothing has checked their values.
 //! - **Deletion.** Only newer metadata than the broker's registration deletes, and only what it says was removed or moved. What
 //!   the metadata does not know is a stray, and is kept: an operator decides.
 //! - **Probes.** A controller that has no stream from a broker connects to the endpoint that its registration names for that,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Unstructured};
-use quorate_metadata::config::{BROKER_KEYS, ConfigType, TOPIC_KEYS, key_of};
+use quorate_metadata::config::{BROKER_KEYS, ConfigType, TOPIC_KEYS, broker_key, topic_key};
 use quorate_metadata::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerId, DirectoryId, IncarnationId, LeaderEpoch, Offset,
     PartitionEpoch, PartitionId, ReassignmentId, TopicId, TopicPartition,
@@ -392,7 +392,8 @@ impl Draw<'_> {
     }
 
     fn config_value(&mut self, resource: &ConfigResource, key: &str) -> String {
-        let takes = key_of(resource, key).map(|key| &key.takes);
+        let is_topic = matches!(resource, ConfigResource::Topic(_));
+        let takes = if is_topic { topic_key(key) } else { broker_key(key) }.map(|key| &key.takes);
         self.mostly(
             |_, byte| match takes {
                 Some(ConfigType::Bool) => (byte % 2 == 0).to_string(),

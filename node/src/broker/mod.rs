@@ -43,6 +43,8 @@ pub use replica::{
 };
 pub use replicas::ReplicaHandle;
 pub use shard::{Command, ShardHandle};
+#[cfg(test)]
+pub(crate) use situation::Situation;
 
 use crate::api::DataPlaneSlot;
 use crate::machine::{Note, Workers};

@@ -158,7 +158,7 @@ impl World {
 
     /// The broker hears of the metadata as it is now.
     fn tell(&mut self, broker: BrokerId) {
-        let Some(situation) = Situation::of(&self.image, self.id) else { return };
+        let Some(situation) = Situation::of(&self.image, broker, self.id) else { return };
         if !situation.partition.replicas.contains(&broker) {
             return;
         }
