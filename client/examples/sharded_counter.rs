@@ -1,5 +1,5 @@
 //! A partitioned system that is no log: each partition of a topic is a shard with a counter in memory. Only its leader
-//! counts, and only while its lease lasts; a shard starts from zero at every leader epoch.
+//! counts, and only while its lease lasts; a shard starts from zero at every leader epoch. Who connects gets the counts.
 //!
 //! `cargo run -p quorate-client --example sharded_counter -- --bootstrap 127.0.0.1:7001 --broker 11 --cluster-id <id>`
 
@@ -9,13 +9,16 @@ use std::time::Duration;
 
 use clap::Parser;
 use quorate_client::agent::{
-    AgentConfig, Assignment, BrokerAgent, DeleteReason, LeaderCheck, OfflineReason, PartitionHost, STRAY_GRACE,
+    AgentConfig, Assignment, BrokerAgent, DeleteReason, LeaderCheck, OfflineReason, PartitionHost, ProbedEndpoint,
+    STRAY_GRACE,
 };
 use quorate_client::network::Network;
 use quorate_client::world;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, TopicPartition};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{Endpoint, Kind, SecurityProtocol};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 #[derive(Parser)]
 struct Arguments {
@@ -77,22 +80,36 @@ async fn count(counters: Arc<Counters>, leaders: LeaderCheck) {
     }
 }
 
+async fn answer(listener: TcpListener, counters: Arc<Counters>) {
+    loop {
+        let Ok((mut connection, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let counts = format!("{:?}\n", counters.0.lock().expect("no holder panics"));
+        tokio::spawn(async move { connection.write_all(counts.as_bytes()).await });
+    }
+}
+
 #[tokio::main]
 async fn main() {
     let Arguments { bootstrap, broker, cluster_id: cluster, listen } = Arguments::parse();
-    let (name, host, security) = ("PLAINTEXT".to_owned(), listen.ip().to_string(), SecurityProtocol::Plaintext);
+    // Before it registers: a controller that loses its stream connects here, and fences the broker if that is refused.
+    let listener = TcpListener::bind(listen).await.expect("another --listen is free");
+    let (name, host, security) = ("COUNTS".to_owned(), listen.ip().to_string(), SecurityProtocol::Plaintext);
     let (incarnation, directory) = (IncarnationId::new(world::uuid()), DirectoryId::new(world::uuid()));
-    let kind = Kind::from("counter");
+    let (kind, probe) = (Kind::from("counter"), ProbedEndpoint::Named(name.clone()));
     let endpoints = vec![Endpoint { name, host, port: listen.port(), security }];
     let (features, resolve) = (features::supported(), Arc::new(str::to_owned));
     let (directories, registration_timeout) = (vec![directory], Some(Duration::from_secs(60)));
     #[rustfmt::skip]
-    let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, kind, endpoints, rack: None, features,
-        directories, previous_epoch: None, bootstrap, local_metadata: None, resolve, registration_timeout,
+    let mut agent = BrokerAgent::start(AgentConfig { broker, cluster, incarnation, kind, endpoints, probe, rack: None,
+        features, directories, previous_epoch: None, bootstrap, local_metadata: None, resolve, registration_timeout,
         stray_grace: STRAY_GRACE, network: Network::default() });
     let counters = Arc::new(Counters::default());
     agent.drive(counters.clone());
-    tokio::spawn(count(counters, agent.leader_check()));
+    tokio::spawn(count(counters.clone(), agent.leader_check()));
+    tokio::spawn(answer(listener, counters));
     tokio::select! {
         error = agent.failed() => return eprintln!("{error}"),
         _ = tokio::signal::ctrl_c() => println!("stopping: its shards move to other brokers first"),

@@ -224,10 +224,28 @@ fn judge_foreign(address: &str, status: &Status) -> Failure {
         }
         // A connection that breaks shows as any of these, depending on where it was.
         Code::Unknown | Code::Internal | Code::Cancelled | Code::Aborted | Code::DeadlineExceeded | Code::DataLoss => {
-            Failure { definite: false, ..Failure::new(refusal, Next::Elsewhere) }
+            let error = ApiError::new(refusal.name, format!("{address}: {}", detail(status)));
+            Failure { definite: false, ..Failure::new(error, Next::Elsewhere) }
+        }
+        // A gRPC server, but none that has the call.
+        Code::Unimplemented => {
+            let message = format!(
+                "{address} does not serve this call: expected the API address of a node of this release, not that of its \
+                 raft or HTTP port"
+            );
+            let error = ApiError::new(ErrorName::UnsupportedVersion, message);
+            Failure { definite: true, ..Failure::new(error, Next::GiveUp) }
         }
         // Refused before any handler saw it: too large, not understood, not allowed.
         _ => Failure { definite: true, ..Failure::new(refusal, Next::GiveUp) },
+    }
+}
+
+/// What a status says, with the error that is at its root: the library's own message is often no more than its kind.
+fn detail(status: &Status) -> String {
+    match status.source().map(root_cause) {
+        Some(cause) if !status.message().contains(&cause) => format!("{} ({cause})", status.message()),
+        Some(_) | None => status.message().to_owned(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod moves;
 
+use std::time::Duration;
+
 use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{Assignment, ConfigResource};
 
@@ -41,6 +43,18 @@ pub fn replicas(text: &str) -> Result<Vec<i32>, String> {
 /// The assignments of consecutive partitions, the first of which is `first`.
 pub fn assignments(replicas: &[Vec<i32>], first: i32) -> Vec<Assignment> {
     (first..).zip(replicas).map(|(partition, replicas)| Assignment { partition, replicas: replicas.clone() }).collect()
+}
+
+/// The longest time limit: what is left of one is counted from now, and no clock goes on for ever.
+const TIME_LIMIT_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// How long something may take: `250ms`, `10s`, `2min`.
+pub fn time_limit(text: &str) -> Result<Duration, String> {
+    let limit = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if limit.is_zero() || limit > TIME_LIMIT_MAX {
+        return Err("expected a time above zero and at most 7days, such as 10s".to_owned());
+    }
+    Ok(limit)
 }
 
 /// Where to begin to read: an offset, `beginning`, `end`, or `@` and milliseconds since 1970.
@@ -127,6 +141,15 @@ mod tests {
         assert!(topic_partition("orders").is_err());
         assert!(topic_partition("-1").is_err());
         assert!(topic_partition("orders-x").is_err());
+    }
+
+    #[test]
+    fn time_limit_is_above_zero_and_at_most_a_week() {
+        assert_eq!(time_limit("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(time_limit("7days"), Ok(TIME_LIMIT_MAX));
+        for refused in ["0s", "0ms", "8days", "soon", "-1s", "9999999999y"] {
+            assert!(time_limit(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState,
-    Partition, PartitionChange, PartitionRegistration, PartitionState, SecurityProtocol, VersionRange,
+    Partition, PartitionChange, PartitionRegistration, PartitionState, Probe, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{Batch, Record};
 
@@ -295,6 +295,7 @@ fn broker_to_wire(registration: &BrokerRegistration) -> wire::RegisterBroker {
         in_controlled_shutdown: registration.in_controlled_shutdown,
         controlled_shutdown_offset: registration.controlled_shutdown_offset.map(Offset::get),
         kind: registration.kind.to_recorded(),
+        probe: probe_to_wire(&registration.probe),
     }
 }
 
@@ -312,7 +313,21 @@ fn broker_from_wire(record: wire::RegisterBroker) -> Result<BrokerRegistration, 
         in_controlled_shutdown: record.in_controlled_shutdown,
         controlled_shutdown_offset: record.controlled_shutdown_offset.map(Offset::new),
         kind: kind_from_wire(record.kind),
+        probe: probe_from_wire(record.probe),
     })
+}
+
+pub fn probe_to_wire(probe: &Probe) -> Option<wire::Probe> {
+    let endpoint = probe.endpoint_name().map(str::to_owned);
+    (*probe != Probe::Unstated).then_some(wire::Probe { endpoint })
+}
+
+pub fn probe_from_wire(probe: Option<wire::Probe>) -> Probe {
+    match probe {
+        None => Probe::Unstated,
+        Some(wire::Probe { endpoint: None }) => Probe::None,
+        Some(wire::Probe { endpoint: Some(name) }) => Probe::Endpoint(name),
+    }
 }
 
 fn kind_from_wire(kind: Option<String>) -> Kind {

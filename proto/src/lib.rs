@@ -6,7 +6,8 @@ pub mod error;
 pub mod snapshot;
 
 pub use convert::{
-    DecodeError, batch, endpoint_from_wire, endpoint_to_wire, features_from_wire, features_to_wire, record,
+    DecodeError, batch, endpoint_from_wire, endpoint_to_wire, features_from_wire, features_to_wire, probe_from_wire,
+    probe_to_wire, record,
 };
 
 /// The packages as they are nested on the wire: generated code refers to its neighbours by these paths.

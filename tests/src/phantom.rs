@@ -24,6 +24,7 @@ pub fn registration(cluster_id: &str, broker: i32) -> RegisterRequest {
         incarnation: IncarnationId::new(world::uuid()).to_string(),
         endpoints: vec![endpoint],
         kind: None,
+        probe: None,
         rack: None,
         features: features_to_wire(&features::supported()),
         directories: vec![DirectoryId::new(world::uuid()).to_string()],

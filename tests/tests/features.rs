@@ -2,14 +2,15 @@
 //!
 //! The earlier release is this one, made to support `metadata.version` up to one level less.
 
-use quorate_client::{ClientError, Freshness, Mode, check_item};
+use quorate_client::{ClientError, Freshness, Mode};
 use quorate_metadata::image::LEVEL_HIGHEST;
 use quorate_proto::admin::{
-    FeatureDescription, FeatureUpdate, NewTopic, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
+    FeatureDescription, FeatureUpdate, ReadOptions, SupportedLevels, UpdateFeaturesReply, UpgradeType,
 };
 use quorate_proto::broker::watch_event::Event;
 use quorate_proto::broker::{RegisterRequest, WatchEvent, WatchRequest};
 use quorate_proto::error::from_status;
+use quorate_proto::metadata::Probe;
 use quorate_proto::metadata::record::Record;
 use quorate_tests::{Cluster, MAX_LEVEL, PATIENCE, new_topic, next, outcome, refusal, registration, wait};
 use tokio::time::timeout;
@@ -20,6 +21,8 @@ const METADATA_VERSION: &str = "metadata.version";
 /// The level before the newest one.
 const EARLIER: i16 = NEWEST - 1;
 const NEWEST: i16 = LEVEL_HIGHEST;
+
+const NO_PROBE: Option<Probe> = Some(Probe { endpoint: None });
 
 #[tokio::test]
 async fn a_mixed_cluster_is_upgraded_when_its_last_node_is_replaced() {
@@ -98,18 +101,14 @@ async fn is_refused_for_node_3(cluster: &Cluster) {
 /// What a node of the earlier release would misread.
 async fn needs_the_newest_level(cluster: &Cluster) {
     let cluster_id = cluster.quorum_seen_by(1).await.expect("it is up").cluster_id;
-    let counter = RegisterRequest { kind: Some("counter".to_owned()), ..registration(&cluster_id, 9) };
-    assert_eq!(refusal(cluster.broker(1).register(counter)).await, "UNSUPPORTED_VERSION");
-    let topic = NewTopic { kind: Some("counter".to_owned()), ..new_topic("counts", 1, 1) };
-    let reply = cluster.client().create_topics(vec![topic], Mode::Apply).await;
-    let refused = reply.and_then(|reply| check_item(reply.topics[0].error.as_ref()));
-    assert_eq!(refused.expect_err("the level has no kinds").name().as_str(), "UNSUPPORTED_VERSION");
+    let unprobed = RegisterRequest { probe: NO_PROBE, ..registration(&cluster_id, 9) };
+    assert_eq!(refusal(cluster.broker(1).register(unprobed)).await, "UNSUPPORTED_VERSION");
 }
 
 async fn has_the_newest_level(cluster: &Cluster) {
     let cluster_id = cluster.quorum_seen_by(1).await.expect("it is up").cluster_id;
-    let counter = RegisterRequest { kind: Some("counter".to_owned()), ..registration(&cluster_id, 9) };
-    outcome(cluster.broker(1).register(counter)).await.expect("the level has kinds");
+    let unprobed = RegisterRequest { probe: NO_PROBE, ..registration(&cluster_id, 9) };
+    outcome(cluster.broker(1).register(unprobed)).await.expect("the level has probes");
 }
 
 /// Mutations are made, and all nodes that run agree on what they led to.

@@ -9,12 +9,13 @@
 //! forgotten when the topic was removed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use quorate_metadata::MetadataImage;
-use quorate_metadata::ids::{BrokerId, Offset, PartitionId, TopicPartition};
+use quorate_metadata::ids::{BrokerId, Offset, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::image::LEVEL_OF_REMOVED_TOPICS;
 use quorate_metadata::record::Partition;
+use quorate_metadata::{MetadataImage, config};
 
 use super::host::{Assignment, DeleteReason, OfflineReason};
 
@@ -131,6 +132,10 @@ impl Duties {
                 concerned.insert(changed.id, Concern::State);
             }
         });
+        for topic in config::topics_configured_anew(&before, &self.image) {
+            let held = self.held.range(partitions_of(topic)).map(|(id, _)| (*id, Concern::State));
+            concerned.extend(held);
+        }
         concerned
     }
 
@@ -181,10 +186,7 @@ impl Duties {
         if self.strays.is_empty() {
             return Vec::new();
         }
-        let of_topic = |topic| {
-            let last = TopicPartition::new(topic, PartitionId::new(i32::MAX));
-            self.strays.range(TopicPartition::new(topic, PartitionId::new(0))..=last).copied()
-        };
+        let of_topic = |topic| self.strays.range(partitions_of(topic)).copied();
         let removed: Vec<_> = self.image.removed_topics.since(offset).flat_map(of_topic).collect();
         for id in &removed {
             self.strays.remove(id);
@@ -236,8 +238,15 @@ impl Duties {
 }
 
 fn assignment(image: &MetadataImage, id: TopicPartition, state: Arc<Partition>) -> Assignment {
-    let topic = image.topic(id.topic).map(|topic| topic.name.clone()).unwrap_or_default();
-    Assignment { id, topic, state, offset: image.next_offset }
+    let topic = image.topic(id.topic);
+    let configs = Arc::new(topic.map(|topic| config::handed_to_host(image, topic)).unwrap_or_default());
+    let topic = topic.map(|topic| topic.name.clone()).unwrap_or_default();
+    Assignment { id, topic, state, configs, offset: image.next_offset }
+}
+
+fn partitions_of(topic: TopicId) -> RangeInclusive<TopicPartition> {
+    let [first, last] = [0, i32::MAX].map(|id| TopicPartition::new(topic, PartitionId::new(id)));
+    first..=last
 }
 
 fn call(assignment: Assignment, role: Role) -> Call {

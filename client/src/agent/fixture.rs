@@ -6,7 +6,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::image::METADATA_VERSION;
 use quorate_metadata::record::{
-    Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
+    Cause, ConfigResource, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
 };
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
@@ -25,9 +25,13 @@ pub fn id(partition: i32) -> TopicPartition {
 
 /// Partitions on these replicas, each led by its first.
 pub fn image(partitions: &[&[i32]]) -> MetadataImage {
+    image_of(Kind::LOG, partitions)
+}
+
+pub fn image_of(kind: Kind, partitions: &[&[i32]]) -> MetadataImage {
     let mut image = MetadataImage::default();
     replay(&mut image, Record::ClusterCreated { cluster: ClusterId::from_bytes([1; 16]) });
-    replay(&mut image, Record::CreateTopic { topic: topic(), name: "orders".to_owned(), kind: Kind::LOG });
+    replay(&mut image, Record::CreateTopic { topic: topic(), name: "orders".to_owned(), kind });
     for replicas in partitions {
         create(&mut image, replicas);
     }
@@ -79,6 +83,11 @@ pub fn reassign(image: &mut MetadataImage, partition: i32, replicas: &[i32]) {
 
 pub fn finalize(image: &mut MetadataImage, level: i16) {
     replay(image, Record::FeatureLevel { name: METADATA_VERSION.to_owned(), level });
+}
+
+pub fn configure(image: &mut MetadataImage, key: &str, value: Option<&str>) {
+    let resource = ConfigResource::Topic("orders".to_owned());
+    replay(image, Record::Config { resource, key: key.to_owned(), value: value.map(str::to_owned) });
 }
 
 pub fn remove_topic(image: &mut MetadataImage) {

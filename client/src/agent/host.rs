@@ -1,5 +1,6 @@
 //! What a partitioned system implements to be driven by the agent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use quorate_metadata::ids::{LeaderEpoch, Offset, TopicPartition};
@@ -12,6 +13,9 @@ pub struct Assignment {
     /// The topic's name: for people only, because a topic that is created again has the same name and another id.
     pub topic: String,
     pub state: Arc<Partition>,
+    /// The topic's configs that its kind brings: those that begin with its name, such as `counter.window.ms`. The control
+    /// plane does not know what they take, so a value may be anything.
+    pub configs: Arc<BTreeMap<String, String>>,
     /// The metadata offset that this was read at.
     pub offset: Offset,
 }
@@ -46,7 +50,7 @@ pub enum DeleteReason {
 /// its work over and return, because the next change waits for it.
 ///
 /// Calls repeat: the same role is stated again, at the same leader epoch, whenever the partition's state has changed
-/// (its ISR, say). What was true before a call is replaced by what it says.
+/// (its ISR, say), or the topic's configs have. What was true before a call is replaced by what it says.
 #[tonic::async_trait]
 pub trait PartitionHost: Send + Sync + 'static {
     /// The replicas that this broker keeps on its disks: asked once, before the first call of another method.

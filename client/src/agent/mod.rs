@@ -46,11 +46,17 @@
 //! - **The ISR.** A leader asks for another one by [`BrokerAgent::isr_changes`], one change of a partition at a time.
 //!   Until the outcome is known it counts with the larger of both sets; after [`IsrOutcome::Pending`] until the host has
 //!   been told a greater partition epoch; only after [`IsrOutcome::NotApplied`] it may go back.
+//! - **Configs.** [`Assignment::configs`] has the topic's configs whose keys begin with the name of the kind. They come with each
+//!   role, which is stated again when they change. Nothing has checked their values.
 //! - **Deletion.** Only newer metadata than the broker's registration deletes, and only what it says was removed or moved. What
 //!   the metadata does not know is a stray, and is kept: an operator decides.
+//! - **Probes.** A controller that has no stream from a broker connects to the endpoint that its registration names for that,
+//!   and fences the broker at once if the connection is refused; a new controller asks all brokers so. By default the agent
+//!   opens a listener of its own for it ([`ProbedEndpoint`]). A host that names one of its endpoints instead listens there
+//!   before it starts the agent, and as long as it runs.
 //! - **Failed disks.** Report them by [`BrokerAgent::report_offline`], so that others can lead what was on them.
 //!
-//! The example `sharded_counter` is such a system in less than a hundred lines.
+//! The example `sharded_counter` is such a system in little more than a hundred lines.
 
 mod cache;
 mod calls;
@@ -64,6 +70,7 @@ mod host;
 mod isr_changes;
 mod leader_check;
 mod lease;
+mod probe;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -88,6 +95,7 @@ pub use follow::LocalMetadata;
 pub use host::{Assignment, DeleteReason, OfflineReason, PartitionHost};
 pub use isr_changes::{AwaitedOutcome, IsrChange, IsrChanges, IsrOutcome};
 pub use leader_check::{LeaderCheck, LeaderState};
+pub use probe::{PROBE_ENDPOINT, ProbedEndpoint};
 
 /// Which address to dial for an announced one.
 pub type Resolve = Arc<dyn Fn(&str) -> String + Send + Sync>;
@@ -99,6 +107,9 @@ pub struct AgentConfig {
     /// The system that it runs: it gets replicas of topics of this kind alone.
     pub kind: Kind,
     pub endpoints: Vec<Endpoint>,
+    /// At which endpoint a refused connection proves to a controller that this process is gone: `ProbedEndpoint::default()`,
+    /// unless the process listens at one of its endpoints all the time anyway.
+    pub probe: ProbedEndpoint,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,
     pub directories: Vec<DirectoryId>,

@@ -8,7 +8,7 @@ use quorate_metadata::ids::{BrokerEpoch, Offset};
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::{HeartbeatReply, HeartbeatRequest, RegisterRequest};
-use quorate_proto::{endpoint_to_wire, error, features_to_wire};
+use quorate_proto::{endpoint_to_wire, error, features_to_wire, probe_to_wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use super::connect::{Candidates, connect};
 use super::lease::Lease;
+use super::probe::ProbeListener;
 use super::{AgentConfig, MetadataCache, Standing, Wish};
 
 /// Until the first reply says otherwise.
@@ -40,7 +41,12 @@ pub(super) async fn run(
     refusal: watch::Sender<Option<ApiError>>,
     wish: watch::Receiver<Wish>,
 ) -> ApiError {
+    let probe = match ProbeListener::start(&config).await {
+        Ok(probe) => probe,
+        Err(error) => return error,
+    };
     let mut session = Session {
+        probe,
         candidates: Candidates::new(&config),
         config,
         cache,
@@ -68,6 +74,7 @@ pub(super) async fn run(
 
 struct Session {
     config: Arc<AgentConfig>,
+    probe: ProbeListener,
     candidates: Candidates,
     cache: MetadataCache,
     /// How far the metadata goes, by the controller's last word.
@@ -117,7 +124,8 @@ impl Session {
             cluster_id: config.cluster.to_string(),
             broker: config.broker.get(),
             incarnation: config.incarnation.to_string(),
-            endpoints: config.endpoints.iter().map(endpoint_to_wire).collect(),
+            endpoints: self.probe.endpoints.iter().map(endpoint_to_wire).collect(),
+            probe: probe_to_wire(&self.probe.probe),
             kind: config.kind.to_recorded(),
             rack: config.rack.clone(),
             features: features_to_wire(&config.features),

@@ -163,24 +163,29 @@ async fn start_at(acts: &[Act], is_level_raised: bool, local_metadata: Option<Ar
     let fake = Fake { acts, heartbeats, changes, is_level_raised, has_registered: AtomicBool::new(false) };
     let server = Server::builder().add_service(BrokerServer::new(fake));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let agent = BrokerAgent::start(AgentConfig {
+    let agent = BrokerAgent::start(AgentConfig { local_metadata, ..config(vec![address]) });
+    Node { agent, heartbeats: heard, changes: asked }
+}
+
+pub(super) fn config(bootstrap: Vec<String>) -> AgentConfig {
+    AgentConfig {
         broker: broker(1),
         cluster: ClusterId::from_bytes([1; 16]),
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
+        probe: ProbedEndpoint::None,
         kind: Kind::LOG,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),
         previous_epoch: None,
-        bootstrap: vec![address],
-        local_metadata,
+        bootstrap,
+        local_metadata: None,
         resolve: Arc::new(str::to_owned),
         network: Network::default(),
         registration_timeout: Some(Duration::from_secs(60)),
         stray_grace: STRAY_GRACE,
-    });
-    Node { agent, heartbeats: heard, changes: asked }
+    }
 }
 
 fn change(partition: i32) -> IsrChange {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_metadata::{ApiError, ErrorName, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tonic::transport::ClientTlsConfig;
 
 use crate::error::{ClientError, InvalidAddress};
 use crate::network::Network;
@@ -32,13 +33,13 @@ const REQUEST_BYTES_MAX: usize = limits::RECORD_BATCH_BYTES_MAX as usize;
 const QUEUE_MAX: usize = 4_096;
 
 /// A node that is paused or gone must not hold up the search for the leader.
-fn look_up(network: &Network) -> Options {
+fn look_up(options: &ProducerOptions) -> Options {
     Options {
         timeout: Duration::from_secs(2),
         attempt_timeout: Duration::from_millis(400),
         connect_timeout: Duration::from_millis(300),
-        tls: None,
-        network: network.clone(),
+        tls: options.tls.clone(),
+        network: options.network.clone(),
     }
 }
 
@@ -66,6 +67,8 @@ pub struct ProducerOptions {
     pub delivery_timeout: Duration,
     /// How long the brokers may take for one request.
     pub request_timeout: Duration,
+    /// To the bootstrap nodes and to the leaders alike.
+    pub tls: Option<ClientTlsConfig>,
     pub network: Network,
 }
 
@@ -79,6 +82,7 @@ impl Default for ProducerOptions {
             buffer_bytes: 32 * 1024 * 1024,
             delivery_timeout: Duration::from_secs(120),
             request_timeout: Duration::from_secs(30),
+            tls: None,
             network: Network::default(),
         }
     }
@@ -148,7 +152,7 @@ impl Producer {
         let idempotent = options.idempotent && options.acks == Acks::All;
         let batch_bytes = options.batch_bytes.min(REQUEST_BYTES_MAX);
         let options = ProducerOptions { idempotent, batch_bytes, ..options };
-        let look_up = look_up(&options.network);
+        let look_up = look_up(&options);
         let admin = AdminClient::over(Nodes::open(bootstrap, &look_up)?, look_up);
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let buffer_bytes = options.buffer_bytes.clamp(1, Semaphore::MAX_PERMITS);

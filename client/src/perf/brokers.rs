@@ -266,6 +266,7 @@ fn registration(cluster: &str, broker: i32, port: u16) -> RegisterRequest {
             security: 0,
         }],
         kind: None,
+        probe: None,
         rack: None,
         features: features_to_wire(&features::supported()),
         directories: vec![directory(broker).to_string()],

@@ -148,7 +148,10 @@ struct Written {
 
 impl Writer {
     fn start(target: &Target, topic: &str, every: Duration) -> Result<Self, PerfError> {
-        let producer = Producer::start(&target.bootstrap, ProducerOptions::default())?;
+        let producer = Producer::start(
+            &target.bootstrap,
+            ProducerOptions { tls: target.options.tls.clone(), ..ProducerOptions::default() },
+        )?;
         let stop = watch::Sender::new(false);
         let acknowledged = Arc::<Mutex<Vec<Instant>>>::default();
         let task = tokio::spawn(write(producer, topic.to_owned(), every, stop.subscribe(), acknowledged.clone()));

@@ -103,7 +103,8 @@ async fn measure(
 ) -> Result<Vec<Report>, PerfError> {
     let acks = Acks::from(arguments.acks);
     let idempotent = acks == Acks::All && !arguments.no_idempotence;
-    let options = ProducerOptions { acks, idempotent, ..ProducerOptions::default() };
+    let tls = target.options.tls.clone();
+    let options = ProducerOptions { acks, idempotent, tls, ..ProducerOptions::default() };
     let producer = Producer::start(&target.bootstrap, options)?;
     let (under_way, deliveries) = mpsc::channel(arguments.in_flight as usize);
     let begun = watch::Sender::new(None);

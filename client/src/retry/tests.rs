@@ -342,6 +342,25 @@ async fn one_open_attempt_leaves_the_whole_call_unknown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn server_without_the_call_is_named() {
+    let seen = Seen::default();
+    let node = node(1, &[Act::Say(Code::Unimplemented)], &seen);
+    let address = node.address.clone();
+    let error = create(&client(vec![node])).await.expect_err("it is a port of something else");
+    assert_eq!((error.name(), error.is_definite()), (ErrorName::UnsupportedVersion, true));
+    assert!(error.error().message.starts_with(&format!("{address} does not serve this call")), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn broken_connection_names_the_node() {
+    let seen = Seen::default();
+    let node = node(1, &[Act::Say(Code::Unknown)], &seen);
+    let address = node.address.clone();
+    let error = create(&client(vec![node])).await.expect_err("no node answers");
+    assert!(error.error().message.contains(&format!("{address}: said by a library")), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_after_an_open_attempt_settles_it() {
     let seen = Seen::default();
     let acts = [Act::Say(Code::Unknown), Act::Refuse(ErrorName::TopicAlreadyExists)];

@@ -8,7 +8,9 @@ use quorate_metadata::plan::brokers::RegisterBroker;
 use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp};
 use quorate_metadata::plan::reassignment::{Cancelled, PartitionRef, StartReassignment};
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, SecurityProtocol};
+use quorate_metadata::record::{
+    ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, Probe, SecurityProtocol,
+};
 use quorate_metadata::{MetadataImage, limits};
 
 use super::BROKERS;
@@ -18,7 +20,7 @@ use crate::requests::plan::Request;
 pub const KINDS: u8 = 11;
 
 /// The list configs that a topic has.
-const LISTS: [&str; 2] = ["follower.replication.throttled.replicas", "leader.replication.throttled.replicas"];
+const LISTS: [&str; 1] = ["cleanup.policy"];
 
 /// Partitions of one request: enough for several batches and steps, not for the million that is allowed, which would take a
 /// run minutes.
@@ -101,19 +103,9 @@ impl<'a> Draw<'a> {
 
     /// Of the largest size, in bytes or in items.
     fn list(&mut self) -> String {
-        let item = if self.any::<u8>().is_multiple_of(2) { "100:1".to_owned() } else { "9".repeat(18) + ":1" };
-        let numbered = (0..limits::CONFIG_LIST_ITEMS_MAX).map(|at| format!("{at}{item}"));
-        let mut list = String::new();
-        for item in numbered {
-            if list.len() + item.len() + 1 > limits::CONFIG_VALUE_BYTES_MAX {
-                break;
-            }
-            if !list.is_empty() {
-                list.push(',');
-            }
-            list.push_str(&item);
-        }
-        list
+        let item = if self.any::<u8>().is_multiple_of(2) { "compact" } else { "delete" };
+        let items = limits::CONFIG_LIST_ITEMS_MAX.min((limits::CONFIG_VALUE_BYTES_MAX + 1) / (item.len() + 1));
+        vec![item; items].join(",")
     }
 
     fn alterations(&mut self, image: &MetadataImage) -> Vec<AlterConfigs> {
@@ -174,6 +166,7 @@ impl<'a> Draw<'a> {
         RegisterBroker {
             incarnation: IncarnationId::from_bytes([self.any::<u8>() | 1; 16]),
             endpoints: vec![endpoint],
+            probe: Probe::Endpoint("PLAINTEXT".to_owned()),
             rack: Some(name),
             directories: (0..self.share(limits::DIRECTORIES_PER_BROKER_MAX)).map(directory).collect(),
             ..registration(broker)

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use arbitrary::{Arbitrary, Unstructured};
-use quorate_metadata::config::{BROKER_KEYS, ConfigType, TOPIC_KEYS, key_of};
+use quorate_metadata::config::{BROKER_KEYS, ConfigType, TOPIC_KEYS, broker_key, topic_key};
 use quorate_metadata::ids::{
     BrokerEpoch, BrokerId, ClientId, ClusterId, ControllerId, DirectoryId, IncarnationId, LeaderEpoch, Offset,
     PartitionEpoch, PartitionId, ReassignmentId, TopicId, TopicPartition,
@@ -20,7 +20,7 @@ use quorate_metadata::plan::reassignment::{
 };
 use quorate_metadata::plan::topics::{CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::record::{
-    ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, SecurityProtocol, VersionRange,
+    ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, Probe, SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{MetadataImage, limits};
 
@@ -62,6 +62,7 @@ pub fn registration(broker: BrokerId) -> RegisterBroker {
         incarnation: IncarnationId::from_bytes([0; 16]),
         endpoints: vec![endpoint()],
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: features::supported(),
         directories: vec![directory(broker, 0), directory(broker, 1)],
@@ -267,6 +268,15 @@ impl Draw<'_> {
         )
     }
 
+    fn probe(&mut self) -> Probe {
+        match self.below(4) {
+            0 => Probe::None,
+            1 => Probe::Endpoint(endpoint().name),
+            2 => Probe::Endpoint(self.text()),
+            _ => Probe::Unstated,
+        }
+    }
+
     fn register(&mut self, image: &MetadataImage) -> RegisterBroker {
         let broker = self.broker();
         RegisterBroker {
@@ -292,6 +302,7 @@ impl Draw<'_> {
             ),
             cordoned_directories: self.option(|draw| draw.list(2, |draw| draw.directory(broker))),
             previous_epoch: self.option(|draw| draw.broker_epoch(image, broker)),
+            probe: self.probe(),
             ..registration(broker)
         }
     }
@@ -381,7 +392,8 @@ impl Draw<'_> {
     }
 
     fn config_value(&mut self, resource: &ConfigResource, key: &str) -> String {
-        let takes = key_of(resource, key).map(|key| &key.takes);
+        let is_topic = matches!(resource, ConfigResource::Topic(_));
+        let takes = if is_topic { topic_key(key) } else { broker_key(key) }.map(|key| &key.takes);
         self.mostly(
             |_, byte| match takes {
                 Some(ConfigType::Bool) => (byte % 2 == 0).to_string(),

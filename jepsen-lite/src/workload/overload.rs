@@ -20,16 +20,11 @@ const CLIENTS_PER_NODE: u32 = 60;
 /// Ten times as often in a burst. A request that is refused is sent again after so long, as THROTTLED asks for.
 const PACE: Duration = Duration::from_millis(500);
 
-const TOPICS: u32 = 10;
-
 /// All together more than a controller plans on its event loop (2 000 records).
-const PARTITIONS: i32 = 300;
+const TOPICS: u32 = 2_400;
 
-/// A config value is at most 32 KiB.
-const VALUE_BYTES: usize = 30_000;
-
-/// Configs that take any text.
-const KEYS: [&str; 2] = ["leader.replication.throttled.replicas", "follower.replication.throttled.replicas"];
+/// A topic name has at most 249 characters.
+const NAME_BYTES: usize = 240;
 
 pub fn start(context: &Context, tasks: &mut JoinSet<()>) {
     let mut number = 0;
@@ -56,12 +51,10 @@ async fn burden(context: Context, node: i32, address: String, mut asker: Asker) 
 
 fn request() -> CreateTopicsRequest {
     let timeout_ms = u32::try_from(CALL_TIMEOUT.as_millis()).expect("it is short");
-    let configs = KEYS.map(|key| (key.to_owned(), "x".repeat(VALUE_BYTES)));
     let topic = |number| NewTopic {
-        name: format!("burden-{number}"),
-        partitions: Some(PARTITIONS),
+        name: format!("burden-{number:0>width$}", width = NAME_BYTES - "burden-".len()),
+        partitions: Some(1),
         replication_factor: Some(3),
-        configs: configs.clone().into(),
         ..NewTopic::default()
     };
     let options = Some(MutationOptions { plan_only: true, timeout_ms, ..MutationOptions::default() });

@@ -61,6 +61,7 @@ async fn register(context: &Context, cluster: &str, id: i32, process: u32, live:
         incarnation: IncarnationId::new(world::uuid()).to_string(),
         endpoints: vec![Endpoint { name, host, port: NOBODYS_PORT, security: 0 }],
         kind: None,
+        probe: None,
         rack: None,
         features: features_to_wire(&features::supported()),
         directories: vec![DirectoryId::new(world::uuid()).to_string()],

@@ -21,7 +21,7 @@ use quorate_metadata::ids::{
 };
 use quorate_metadata::plan::brokers::{Departure, fence};
 use quorate_metadata::record::{
-    BrokerRegistration, Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState,
+    BrokerRegistration, Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration, PartitionState, Probe,
 };
 use quorate_metadata::{Batch, MetadataImage, Record};
 use uuid::Uuid;
@@ -226,6 +226,7 @@ fn register(at: usize) -> Record {
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: BTreeMap::new(),
         directories: vec![directory(broker(at))],

@@ -12,6 +12,9 @@ pub const CONFIG_VALUE_BYTES_MAX: usize = 32 * 1024;
 /// Items of a list config. A change of a list walks all of them on the event loop.
 pub const CONFIG_LIST_ITEMS_MAX: usize = 4_096;
 
+/// Configs of one topic that its kind brings, of `CONFIG_VALUE_BYTES_MAX` each at most.
+pub const CONFIGS_OF_KIND_MAX: usize = 64;
+
 /// One record, but for a remembered reply: a batch of a single record is within `BATCH_BYTES_MAX` too.
 pub const RECORD_BYTES_MAX: usize = BATCH_BYTES_MAX;
 

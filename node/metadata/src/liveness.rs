@@ -152,7 +152,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::ids::IncarnationId;
-    use crate::record::{BrokerRegistration, Kind};
+    use crate::record::{BrokerRegistration, Kind, Probe};
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
@@ -176,6 +176,7 @@ mod tests {
                 incarnation: IncarnationId::default(),
                 endpoints: Vec::new(),
                 kind: Kind::LOG,
+                probe: Probe::Unstated,
                 rack: None,
                 features: BTreeMap::new(),
                 directories: Vec::new(),

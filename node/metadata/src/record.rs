@@ -11,6 +11,7 @@ mod directory_list;
 mod history;
 mod kind;
 mod partition;
+mod probe;
 mod reassignment;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub(crate) use directory_list::{DirectoryList, SharedDirectories};
 pub use kind::Kind;
 pub(crate) use partition::Rare;
 pub use partition::{Partition, PartitionState};
+pub use probe::Probe;
 pub use reassignment::{ReassignedPartition, ReassignmentStart};
 
 /// What one log entry carries: records planned together under one claim.
@@ -208,7 +210,8 @@ impl Record {
                 let directories = broker.directories.len() + broker.cordoned_directories.iter().flatten().count();
                 let rack = broker.rack.as_ref().map_or(0, String::len);
                 let lists = bytes_of_endpoints(&broker.endpoints) + bytes_of_features(&broker.features);
-                ID + 6 * NUMBER + rack + broker.kind.as_str().len() + lists + directories * ID
+                let probe = broker.probe.endpoint_name().map_or(0, str::len);
+                ID + 7 * NUMBER + rack + broker.kind.as_str().len() + probe + lists + directories * ID
             }
             Self::FenceBroker { .. }
             | Self::UnfenceBroker { .. }
@@ -310,6 +313,8 @@ pub struct BrokerRegistration {
     pub epoch: BrokerEpoch,
     pub incarnation: IncarnationId,
     pub kind: Kind,
+    /// What a controller connects to, to learn whether the process is gone.
+    pub probe: Probe,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,

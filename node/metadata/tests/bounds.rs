@@ -15,7 +15,7 @@ use quorate_metadata::plan::configs::{AlterConfigs, ConfigChange, ConfigOp, alte
 use quorate_metadata::plan::heartbeat::{Heartbeat, HeartbeatSteps};
 use quorate_metadata::plan::{checkpoint, elections};
 use quorate_metadata::record::{
-    Cause, ConfigResource, Endpoint, Kind, Partition, PartitionChange, PartitionRegistration, PartitionState,
+    Cause, ConfigResource, Endpoint, Kind, Partition, PartitionChange, PartitionRegistration, PartitionState, Probe,
     SecurityProtocol,
 };
 use quorate_metadata::{ApiError, Batch, ErrorName, Ledger, MetadataImage, Plan, Record};
@@ -69,6 +69,7 @@ impl World {
                 security: SecurityProtocol::Plaintext,
             }],
             kind: Kind::LOG,
+            probe: Probe::Unstated,
             rack: None,
             features: quorate_metadata::plan::features::supported(),
             directories,
@@ -416,7 +417,7 @@ fn list_change_if(op: ConfigOp, expected: Option<String>) -> Result<(), ApiError
     let mut world = World::default();
     world.apply(checkpoint::bootstrap(world.ledger.working(), CLUSTER).records);
     world.apply(vec![Record::CreateTopic { topic: TopicId::default(), name: "t".to_owned(), kind: Kind::LOG }]);
-    let key = "follower.replication.throttled.replicas".to_owned();
+    let key = "cleanup.policy".to_owned();
     let changes = vec![ConfigChange { key, op, expected }];
     let request = AlterConfigs { resource: ConfigResource::Topic("t".to_owned()), changes };
     alter_configs(world.ledger.working(), &[request]).response.remove(0)
@@ -426,7 +427,8 @@ fn list_change_if(op: ConfigOp, expected: Option<String>) -> Result<(), ApiError
 fn a_config_value_has_a_size_in_bytes_and_in_items() {
     let item = |at: usize| format!("{at}:1");
     let list = |items: usize| (0..items).map(item).collect::<Vec<_>>().join(",");
-    assert_eq!(list_change(ConfigOp::Set(list(CONFIG_LIST_ITEMS_MAX))), Ok(()));
+    let most = vec!["delete"; CONFIG_LIST_ITEMS_MAX].join(",");
+    assert_eq!(list_change(ConfigOp::Set(most)), Ok(()));
     for refused in [list(CONFIG_LIST_ITEMS_MAX + 1), "x".repeat(CONFIG_VALUE_BYTES_MAX + 1), list(280_000)] {
         for op in [ConfigOp::Set(refused.clone()), ConfigOp::Append(refused.clone())] {
             let error = list_change(op).expect_err("it is too large");

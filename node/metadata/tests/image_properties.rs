@@ -21,7 +21,7 @@ use quorate_metadata::image::{Delta, LEVEL_HIGHEST, METADATA_VERSION, ReplayErro
 use quorate_metadata::limits;
 use quorate_metadata::record::{
     BrokerRegistration, Cause, ConfigResource, ControllerRegistration, Endpoint, Kind, LeaderRecoveryState, Partition,
-    PartitionChange, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart, Record,
+    PartitionChange, PartitionRegistration, PartitionState, Probe, ReassignedPartition, ReassignmentStart, Record,
     SecurityProtocol, VersionRange,
 };
 use quorate_metadata::{Batch, Ledger, MetadataImage};
@@ -115,17 +115,22 @@ where
 }
 
 fn registration() -> impl Strategy<Value = BrokerRegistration> {
-    (broker(), epoch(), any::<bool>(), any::<bool>(), any::<bool>(), kind()).prop_map(
-        |(broker, epoch, fenced, has_rack, is_cordoned, kind)| BrokerRegistration {
+    (broker(), epoch(), any::<bool>(), any::<bool>(), any::<bool>(), kind(), probe()).prop_map(
+        |(broker, epoch, fenced, has_rack, is_cordoned, kind, probe)| BrokerRegistration {
             epoch,
             incarnation: IncarnationId::from_bytes([u8::from(has_rack); 16]),
             kind,
+            probe,
             rack: has_rack.then(|| "a".to_owned()),
             cordoned_directories: is_cordoned.then(Vec::new),
             fenced,
             ..registration_of(broker)
         },
     )
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    prop_oneof![3 => Just(Probe::Unstated), 1 => Just(Probe::None), 1 => Just(Probe::Endpoint("internal".to_owned()))]
 }
 
 fn kind() -> impl Strategy<Value = Kind> {
@@ -139,6 +144,7 @@ fn registration_of(broker: BrokerId) -> BrokerRegistration {
         incarnation: IncarnationId::default(),
         endpoints: endpoints(9_092),
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: BTreeMap::from([("metadata.version".to_owned(), VersionRange { min: 1, max: 2 })]),
         directories: vec![DirectoryId::from_bytes([200; 16])],

@@ -22,7 +22,8 @@ use quorate_metadata::plan::reassignment::{self, Cancelled, ChangeReassignment, 
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
 use quorate_metadata::plan::{checkpoint, features};
 use quorate_metadata::record::{
-    Cause, ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, PartitionChange, Record, SecurityProtocol,
+    Cause, ConfigResource, Endpoint, Kind, LeaderRecoveryState, Partition, PartitionChange, Probe, Record,
+    SecurityProtocol,
 };
 use quorate_metadata::rng::Rng as Chance;
 use quorate_metadata::{Batch, Ledger, MetadataImage, config};
@@ -379,6 +380,7 @@ fn register(image: &MetadataImage, broker: BrokerId, incarnation: u8, clean: boo
         incarnation: IncarnationId::from_bytes([incarnation; 16]),
         endpoints: vec![endpoint],
         kind: kind(incarnation),
+        probe: Probe::Unstated,
         rack: None,
         features: features::supported(),
         directories: match disk {

@@ -14,7 +14,7 @@ use quorate_proto::broker::broker_client::BrokerClient;
 use quorate_proto::broker::*;
 use quorate_proto::encoded;
 use quorate_proto::encoded::broker_server::Broker;
-use quorate_proto::{endpoint_from_wire, features_from_wire};
+use quorate_proto::{endpoint_from_wire, features_from_wire, probe_from_wire};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -174,6 +174,7 @@ fn registration(body: RegisterRequest) -> Result<RegisterBroker, ApiError> {
             .map(endpoint_from_wire)
             .collect::<Result<_, _>>()
             .map_err(|error| malformed("endpoint", error.to_string()))?,
+        probe: probe_from_wire(body.probe.clone()),
         kind: Kind::parse(body.kind.as_deref()).map_err(|error| malformed("kind", error.message))?,
         rack: body.rack.clone(),
         features: features_from_wire(body.features.clone()).map_err(|error| malformed("feature", error.to_string()))?,

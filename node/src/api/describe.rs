@@ -48,6 +48,7 @@ pub fn broker(image: &MetadataImage, broker: &BrokerRegistration) -> admin::Brok
         incarnation: broker.incarnation.to_string(),
         directories: broker.directories.iter().map(ToString::to_string).collect(),
         kind: broker.kind.to_string(),
+        probed_endpoint: broker.probed_endpoint().map(|endpoint| endpoint.name.clone()),
     }
 }
 
@@ -59,31 +60,50 @@ pub fn broker_state(broker: &BrokerRegistration) -> &'static str {
     }
 }
 
+/// What counts for the resource, and what it has stored without effect.
 pub fn configs(image: &MetadataImage, resource: &ConfigResource) -> Result<Vec<admin::ConfigEntry>, ApiError> {
-    let (topic, broker) = match resource {
+    let (topic, broker, kind) = match resource {
         ConfigResource::Topic(name) => {
-            image.topic_named(name).ok_or_else(|| unknown_topic(name))?;
-            (Some(name.as_str()), None)
+            let topic = image.topic_named(name).ok_or_else(|| unknown_topic(name))?;
+            (Some(name.as_str()), None, Some(&topic.kind))
         }
         ConfigResource::Broker(id) => {
-            image.broker(*id).ok_or_else(|| {
+            let broker = image.broker(*id).ok_or_else(|| {
                 ApiError::new(ErrorName::BrokerIdNotRegistered, format!("broker {id} is not registered"))
             })?;
-            (None, Some(*id))
+            (None, Some(*id), Some(&broker.kind))
         }
-        ConfigResource::BrokerDefault => (None, None),
+        ConfigResource::BrokerDefault => (None, None, None),
     };
-    let entry = |(name, key): (&str, &config::ConfigKey)| {
+    let known = |(name, key): (&str, &config::ConfigKey)| {
+        let broker = broker.filter(|_| key.reader == config::Reader::Log);
         let (value, source) = config::effective(image, topic, broker, name)?;
-        Some(admin::ConfigEntry {
-            key: name.to_owned(),
-            value: value.to_owned(),
-            source: source.as_str().to_owned(),
-            r#type: key.type_name().to_owned(),
-            doc: key.doc.to_owned(),
-        })
+        Some(entry(name, value, source.as_str(), key.type_name(), key.doc))
     };
-    Ok(config::keys_for(resource).into_iter().filter_map(entry).collect())
+    let mut entries: Vec<_> = config::keys_for(resource, kind).into_iter().filter_map(known).collect();
+    let own = image.configs.get(resource).into_iter().flatten();
+    let source = match resource {
+        ConfigResource::Topic(_) => config::ConfigSource::Topic,
+        ConfigResource::Broker(_) => config::ConfigSource::Broker,
+        ConfigResource::BrokerDefault => config::ConfigSource::BrokerDefault,
+    };
+    let source = source.as_str();
+    entries.extend(own.filter_map(|(name, value)| match config::support(resource, kind, name) {
+        config::Support::Known(_) => None,
+        config::Support::OfKind => {
+            Some(entry(name, value, source, "string", "read by the brokers of the topic's kind"))
+        }
+        config::Support::Unsupported(why) => {
+            Some(entry(name, value, source, "unsupported", &format!("without effect: {why}")))
+        }
+    }));
+    entries.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok(entries)
+}
+
+fn entry(key: &str, value: &str, source: &str, takes: &str, doc: &str) -> admin::ConfigEntry {
+    let [key, value, source, takes, doc] = [key, value, source, takes, doc].map(str::to_owned);
+    admin::ConfigEntry { key, value, source, r#type: takes, doc }
 }
 
 pub fn quorum(gateway: &Gateway) -> admin::DescribeQuorumReply {

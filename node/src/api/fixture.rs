@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, IncarnationId};
-use quorate_metadata::record::{BrokerRegistration, Kind};
+use quorate_metadata::record::{BrokerRegistration, Kind, Probe};
 
 use super::gateway::Gateway;
 use crate::controller::EventLoop;
@@ -26,6 +26,7 @@ pub fn registration(id: i32) -> BrokerRegistration {
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),

@@ -7,7 +7,7 @@ mod describe;
 mod elections;
 mod features;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod gateway;
 mod health;
 mod heartbeat;

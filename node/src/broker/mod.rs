@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, Resolve};
+use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, ProbedEndpoint, Resolve};
 use quorate_log::{Flush, LogError, Owner};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
@@ -43,6 +43,8 @@ pub use replica::{
 };
 pub use replicas::ReplicaHandle;
 pub use shard::{Command, ShardHandle};
+#[cfg(test)]
+pub(crate) use situation::Situation;
 
 use crate::api::DataPlaneSlot;
 use crate::machine::{Note, Workers};
@@ -144,6 +146,8 @@ fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, Broker
         broker: config.broker,
         cluster: config.cluster,
         incarnation: config.incarnation,
+        // The node listens there before the broker starts, and stops that last.
+        probe: ProbedEndpoint::Named(config.endpoint.name.clone()),
         endpoints: vec![config.endpoint],
         kind: Kind::LOG,
         rack: config.rack,

@@ -21,8 +21,8 @@ pub struct Situation {
 }
 
 impl Situation {
-    /// `None`: there is no such partition.
-    pub fn of(image: &MetadataImage, id: TopicPartition) -> Option<Self> {
+    /// As `broker` goes by it. `None`: there is no such partition.
+    pub fn of(image: &MetadataImage, broker: BrokerId, id: TopicPartition) -> Option<Self> {
         let topic = image.topic(id.topic)?;
         let partition = topic.partition(id.partition)?.clone();
         let name = topic.name.as_str();
@@ -31,11 +31,11 @@ impl Situation {
         let active = partition.replicas.iter().copied().filter(is_active).filter_map(at_epoch).collect();
         let terms = Terms {
             min_isr: config::min_insync_replicas(image, name).min(partition.replicas.len()),
-            lag_max_ms: config::cluster_number(image, config::REPLICA_LAG_TIME_MAX),
+            lag_max_ms: config::broker_value(image, broker, config::REPLICA_LAG_TIME_MAX),
         };
-        let bound = |key| u64::try_from(config::topic_value::<i64>(image, name, key)).ok();
+        let bound = |key| u64::try_from(config::topic_value::<i64>(image, broker, name, key)).ok();
         let retention = Retention { ms: bound(config::RETENTION_MS), bytes: bound(config::RETENTION_BYTES) };
-        let segment_bytes = config::topic_value(image, name, config::SEGMENT_BYTES);
+        let segment_bytes = config::topic_value(image, broker, name, config::SEGMENT_BYTES);
         Some(Self { partition, active, terms, retention, segment_bytes })
     }
 

@@ -44,9 +44,9 @@ const KNOCK_AGAIN_AFTER: [Duration; 5] = [
     Duration::from_millis(80),
 ];
 
-/// Connects to the broker's first endpoint, by the address that this node dials it under.
+/// Connects to the endpoint that the registration names for it, by the address that this node dials it under.
 pub async fn probe(broker: &BrokerRegistration, dial: &DialMap) -> Probed {
-    let evidence = match broker.endpoints.first() {
+    let evidence = match broker.probed_endpoint() {
         // Brokers and controllers share one namespace, and one map of addresses.
         Some(endpoint) => {
             let address = dial.api(ControllerId::new(broker.broker.get()), &endpoint.authority());
@@ -79,7 +79,38 @@ async fn knock(network: &Network, address: &str) -> Evidence {
 
 #[cfg(test)]
 mod tests {
+    use quorate_metadata::record::{Endpoint, Kind, Probe, SecurityProtocol};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::api::fixture::registration;
+
+    fn endpoint(name: &str, listener: &TcpListener) -> Endpoint {
+        let (name, port) = (name.to_owned(), listener.local_addr().expect("bound").port());
+        Endpoint { name, host: "127.0.0.1".to_owned(), port, security: SecurityProtocol::Plaintext }
+    }
+
+    /// Nothing listens at the endpoint OWN, and something does at the endpoint PROBE.
+    #[tokio::test]
+    async fn stated_endpoint_alone_is_probed() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let open = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let endpoints = vec![endpoint("OWN", &closed), endpoint("PROBE", &open)];
+        drop(closed);
+        let named = |name: &str| Probe::Endpoint(name.to_owned());
+        let (log, counter) = (Kind::LOG, Kind::from("counter"));
+        for (kind, stated, expected) in [
+            (&log, Probe::Unstated, Evidence::Refused),
+            (&counter, Probe::Unstated, Evidence::Unknown),
+            (&log, Probe::None, Evidence::Unknown),
+            (&counter, named("OWN"), Evidence::Refused),
+            (&counter, named("PROBE"), Evidence::Listening),
+        ] {
+            let (kind, endpoints) = (kind.clone(), endpoints.clone());
+            let broker = BrokerRegistration { kind, endpoints, probe: stated, ..registration(1) };
+            assert_eq!(probe(&broker, &DialMap::none()).await.evidence, expected, "{} {:?}", broker.kind, broker.probe);
+        }
+    }
 
     #[tokio::test]
     async fn only_a_refused_connection_is_evidence() {

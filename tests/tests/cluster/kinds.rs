@@ -1,10 +1,9 @@
 //! Brokers of another system beside those of the log: each topic has its replicas on brokers of its own kind.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, STRAY_GRACE};
+use quorate_client::agent::{AgentConfig, BrokerAgent, PROBE_ENDPOINT, ProbedEndpoint, STRAY_GRACE};
 use quorate_client::log::{ProducedRecord, Producer, ProducerOptions};
 use quorate_client::network::Network;
 use quorate_client::{Freshness, world};
@@ -13,21 +12,20 @@ use quorate_metadata::ids::{BrokerId, DirectoryId, IncarnationId};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{Endpoint, Kind, SecurityProtocol};
 use quorate_proto::admin::NewTopic;
-use quorate_tests::{Cluster, free_port, new_topic};
+use quorate_proto::metadata::record::Record;
+use quorate_tests::{Cluster, Follower, free_port, new_topic, records_between};
 
 const COUNTER: &str = "counter";
 const COUNTERS: [i32; 2] = [11, 12];
 
-/// A broker of another system in this process, with a port of its own that listens.
+/// A broker of another system in this process. Nothing listens at its own endpoint.
 struct Counter {
     agent: BrokerAgent,
-    _listener: TcpListener,
 }
 
 impl Counter {
-    async fn start(cluster: &Cluster, id: i32) -> Self {
+    async fn start(cluster: &Cluster, id: i32, probe: ProbedEndpoint) -> Self {
         let port = free_port();
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
         let quorum = cluster.client().describe_quorum(Freshness::Linearizable).await.expect("it is up");
         let (name, host) = ("COUNTER".to_owned(), "127.0.0.1".to_owned());
         let agent = BrokerAgent::start(AgentConfig {
@@ -36,6 +34,7 @@ impl Counter {
             incarnation: IncarnationId::new(world::uuid()),
             kind: Kind::from(COUNTER),
             endpoints: vec![Endpoint { name, host, port, security: SecurityProtocol::Plaintext }],
+            probe,
             rack: None,
             features: features::supported(),
             directories: vec![DirectoryId::new(world::uuid())],
@@ -48,7 +47,7 @@ impl Counter {
             stray_grace: STRAY_GRACE,
         });
         cluster.broker_to_be(id, "unfenced").await;
-        Self { agent, _listener: listener }
+        Self { agent }
     }
 }
 
@@ -68,7 +67,11 @@ async fn hosts(cluster: &Cluster, topic: &str) -> Vec<i32> {
 #[tokio::test]
 async fn each_topic_is_on_brokers_of_its_kind() {
     let mut cluster = Cluster::start(3).await;
-    let counters = [Counter::start(&cluster, COUNTERS[0]).await, Counter::start(&cluster, COUNTERS[1]).await];
+    let [first, second] = COUNTERS;
+    let counters = [
+        Counter::start(&cluster, first, ProbedEndpoint::Own).await,
+        Counter::start(&cluster, second, ProbedEndpoint::None).await,
+    ];
     cluster.create(new_topic("orders", 12, 3)).await;
     cluster.create(of_counters(new_topic("counts", 12, 2))).await;
     assert_eq!(hosts(&cluster, "orders").await, [1, 2, 3]);
@@ -92,6 +95,36 @@ async fn each_topic_is_on_brokers_of_its_kind() {
     for counter in counters {
         assert!(counter.agent.shut_down(Duration::from_secs(10)).await.is_confirmed, "it stops in order");
     }
+}
+
+/// Nothing listens at the first endpoint of either, and the new controller asks every broker at once.
+#[tokio::test]
+async fn brokers_without_a_listener_outlive_the_controller() {
+    let mut cluster = Cluster::start(3).await;
+    let [first, second] = COUNTERS;
+    let _counters = [
+        Counter::start(&cluster, first, ProbedEndpoint::Own).await,
+        Counter::start(&cluster, second, ProbedEndpoint::None).await,
+    ];
+    let probed = cluster.broker_seen(first).await.and_then(|broker| broker.probed_endpoint);
+    assert_eq!(probed.as_deref(), Some(PROBE_ENDPOINT));
+    assert_eq!(cluster.broker_seen(second).await.expect("it is registered").probed_endpoint, None);
+    let active = cluster.active_controller().await;
+    let mut follower = Follower::default();
+    let standby = cluster.standby().await;
+    follower.follow(cluster.broker(standby), |_| true).await;
+    let from = follower.next_offset();
+    cluster.kill(active);
+    // The one that was killed is fenced by its refused probe; by then the others have been asked, too.
+    cluster.broker_to_be(active, "fenced").await;
+    cluster.create(of_counters(new_topic("counts", 12, 2))).await;
+    let (until, _) = cluster.converged().await;
+    let fenced: Vec<i32> = records_between(cluster.broker(standby), from, until)
+        .await
+        .into_iter()
+        .filter_map(|record| if let Record::FenceBroker(fenced) = record { Some(fenced.broker) } else { None })
+        .collect();
+    assert_eq!(fenced, [active]);
 }
 
 /// It has no records, and its brokers do not speak the protocol of the log.

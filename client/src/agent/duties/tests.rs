@@ -1,9 +1,12 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::super::fixture::{broker, create, finalize, id, image, lead, reassign, remove_topic, shrink};
+use super::super::fixture::{
+    broker, configure, create, finalize, id, image, image_of, lead, reassign, remove_topic, shrink,
+};
 use super::*;
 use quorate_metadata::ids::TopicId;
+use quorate_metadata::record::Kind;
 
 /// A call in one line.
 fn named(calls: &[Call]) -> Vec<String> {
@@ -31,6 +34,25 @@ fn each_partition_is_told_its_role_and_again_only_when_its_state_changes() {
     lead(&mut image, 0, Some(2));
     lead(&mut image, 1, None);
     assert_eq!(named(&duties.update(&image, true)), ["offline 1 Leaderless", "follow 0 at 1"]);
+}
+
+#[test]
+fn configs_of_the_kind_come_with_the_role() {
+    let mut image = image_of(Kind::from("counter"), &[&[1, 2], &[2, 1], &[2, 3]]);
+    let mut duties = Duties::new(broker(1));
+    let calls = duties.begin([], &image, true);
+    assert!(matches!(&calls[0], Call::BecomeLeader(it) if it.configs.is_empty()), "{calls:?}");
+    configure(&mut image, "counter.window.ms", Some("5"));
+    let calls = duties.update(&image, true);
+    assert_eq!(named(&calls), ["lead 0 at 0", "follow 1 at 0"]);
+    for call in calls {
+        let (Call::BecomeLeader(it) | Call::BecomeFollower(it)) = call else { panic!("{call:?}") };
+        assert_eq!(*it.configs, [("counter.window.ms".to_owned(), "5".to_owned())].into());
+    }
+    configure(&mut image, "min.insync.replicas", Some("2"));
+    assert_eq!(duties.update(&image, true), [], "it is not for the host");
+    configure(&mut image, "counter.window.ms", None);
+    assert_eq!(named(&duties.update(&image, true)), ["lead 0 at 0", "follow 1 at 0"]);
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use quorate_client::spec;
+
 use crate::failure::Outcome;
 use crate::output::{self, Format};
 
@@ -34,7 +36,7 @@ pub struct Global {
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// How long to try
-    #[arg(long, global = true, default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, default_value = "10s", value_parser = spec::time_limit)]
     pub timeout: Duration,
     /// The authority that signed the nodes' certificates (PEM); turns TLS on
     #[arg(long, global = true, value_name = "FILE")]
@@ -160,6 +162,10 @@ mod tests {
             "quorate config set topic/orders",
             "quorate config get nothing/orders",
             "quorate topic list --bootstrap a:1 --context prod",
+            "quorate topic list --timeout 0s",
+            "quorate topic list --timeout 8days",
+            "quorate produce orders --partition=-5",
+            "quorate produce orders --delivery-timeout 0ms",
             "quorate consume",
             "quorate consume orders --from yesterday",
             "quorate consume orders --from -1",

@@ -24,7 +24,7 @@ pub enum Broker {
     /// Replicas on brokers that the metadata does not know
     #[command(subcommand)]
     Strays(Strays),
-    /// Forget a broker that will not come back
+    /// Forget a broker that will not come back; refused while a reassignment waits for it
     Unregister {
         id: i32,
         /// Also one that is not fenced: it registers again by itself, and its replicas leave every ISR until then
@@ -94,7 +94,11 @@ async fn describe(session: &Session, id: i32) -> Outcome {
         let about = brokers_table(std::slice::from_ref(broker));
         let directories = broker.directories.join(" ");
         let partitions = partitions_table(&description.partitions);
-        format!("{about}\nincarnation {}\ndirectories {directories}\n\n{partitions}", broker.incarnation)
+        let probed = broker.probed_endpoint.as_deref().unwrap_or("none");
+        let incarnation = &broker.incarnation;
+        format!(
+            "{about}\nincarnation {incarnation}\ndirectories {directories}\nprobed endpoint {probed}\n\n{partitions}"
+        )
     })
 }
 

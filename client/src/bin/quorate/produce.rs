@@ -7,7 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use quorate_client::log::{Acknowledged, Acks, Delivery, ProducedRecord, Producer, ProducerOptions};
 use quorate_client::perf::produce::AcksArg;
-use quorate_client::{ClientError, Freshness, check_item, world};
+use quorate_client::{ClientError, Freshness, check_item, spec, world};
 use quorate_proto::admin::TopicRef;
 use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -28,7 +28,7 @@ const UNDER_WAY_MAX: usize = 10_000;
 pub struct Produce {
     topic: String,
     /// To this partition; without it the key decides, and without a key all take turns
-    #[arg(short, long)]
+    #[arg(short, long, value_name = "P", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
     /// The key of every record
     #[arg(long, conflicts_with = "key_separator")]
@@ -42,7 +42,7 @@ pub struct Produce {
     #[arg(long)]
     no_idempotence: bool,
     /// How long a record may take, retries included
-    #[arg(long, default_value = "120s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    #[arg(long, default_value = "120s", value_parser = spec::time_limit, value_name = "DURATION")]
     delivery_timeout: Duration,
 }
 
@@ -60,7 +60,8 @@ pub async fn run(session: &Session, command: Produce) -> Outcome {
     let acks = Acks::from(command.acks);
     let idempotent = acks == Acks::All && !command.no_idempotence;
     let delivery_timeout = command.delivery_timeout;
-    let options = ProducerOptions { acks, idempotent, delivery_timeout, ..ProducerOptions::default() };
+    let tls = session.options.tls.clone();
+    let options = ProducerOptions { acks, idempotent, delivery_timeout, tls, ..ProducerOptions::default() };
     let producer = Producer::start(&session.bootstrap, options).map_err(|error| Failure::Local(error.to_string()))?;
     let (under_way, deliveries) = mpsc::channel(UNDER_WAY_MAX);
     let format = session.format;

@@ -9,7 +9,7 @@ use quorate_client::{AdminClient, ClientError, Freshness, Options};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::Voter;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::output::{cell, judged, note, optional, table};
 use crate::session::Session;
 use crate::view;
@@ -26,7 +26,7 @@ const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Subcommand)]
 pub enum Quorum {
-    /// Who is the active controller, and how far the others are
+    /// Who is the active controller, and how far the others are. Exit status 1 without an active controller
     Status,
     /// Give a voter that has lost its disk a new one: the node waits with a directory of `quorate-node format --replacement`
     Replace {
@@ -64,7 +64,9 @@ async fn status(session: &Session) -> Outcome {
         }
         reply => reply?,
     };
-    session.show(&view::Quorum::from(reply), quorum_text)
+    let has_leader = reply.leader_id.is_some();
+    session.show(&view::Quorum::from(reply), quorum_text)?;
+    if has_leader { Ok(()) } else { Err(Failure::Told) }
 }
 
 /// Without a leader only a voter itself knows its state.

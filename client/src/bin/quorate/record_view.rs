@@ -105,6 +105,7 @@ pub struct Broker {
     endpoints: Vec<String>,
     rack: Option<String>,
     directories: Vec<String>,
+    probed_endpoint: Option<String>,
     fenced: bool,
     in_controlled_shutdown: bool,
 }
@@ -236,6 +237,7 @@ impl Broker {
             endpoints: addresses(&registration.endpoints),
             rack: registration.rack.clone(),
             directories: registration.directories.iter().map(ToString::to_string).collect(),
+            probed_endpoint: registration.probed_endpoint().map(|endpoint| endpoint.name.clone()),
             fenced: registration.fenced,
             in_controlled_shutdown: registration.in_controlled_shutdown,
         }

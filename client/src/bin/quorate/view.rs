@@ -119,6 +119,7 @@ pub struct Broker {
     pub incarnation: String,
     pub directories: Vec<String>,
     pub kind: String,
+    pub probed_endpoint: Option<String>,
 }
 
 impl From<admin::BrokerDescription> for Broker {
@@ -135,6 +136,7 @@ impl From<admin::BrokerDescription> for Broker {
             incarnation: broker.incarnation,
             directories: broker.directories,
             kind: kind(broker.kind),
+            probed_endpoint: broker.probed_endpoint,
         }
     }
 }
@@ -293,13 +295,14 @@ mod tests {
             leaders: 1,
             replicas: 3,
             in_sync: 3,
+            probed_endpoint: Some("API".to_owned()),
             ..admin::BrokerDescription::default()
         });
         assert_eq!(
             json(&broker),
             concat!(
                 r#"{"id":2,"epoch":7,"state":"unfenced","endpoint":"127.0.0.1:7002","rack":null,"leaders":1,"replicas":3,"#,
-                r#""in_sync":3,"incarnation":"","directories":[],"kind":"log"}"#
+                r#""in_sync":3,"incarnation":"","directories":[],"kind":"log","probed_endpoint":"API"}"#
             )
         );
     }

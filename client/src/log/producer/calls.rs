@@ -8,7 +8,7 @@ use quorate_proto::error::from_status;
 use quorate_proto::log::log_client::LogClient;
 use quorate_proto::log::{InitProducerRequest, ProduceReply, ProduceRequest};
 use tokio::time::timeout;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::network::Network;
@@ -20,25 +20,31 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// One channel for each broker, by its address.
 pub struct Channels {
     network: Network,
+    tls: Option<ClientTlsConfig>,
     open: HashMap<String, Channel>,
 }
 
 impl Channels {
-    pub fn over(network: Network) -> Self {
-        Self { network, open: HashMap::new() }
+    pub fn over(network: Network, tls: Option<ClientTlsConfig>) -> Self {
+        Self { network, tls, open: HashMap::new() }
     }
 
     pub fn open(&mut self, address: &str) -> Result<Channel, Status> {
         if let Some(open) = self.open.get(address) {
             return Ok(open.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Status::unavailable(error.to_string()))?
+        let unusable = |error: tonic::transport::Error| Status::unavailable(error.to_string());
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+            .map_err(unusable)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
             .initial_stream_window_size(4 << 20);
+        if let Some(tls) = &self.tls {
+            endpoint = endpoint.tls_config(tls.clone()).map_err(unusable)?;
+        }
         let channel = self.network.open_lazily(&endpoint);
         self.open.insert(address.to_owned(), channel.clone());
         Ok(channel)

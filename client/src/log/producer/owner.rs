@@ -86,7 +86,7 @@ enum Done {
 impl Owner {
     pub fn new(admin: AdminClient, options: ProducerOptions, trouble: watch::Sender<Option<ApiError>>) -> Self {
         Self {
-            channels: Channels::over(options.network.clone()),
+            channels: Channels::over(options.network.clone(), options.tls.clone()),
             admin,
             options,
             lanes: BTreeMap::new(),

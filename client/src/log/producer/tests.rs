@@ -84,7 +84,7 @@ async fn a_batch_that_failed_takes_its_sequence_with_it() {
 
 /// An owner that knows topic "t", with one leader per partition, and sends nothing anywhere.
 fn owner(leaders: &[&str]) -> Owner {
-    let look_up = look_up(&Network::default());
+    let look_up = look_up(&ProducerOptions::default());
     let nodes = Nodes::open(&["127.0.0.1:1"], &look_up).expect("the address is well formed");
     let mut owner = Owner::new(AdminClient::over(nodes, look_up), ProducerOptions::default(), watch::Sender::default());
     owner.on_looked(Ok(vec![("t".to_owned(), Ok(Route::led_by(leaders)))]));

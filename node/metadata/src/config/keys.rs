@@ -1,7 +1,8 @@
-//! The table of known keys: Kafka's names, bounds and defaults.
+//! The table of known keys: Kafka's names, bounds and defaults. Each has a reader, and an effect; tests compare the table
+//! with what is read (`tests/config_readers.rs` here, `broker/configs.rs` in the node).
 
-use super::schema::ConfigType::{Bool, Double, Enum, Int, List, ListOf, Long};
-use super::schema::{ConfigKey, ConfigType, Scope};
+use super::schema::ConfigType::{Bool, Double, Enum, Int, ListOf, Long};
+use super::schema::{ConfigKey, ConfigType, Reader, Scope};
 use crate::limits::RECORD_BATCH_BYTES_MAX;
 
 const FOREVER: &str = "9223372036854775807";
@@ -16,55 +17,11 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "what happens to old records: deleted by age and size, or compacted by key",
     ),
     topic(
-        "compression.gzip.level",
-        "compression.gzip.level",
-        Int(-1, 9),
-        "-1",
-        "the level of gzip; -1 is its own default",
-    ),
-    topic("compression.lz4.level", "compression.lz4.level", Int(1, 17), "9", "the level of lz4"),
-    topic(
-        "compression.type",
-        "compression.type",
-        Enum(&["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"]),
-        "producer",
-        "how records are compressed on disk; producer keeps them as they came",
-    ),
-    topic("compression.zstd.level", "compression.zstd.level", Int(-131_072, 22), "3", "the level of zstd"),
-    topic(
         "delete.retention.ms",
         "log.cleaner.delete.retention.ms",
         Long(0, i64::MAX),
         "86400000",
         "how long a compacted topic keeps the mark of a deleted key",
-    ),
-    topic(
-        "file.delete.delay.ms",
-        "log.segment.delete.delay.ms",
-        Long(0, i64::MAX),
-        "60000",
-        "how long a file is kept after it was dropped from the log",
-    ),
-    topic("flush.messages", "log.flush.interval.messages", Long(1, i64::MAX), FOREVER, "fsync after this many records"),
-    topic("flush.ms", "log.flush.interval.ms", Long(0, i64::MAX), FOREVER, "fsync after this long"),
-    topic_only(
-        "follower.replication.throttled.replicas",
-        List,
-        "",
-        "replicas, as partition:broker or *, whose fetching is throttled",
-    ),
-    topic(
-        "index.interval.bytes",
-        "log.index.interval.bytes",
-        Int(0, i32::MAX),
-        "4096",
-        "bytes of log between two entries of its index",
-    ),
-    topic_only(
-        "leader.replication.throttled.replicas",
-        List,
-        "",
-        "replicas, as partition:broker or *, whose leader throttles what it sends",
     ),
     topic(
         "max.compaction.lag.ms",
@@ -115,14 +72,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "0",
         "the shortest that a record stays uncompacted",
     ),
-    topic(
+    of_every_kind(
         super::MIN_INSYNC_REPLICAS,
         super::MIN_INSYNC_REPLICAS,
         Int(1, i32::MAX),
         "1",
         "replicas that must have a record before it is acknowledged with acks=all",
     ),
-    topic("preallocate", "log.preallocate", Bool, "false", "whether files get their full size at once"),
     topic(
         "retention.bytes",
         "log.retention.bytes",
@@ -144,22 +100,8 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "16777216",
         "the size at which a new segment is begun: what retention removes at once, and what a start reads",
     ),
-    topic(
-        "segment.index.bytes",
-        "log.index.size.max.bytes",
-        Int(4, i32::MAX),
-        "10485760",
-        "the size at which an index makes a new file begin",
-    ),
-    topic(
-        "segment.jitter.ms",
-        "log.roll.jitter.ms",
-        Long(0, i64::MAX),
-        "0",
-        "spreads the beginning of new files over this time",
-    ),
     topic("segment.ms", "log.roll.ms", Long(1, i64::MAX), "604800000", "the age at which a new file is begun"),
-    topic(
+    of_every_kind(
         super::UNCLEAN_LEADER_ELECTION,
         super::UNCLEAN_LEADER_ELECTION,
         Bool,
@@ -178,36 +120,16 @@ pub const BROKER_KEYS: &[ConfigKey] = &[
         "replicas of a topic that does not say how many",
     ),
     broker(super::DELETE_TOPIC, Bool, "true", "whether topics can be deleted"),
-    broker(
-        "follower.replication.throttled.rate",
-        Long(0, i64::MAX),
-        FOREVER,
-        "bytes a second that a broker fetches for throttled replicas",
-    ),
-    broker(
-        "leader.replication.throttled.rate",
-        Long(0, i64::MAX),
-        FOREVER,
-        "bytes a second that a broker sends to throttled replicas",
-    ),
-    broker("max.connections", Int(0, i32::MAX), "2147483647", "connections that a broker accepts"),
-    broker("max.connections.per.ip", Int(0, i32::MAX), "2147483647", "connections that a broker accepts from one host"),
     broker(super::NUM_PARTITIONS, Int(1, i32::MAX), "1", "partitions of a topic that does not say how many"),
-    broker("num.replica.fetchers", Int(1, i32::MAX), "1", "fetchers that a broker runs per leader"),
-    broker(
-        "replica.alter.log.dirs.io.max.bytes.per.second",
-        Long(0, i64::MAX),
-        FOREVER,
-        "bytes a second that a broker moves between its own directories",
-    ),
-    broker(
-        "replica.lag.time.max.ms",
+    log_broker(
+        super::REPLICA_LAG_TIME_MAX,
         Long(1, i64::MAX),
         "3000",
         "how long a follower may lag before it leaves the ISR",
     ),
 ];
 
+/// A key that brokers of kind log read, of topics and as their default.
 const fn topic(
     name: &'static str,
     broker_name: &'static str,
@@ -215,13 +137,26 @@ const fn topic(
     default: &'static str,
     doc: &'static str,
 ) -> ConfigKey {
-    ConfigKey { name, scope: Scope::TopicAndBroker(broker_name), takes, default, doc }
+    ConfigKey { name, scope: Scope::TopicAndBroker(broker_name), reader: Reader::Log, takes, default, doc }
 }
 
-const fn topic_only(name: &'static str, takes: ConfigType, default: &'static str, doc: &'static str) -> ConfigKey {
-    ConfigKey { name, scope: Scope::Topic, takes, default, doc }
+/// A key of topics that the controllers read, whatever the kind.
+const fn of_every_kind(
+    name: &'static str,
+    broker_name: &'static str,
+    takes: ConfigType,
+    default: &'static str,
+    doc: &'static str,
+) -> ConfigKey {
+    ConfigKey { name, scope: Scope::TopicAndBroker(broker_name), reader: Reader::Controllers, takes, default, doc }
 }
 
+/// A key of the cluster that the controllers read.
 const fn broker(name: &'static str, takes: ConfigType, default: &'static str, doc: &'static str) -> ConfigKey {
-    ConfigKey { name, scope: Scope::Broker, takes, default, doc }
+    ConfigKey { name, scope: Scope::Broker, reader: Reader::Controllers, takes, default, doc }
+}
+
+/// A key that brokers of kind log read, for themselves.
+const fn log_broker(name: &'static str, takes: ConfigType, default: &'static str, doc: &'static str) -> ConfigKey {
+    ConfigKey { name, scope: Scope::Broker, reader: Reader::Log, takes, default, doc }
 }

@@ -2,16 +2,21 @@
 //!
 //! A value is looked up on the topic, then on the broker, then in the default of all brokers, then in the table. Most
 //! topic keys have another name on brokers: `retention.ms` of a topic falls back to `log.retention.ms`.
+//!
+//! Keys belong to a kind of topics and brokers (`support`): those of the table to kind `log`, but for a few that the
+//! controllers read of every kind; each other kind brings its own, under its name as a prefix, for its host to read.
 
 mod keys;
 mod schema;
+mod support;
 
 use crate::ids::BrokerId;
 use crate::image::MetadataImage;
 use crate::record::ConfigResource;
 
 pub use keys::{BROKER_KEYS, TOPIC_KEYS};
-pub use schema::{ConfigKey, ConfigType, Scope, items, nearest};
+pub use schema::{ConfigKey, ConfigType, Reader, Scope, items, nearest};
+pub use support::{Support, handed_to_host, keys_for, support, topics_configured_anew};
 
 pub const AUTO_LEADER_REBALANCE: &str = "auto.leader.rebalance.enable";
 pub const DEFAULT_REPLICATION_FACTOR: &str = "default.replication.factor";
@@ -51,34 +56,13 @@ impl ConfigSource {
     }
 }
 
-/// The key called `name` among those that `resource` may have.
-pub fn key_of(resource: &ConfigResource, name: &str) -> Option<&'static ConfigKey> {
-    match resource {
-        ConfigResource::Topic(_) => topic_key(name),
-        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => broker_key(name),
-    }
-}
-
-/// The keys that `resource` may have, each by its name there.
-pub fn keys_for(resource: &ConfigResource) -> Vec<(&'static str, &'static ConfigKey)> {
-    match resource {
-        ConfigResource::Topic(_) => TOPIC_KEYS.iter().map(|key| (key.name, key)).collect(),
-        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => {
-            let of_topics = TOPIC_KEYS.iter().filter_map(|key| Some((key.broker_name()?, key)));
-            let mut keys: Vec<_> = BROKER_KEYS.iter().map(|key| (key.name, key)).chain(of_topics).collect();
-            keys.sort_by_key(|(name, _)| *name);
-            keys
-        }
-    }
-}
-
 pub fn topic_key(name: &str) -> Option<&'static ConfigKey> {
     TOPIC_KEYS.iter().find(|key| key.name == name)
 }
 
 pub fn broker_key(name: &str) -> Option<&'static ConfigKey> {
     let of_brokers = BROKER_KEYS.iter().find(|key| key.name == name);
-    of_brokers.or_else(|| TOPIC_KEYS.iter().find(|key| key.broker_name() == Some(name)))
+    of_brokers.or_else(|| TOPIC_KEYS.iter().find(|key| key.broker_name() == name))
 }
 
 /// The value of `key` that counts for a topic, a broker or (neither) the cluster, and where it comes from.
@@ -95,7 +79,7 @@ pub fn effective<'a>(
     };
     let found = topic_key(key)?;
     let own = own_value(image, &ConfigResource::Topic(topic.to_owned()), key);
-    let inherited = || on_brokers(image, broker, found.broker_name()?);
+    let inherited = || on_brokers(image, broker, found.broker_name());
     Some(
         own.map(|value| (value, ConfigSource::Topic))
             .or_else(inherited)
@@ -120,14 +104,25 @@ pub fn min_insync_replicas(image: &MetadataImage, topic: &str) -> usize {
     parsed(effective(image, Some(topic), None, MIN_INSYNC_REPLICAS))
 }
 
+/// What the topic itself asks for, if it does.
+pub fn own_min_insync_replicas(image: &MetadataImage, topic: &str) -> Option<usize> {
+    let own = own_value(image, &ConfigResource::Topic(topic.to_owned()), MIN_INSYNC_REPLICAS);
+    own.and_then(|value| value.parse().ok())
+}
+
 /// Whether a partition of the topic may have a leader that was not in sync.
 pub fn unclean_allowed(image: &MetadataImage, topic: &str) -> bool {
     parsed(effective(image, Some(topic), None, UNCLEAN_LEADER_ELECTION))
 }
 
-/// A value that the topic has, or inherits.
-pub fn topic_value<T: std::str::FromStr>(image: &MetadataImage, topic: &str, key: &str) -> T {
-    parsed(effective(image, Some(topic), None, key))
+/// A value that the topic has, or inherits on this broker.
+pub fn topic_value<T: std::str::FromStr>(image: &MetadataImage, broker: BrokerId, topic: &str, key: &str) -> T {
+    parsed(effective(image, Some(topic), Some(broker), key))
+}
+
+/// A value of this broker.
+pub fn broker_value<T: std::str::FromStr>(image: &MetadataImage, broker: BrokerId, key: &str) -> T {
+    parsed(effective(image, None, Some(broker), key))
 }
 
 /// A switch of the whole cluster.
@@ -178,7 +173,7 @@ mod tests {
                 assert_eq!(keys.iter().filter(|other| other.name == key.name).count(), 1, "{}", key.name);
             }
         }
-        for key in TOPIC_KEYS.iter().filter_map(ConfigKey::broker_name) {
+        for key in TOPIC_KEYS.iter().map(ConfigKey::broker_name) {
             assert!(BROKER_KEYS.iter().all(|other| other.name != key), "{key} is in both tables");
         }
     }

@@ -7,17 +7,25 @@ use std::fmt;
 pub struct ConfigKey {
     pub name: &'static str,
     pub scope: Scope,
+    pub reader: Reader,
     pub takes: ConfigType,
     pub default: &'static str,
     /// One line for a person.
     pub doc: &'static str,
 }
 
+/// What reads the key, and so which kinds of topics and brokers have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// The controllers, for topics of every kind. Brokers cannot have different values.
+    Controllers,
+    /// Each broker of kind log, for topics of kind log.
+    Log,
+}
+
 /// What may have the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Topics only.
-    Topic,
     /// Topics; and brokers, under this name, as the default for their topics.
     TopicAndBroker(&'static str),
     /// Brokers only.
@@ -37,17 +45,14 @@ pub enum ConfigType {
     Enum(&'static [&'static str]),
     /// A comma-separated list of these.
     ListOf(&'static [&'static str]),
-    /// A comma-separated list of anything.
-    List,
 }
 
 impl ConfigKey {
-    /// The name under which brokers have the key, if they do.
-    pub fn broker_name(&self) -> Option<&'static str> {
+    /// The name under which brokers have the key.
+    pub fn broker_name(&self) -> &'static str {
         match self.scope {
-            Scope::Topic => None,
-            Scope::TopicAndBroker(name) => Some(name),
-            Scope::Broker => Some(self.name),
+            Scope::TopicAndBroker(name) => name,
+            Scope::Broker => self.name,
         }
     }
 
@@ -59,12 +64,12 @@ impl ConfigKey {
             ConfigType::Long(..) => "long",
             ConfigType::Double(..) => "double",
             ConfigType::Enum(_) => "string",
-            ConfigType::ListOf(_) | ConfigType::List => "list",
+            ConfigType::ListOf(_) => "list",
         }
     }
 
     pub fn is_list(&self) -> bool {
-        matches!(self.takes, ConfigType::ListOf(_) | ConfigType::List)
+        matches!(self.takes, ConfigType::ListOf(_))
     }
 
     /// What is wrong with `value`, if anything: ends the sentence "retention.ms = x is invalid: ".
@@ -78,7 +83,6 @@ impl ConfigKey {
             ConfigType::ListOf(allowed) => {
                 items(value).next().is_some() && items(value).all(|item| allowed.contains(&item))
             }
-            ConfigType::List => true,
         };
         if valid { Ok(()) } else { Err(format!("must be {}", self.takes)) }
     }
@@ -95,7 +99,6 @@ impl fmt::Display for ConfigType {
             Self::Double(min, max) => write!(f, "a number from {min} to {max}"),
             Self::Enum(allowed) => write!(f, "one of {}", allowed.join(", ")),
             Self::ListOf(allowed) => write!(f, "a list of {}", allowed.join(", ")),
-            Self::List => f.write_str("a list"),
         }
     }
 }
@@ -132,7 +135,7 @@ mod tests {
         assert_eq!(check("retention.ms", "soon"), Err("must be a whole number, at least -1".to_owned()));
         assert_eq!(check("cleanup.policy", "delete,forget"), Err("must be a list of compact, delete".to_owned()));
         assert_eq!(check("cleanup.policy", " ,"), Err("must be a list of compact, delete".to_owned()));
-        assert_eq!(check("preallocate", "yes"), Err("must be true or false".to_owned()));
+        assert_eq!(check("unclean.leader.election.enable", "yes"), Err("must be true or false".to_owned()));
         assert!(check("min.cleanable.dirty.ratio", "NaN").is_err());
     }
 

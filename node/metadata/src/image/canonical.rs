@@ -12,8 +12,8 @@
 
 use crate::ids::{BrokerId, ClientId, ClusterId, DirectoryId, Offset, ReassignmentId, TopicId, TopicPartition};
 use crate::record::{
-    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Kind, Partition, Rare,
-    VersionRange,
+    BrokerRegistration, Cause, ChangeNote, ConfigResource, ControllerRegistration, Endpoint, Kind, Partition, Probe,
+    Rare, VersionRange,
 };
 
 /// The smallest thing that changes as a whole.
@@ -213,6 +213,7 @@ impl Encoder {
             epoch,
             incarnation,
             kind,
+            probe,
             endpoints,
             rack,
             features,
@@ -234,12 +235,21 @@ impl Encoder {
         self.option(*controlled_shutdown_offset, |out, offset| {
             out.long(offset.get());
         });
-        self.kind(kind)
+        self.kind(kind).probe(probe)
     }
 
     /// A field of level 3: logs have none.
     fn kind(&mut self, kind: &Kind) -> &mut Self {
         if kind.is_log() { self } else { self.tag(1).text(kind.as_str()) }
+    }
+
+    /// A field of level 4, where it is stated.
+    fn probe(&mut self, probe: &Probe) -> &mut Self {
+        match probe {
+            Probe::Unstated => self,
+            Probe::None => self.tag(2).flag(false),
+            Probe::Endpoint(name) => self.tag(2).flag(true).text(name),
+        }
     }
 
     fn partition(&mut self, partition: &Partition) -> &mut Self {

@@ -11,7 +11,7 @@ use crate::ids::{
 };
 use crate::record::{
     Batch, BrokerRegistration, Cause, Kind, LeaderRecoveryState, PartitionChange, PartitionRegistration,
-    PartitionState, Record,
+    PartitionState, Probe, Record,
 };
 
 pub fn batch(epoch: i32, records: &[Record]) -> Batch {
@@ -56,6 +56,7 @@ pub fn registration(id: i32) -> BrokerRegistration {
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),

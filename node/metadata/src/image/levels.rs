@@ -7,7 +7,7 @@
 
 use super::MetadataImage;
 use crate::error::{ApiError, ErrorName};
-use crate::record::{BrokerRegistration, Kind, Record};
+use crate::record::{BrokerRegistration, Kind, Probe, Record};
 
 /// Gates the formats of records and messages.
 pub const METADATA_VERSION: &str = "metadata.version";
@@ -16,13 +16,16 @@ pub const METADATA_VERSION: &str = "metadata.version";
 pub const LEVEL_LOWEST: i16 = 1;
 
 /// What this release understands.
-pub const LEVEL_HIGHEST: i16 = 3;
+pub const LEVEL_HIGHEST: i16 = 4;
 
 /// Brokers and topics may be of another kind than a log.
 const LEVEL_OF_KINDS: i16 = 3;
 
 /// Removed topics are remembered.
 pub const LEVEL_OF_REMOVED_TOPICS: i16 = 3;
+
+/// A registration states what of the broker is probed.
+pub const LEVEL_OF_PROBES: i16 = 4;
 
 impl MetadataImage {
     /// The finalized level. Before the first records of a cluster it is the lowest.
@@ -53,6 +56,16 @@ impl Kind {
     }
 }
 
+impl Probe {
+    /// The level from which on plans may write it.
+    fn level(&self) -> i16 {
+        match self {
+            Self::Unstated => LEVEL_LOWEST,
+            Self::None | Self::Endpoint(_) => LEVEL_OF_PROBES,
+        }
+    }
+}
+
 impl Record {
     /// The level from which on plans may write this record. A field of a later level counts where it is set.
     pub fn level(&self) -> i16 {
@@ -77,7 +90,8 @@ impl Record {
             | Self::BeginReassignment(_)
             | Self::ChangeReassignment { .. } => 1,
             Self::RemovedTopic { .. } => LEVEL_OF_REMOVED_TOPICS,
-            Self::RegisterBroker(BrokerRegistration { kind, .. }) | Self::CreateTopic { kind, .. } => kind.level(),
+            Self::RegisterBroker(BrokerRegistration { kind, probe, .. }) => kind.level().max(probe.level()),
+            Self::CreateTopic { kind, .. } => kind.level(),
         }
     }
 

@@ -38,7 +38,7 @@ pub use changes::ChangedPartition;
 pub use delta::{Audience, Delta};
 pub use index::PartitionIndex;
 pub use ledger::{Ledger, Replayed};
-pub use levels::{LEVEL_HIGHEST, LEVEL_LOWEST, LEVEL_OF_REMOVED_TOPICS, METADATA_VERSION};
+pub use levels::{LEVEL_HIGHEST, LEVEL_LOWEST, LEVEL_OF_PROBES, LEVEL_OF_REMOVED_TOPICS, METADATA_VERSION};
 pub use reassignments::Reassignment;
 pub use removed_topics::RemovedTopics;
 pub use replay::ReplayError;

@@ -12,8 +12,9 @@ use crate::ids::{BrokerEpoch, BrokerId, ClusterId, ControllerId, DirectoryId, In
 use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::{Step, change_step};
-use crate::plan::{Plan, directories, features};
-use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Record, VersionRange};
+pub use crate::plan::unregister::unregister;
+use crate::plan::{Plan, directories, features, probe};
+use crate::record::{BrokerRegistration, Cause, ControllerRegistration, Endpoint, Kind, Probe, Record, VersionRange};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegisterBroker {
@@ -21,6 +22,7 @@ pub struct RegisterBroker {
     pub cluster: ClusterId,
     pub incarnation: IncarnationId,
     pub kind: Kind,
+    pub probe: Probe,
     pub endpoints: Vec<Endpoint>,
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,
@@ -45,6 +47,8 @@ pub fn register(
     check_kind(image, &request)?;
     check_directories(image, &request)?;
     check_endpoints(&request)?;
+    let probe = probe::recorded(image, &request)?;
+    let request = RegisterBroker { probe, ..request };
     match image.broker(request.broker) {
         Some(before) if before.incarnation == request.incarnation => Ok(amend(image, before, request)),
         before => Ok(register_incarnation(image, before.map(AsRef::as_ref), request)),
@@ -132,7 +136,7 @@ fn check_endpoints(request: &RegisterBroker) -> Result<(), ApiError> {
     }
 }
 
-fn invalid_registration(request: &RegisterBroker, why: &str) -> ApiError {
+pub(super) fn invalid_registration(request: &RegisterBroker, why: &str) -> ApiError {
     ApiError::new(ErrorName::InvalidRegistration, format!("broker {} {why}", request.broker))
 }
 
@@ -155,7 +159,7 @@ fn amend(image: &MetadataImage, before: &BrokerRegistration, request: RegisterBr
 }
 
 /// The step itself, and after the last one the record that concludes the whole.
-fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> {
+pub(super) fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> {
     let Step { mut records, is_last } = step;
     if !is_last {
         return Plan::partial(records, response);
@@ -192,7 +196,7 @@ fn give_up_seats(image: &MetadataImage, before: Option<&BrokerRegistration>, req
 }
 
 /// Two ascending lists as one, each id once.
-fn union(
+pub(super) fn union(
     first: impl Iterator<Item = TopicPartition>,
     second: impl Iterator<Item = TopicPartition>,
 ) -> impl Iterator<Item = TopicPartition> {
@@ -226,6 +230,7 @@ fn registration(request: RegisterBroker, epoch: BrokerEpoch) -> BrokerRegistrati
         epoch,
         incarnation: request.incarnation,
         kind: request.kind,
+        probe: request.probe,
         endpoints: request.endpoints,
         rack: request.rack,
         features: request.features,
@@ -352,19 +357,6 @@ pub(super) fn fail_directories(image: &MetadataImage, broker: &BrokerRegistratio
     finish(step, (), Record::RegisterBroker(BrokerRegistration { directories, ..broker.clone() }))
 }
 
-/// Forgets a broker: one that is fenced, or with `force` any. It keeps its place in replica lists: moving its replicas is
-/// another matter.
-pub fn unregister(image: &MetadataImage, broker: BrokerId, force: bool) -> Result<Plan<()>, ApiError> {
-    let registration = registered(image, broker)?;
-    if !registration.fenced && !force {
-        let message = format!("broker {broker} is not fenced: it would register again; stop it first, or force it");
-        return Err(ApiError::new(ErrorName::PolicyViolation, message));
-    }
-    let seats = union(image.index.in_isr(broker), image.index.in_elr(broker));
-    let step = change_step(image, seats, Cause::BrokerUnregistered(broker), |change| change.distrust(broker));
-    Ok(finish(step, (), Record::UnregisterBroker { broker, epoch: registration.epoch }))
-}
-
 /// Registers a controller, so that upgrades can check what every voter supports. The same registration again changes
 /// nothing. `voters` are the controllers that have a vote.
 pub fn register_controller(
@@ -385,7 +377,7 @@ pub fn register_controller(
     Ok(Plan::new(records, ()))
 }
 
-fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {
+pub(super) fn registered(image: &MetadataImage, broker: BrokerId) -> Result<&BrokerRegistration, ApiError> {
     image.broker(broker).map(AsRef::as_ref).ok_or_else(|| not_registered(broker))
 }
 

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{self, ConfigKey, MIN_INSYNC_REPLICAS};
+use crate::config::{self, ConfigKey, MIN_INSYNC_REPLICAS, Reader, Scope, Support};
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{TopicId, TopicPartition};
 use crate::image::MetadataImage;
 use crate::limits;
 use crate::plan::partition_change::change_step;
-use crate::plan::{Plan, brokers};
-use crate::record::{Cause, ConfigResource, Record};
+use crate::plan::{Plan, brokers, topics};
+use crate::record::{Cause, ConfigResource, Kind, Record};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigOp {
@@ -64,6 +64,7 @@ pub fn alter_configs(image: &MetadataImage, requests: &[AlterConfigs]) -> Plan<V
 fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<Record>, ApiError> {
     let resource = &request.resource;
     check_exists(image, resource)?;
+    let kind = kind_of(image, resource);
     let mut seen = BTreeSet::new();
     let mut records = Vec::new();
     for ConfigChange { key: name, op, expected } in &request.changes {
@@ -71,9 +72,13 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
             let message = format!("config {name:?} of {resource} is named twice in the request");
             return Err(ApiError::new(ErrorName::InvalidRequest, message));
         }
-        let key = known_key(resource, name)?;
-        let value = new_value(image, resource, key, name, op)?;
         let before = config::own_value(image, resource, name);
+        let value = match known_key(resource, kind, name) {
+            Ok(key) => new_value(image, resource, key, name, op)?,
+            // Of an earlier release, which had the key.
+            Err(_) if *op == ConfigOp::Delete && before.is_some() => None,
+            Err(refused) => return Err(refused),
+        };
         check_expected(resource, name, expected.as_deref(), before)?;
         // A topic's config that stays as it is needs no record. A broker's is written again: brokers take that as
         // the order to reload what it names, such as a certificate.
@@ -82,6 +87,7 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
             records.push(Record::Config { resource: resource.clone(), key: name.clone(), value });
         }
     }
+    check_count_of_kind(image, resource, kind, &records)?;
     Ok(records)
 }
 
@@ -113,43 +119,56 @@ fn check_exists(image: &MetadataImage, resource: &ConfigResource) -> Result<(), 
     }
 }
 
-fn known_key(resource: &ConfigResource, name: &str) -> Result<&'static ConfigKey, ApiError> {
-    config::key_of(resource, name).ok_or_else(|| {
-        let hint = config::nearest(name, names_for(resource))
-            .map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"));
-        ApiError::new(ErrorName::InvalidConfig, format!("{resource} has no config {name:?}{hint}"))
-    })
+/// The kind that decides which keys there are; none for the default of all brokers.
+fn kind_of<'a>(image: &'a MetadataImage, resource: &ConfigResource) -> Option<&'a Kind> {
+    match resource {
+        ConfigResource::Topic(name) => image.topic_named(name).map(|topic| &topic.kind),
+        ConfigResource::Broker(broker) => image.broker(*broker).map(|broker| &broker.kind),
+        ConfigResource::BrokerDefault => None,
+    }
 }
 
-fn names_for(resource: &ConfigResource) -> impl Iterator<Item = &'static str> {
-    let is_topic = matches!(resource, ConfigResource::Topic(_));
-    let of_topics =
-        config::TOPIC_KEYS.iter().filter_map(move |key| if is_topic { Some(key.name) } else { key.broker_name() });
-    let of_brokers = config::BROKER_KEYS.iter().filter(move |_| !is_topic).map(|key| key.name);
-    of_topics.chain(of_brokers)
+/// The key of the table; `None`: one that the kind brings.
+fn known_key(
+    resource: &ConfigResource,
+    kind: Option<&Kind>,
+    name: &str,
+) -> Result<Option<&'static ConfigKey>, ApiError> {
+    match config::support(resource, kind, name) {
+        Support::Known(key) => Ok(Some(key)),
+        Support::OfKind => Ok(None),
+        Support::Unsupported(why) => Err(ApiError::new(ErrorName::InvalidConfig, why)),
+    }
 }
 
 /// The value that `op` leads to; `None` removes it.
 fn new_value(
     image: &MetadataImage,
     resource: &ConfigResource,
-    key: &ConfigKey,
+    key: Option<&'static ConfigKey>,
     name: &str,
     op: &ConfigOp,
 ) -> Result<Option<String>, ApiError> {
-    let value = match op {
-        ConfigOp::Set(value) => Some(value.clone()),
-        ConfigOp::Delete => None,
-        ConfigOp::Append(_) | ConfigOp::Subtract(_) if !key.is_list() => {
+    let list = key.filter(|key| key.is_list());
+    let value = match (op, list) {
+        (ConfigOp::Set(value), _) => Some(value.clone()),
+        (ConfigOp::Delete, _) => None,
+        (ConfigOp::Append(_) | ConfigOp::Subtract(_), None) => {
             let message = format!("config {name:?} of {resource} is not a list: it can only be set or deleted");
             return Err(ApiError::new(ErrorName::InvalidConfig, message));
         }
-        ConfigOp::Append(items) => Some(appended(current(image, resource, key, name), items)),
-        ConfigOp::Subtract(items) => Some(subtracted(current(image, resource, key, name), items)),
+        (ConfigOp::Append(items), Some(key)) => Some(appended(current(image, resource, key, name), items)),
+        (ConfigOp::Subtract(items), Some(key)) => Some(subtracted(current(image, resource, key, name), items)),
     };
-    check_min_isr(resource, name, value.as_deref())?;
+    check_reach(resource, key, name, value.as_deref())?;
     if let Some(value) = &value {
         check_value(resource, key, name, value)?;
+        if let ConfigResource::Topic(topic) = resource
+            && name == MIN_INSYNC_REPLICAS
+            && let Some(topic) = image.topic_named(topic)
+        {
+            check_min_isr_fits(&topic.name, value, topics::replication_factor(topic))?;
+        }
     }
     Ok(value)
 }
@@ -176,28 +195,87 @@ fn subtracted(list: &str, less: &str) -> String {
     config::items(list).filter(|item| !gone.contains(item)).collect::<Vec<_>>().join(",")
 }
 
-/// `min.insync.replicas` decides who is in the ELR, so it must be the same whichever broker leads, and a change of it
-/// must be a record.
-fn check_min_isr(resource: &ConfigResource, name: &str, value: Option<&str>) -> Result<(), ApiError> {
-    let why = match (resource, value) {
-        _ if name != MIN_INSYNC_REPLICAS => return Ok(()),
-        (ConfigResource::Broker(_), Some(_)) => "cannot differ between brokers: set it on topics or on broker/default",
-        (ConfigResource::BrokerDefault, None) => "cannot be removed while eligible leader replicas are on: set it",
-        (ConfigResource::Topic(_) | ConfigResource::Broker(_) | ConfigResource::BrokerDefault, _) => return Ok(()),
+/// The controllers read one value for the whole cluster. `min.insync.replicas` decides who is in the ELR, so a change of it
+/// must be a record as well.
+fn check_reach(
+    resource: &ConfigResource,
+    key: Option<&ConfigKey>,
+    name: &str,
+    value: Option<&str>,
+) -> Result<(), ApiError> {
+    let Some(key) = key.filter(|key| key.reader == Reader::Controllers) else { return Ok(()) };
+    let why = match (resource, value, key.scope) {
+        (ConfigResource::Broker(_), Some(_), Scope::TopicAndBroker(_)) => {
+            "cannot differ between brokers: set it on topics or on broker/default"
+        }
+        (ConfigResource::Broker(_), Some(_), Scope::Broker) => {
+            "cannot differ between brokers: set it on broker/default"
+        }
+        (ConfigResource::BrokerDefault, None, _) if name == MIN_INSYNC_REPLICAS => {
+            "cannot be removed while eligible leader replicas are on: set it"
+        }
+        (ConfigResource::Topic(_) | ConfigResource::Broker(_) | ConfigResource::BrokerDefault, ..) => return Ok(()),
     };
     Err(ApiError::new(ErrorName::InvalidConfig, format!("config {name:?} {why}")))
 }
 
-fn check_value(resource: &ConfigResource, key: &ConfigKey, name: &str, value: &str) -> Result<(), ApiError> {
+/// More in-sync replicas than there are replicas can never be: what is then acknowledged would not be what was asked for.
+pub(super) fn check_min_isr_fits(topic: &str, value: &str, replicas: usize) -> Result<(), ApiError> {
+    if value.parse().is_ok_and(|wanted: usize| wanted <= replicas) {
+        return Ok(());
+    }
+    let message = format!(
+        "config {MIN_INSYNC_REPLICAS:?} of topic/{topic} is {} but the topic has {replicas} replicas: expected at most that \
+         many",
+        excerpt(value)
+    );
+    Err(ApiError::new(ErrorName::InvalidConfig, message))
+}
+
+/// Every node holds them all, and the hosts of the topic's partitions get them at once.
+fn check_count_of_kind(
+    image: &MetadataImage,
+    resource: &ConfigResource,
+    kind: Option<&Kind>,
+    changes: &[Record],
+) -> Result<(), ApiError> {
+    let is_of_kind = |key: &&String| matches!(config::support(resource, kind, key), Support::OfKind);
+    let mut keys: BTreeSet<&String> = BTreeSet::new();
+    for change in changes {
+        if let Record::Config { key, value: Some(_), .. } = change {
+            keys.insert(key);
+        }
+    }
+    if keys.iter().any(is_of_kind) {
+        keys.extend(image.configs.get(resource).into_iter().flat_map(|own| own.keys()));
+    }
+    for change in changes {
+        if let Record::Config { key, value: None, .. } = change {
+            keys.remove(key);
+        }
+    }
+    check_count(resource, keys.iter().filter(|key| is_of_kind(key)).count())
+}
+
+fn check_count(resource: &ConfigResource, count: usize) -> Result<(), ApiError> {
+    let max = limits::CONFIGS_OF_KIND_MAX;
+    if count <= max {
+        return Ok(());
+    }
+    let message = format!("{resource} would have {count} configs of its kind, expected at most {max}");
+    Err(ApiError::new(ErrorName::InvalidConfig, message))
+}
+
+fn check_value(resource: &ConfigResource, key: Option<&ConfigKey>, name: &str, value: &str) -> Result<(), ApiError> {
     check_size(resource, key, name, value)?;
-    key.check(value).map_err(|why| {
+    key.map_or(Ok(()), |key| key.check(value)).map_err(|why| {
         let message = format!("config {name:?} of {resource} is {} but {why}", excerpt(value));
         ApiError::new(ErrorName::InvalidConfig, message)
     })
 }
 
 /// A value is written, sent and read back as a whole, by every node and at every start.
-fn check_size(resource: &ConfigResource, key: &ConfigKey, name: &str, value: &str) -> Result<(), ApiError> {
+fn check_size(resource: &ConfigResource, key: Option<&ConfigKey>, name: &str, value: &str) -> Result<(), ApiError> {
     let refuse = |found: usize, unit: &str, max: usize| {
         let message = format!("config {name:?} of {resource} would have {found} {unit}, expected at most {max}");
         Err(ApiError::new(ErrorName::InvalidConfig, message))
@@ -206,7 +284,7 @@ fn check_size(resource: &ConfigResource, key: &ConfigKey, name: &str, value: &st
         return refuse(value.len(), "bytes", limits::CONFIG_VALUE_BYTES_MAX);
     }
     match config::items(value).count() {
-        items if key.is_list() && items > limits::CONFIG_LIST_ITEMS_MAX => {
+        items if key.is_some_and(ConfigKey::is_list) && items > limits::CONFIG_LIST_ITEMS_MAX => {
             refuse(items, "items", limits::CONFIG_LIST_ITEMS_MAX)
         }
         _ => Ok(()),
@@ -225,12 +303,14 @@ fn excerpt(value: &str) -> String {
 /// Checks the configs that a topic is created with.
 pub(super) fn check_new_topic(
     name: &str,
+    kind: &Kind,
     configs: &[(String, Option<String>)],
 ) -> Result<BTreeMap<String, String>, ApiError> {
     let resource = ConfigResource::Topic(name.to_owned());
-    let mut checked = BTreeMap::new();
+    let (mut checked, mut of_kind) = (BTreeMap::new(), 0);
     for (key_name, value) in configs {
-        let key = known_key(&resource, key_name)?;
+        let key = known_key(&resource, Some(kind), key_name)?;
+        of_kind += usize::from(key.is_none());
         let Some(value) = value else {
             let message = format!("config {key_name:?} of {resource} has no value");
             return Err(ApiError::new(ErrorName::InvalidConfig, message));
@@ -241,6 +321,7 @@ pub(super) fn check_new_topic(
             return Err(ApiError::new(ErrorName::InvalidRequest, message));
         }
     }
+    check_count(&resource, of_kind)?;
     Ok(checked)
 }
 

@@ -11,9 +11,11 @@ pub mod elections;
 pub mod features;
 pub mod heartbeat;
 pub mod partition_change;
+mod probe;
 pub mod producer_ids;
 pub mod reassignment;
 pub mod topics;
+mod unregister;
 
 use crate::record::Record;
 

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::config;
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{BrokerId, DirectoryId, PartitionId, ReassignmentId, TopicPartition};
 use crate::image::{MetadataImage, Reassignment, Topic};
@@ -342,6 +343,12 @@ fn check_target(image: &MetadataImage, found: &Found<'_>, target: &[BrokerId]) -
         if is_cordoned(broker) && !found.state.replicas.contains(replica) {
             return refuse(format!("would have a replica on broker {replica}, whose directories are all cordoned"));
         }
+    }
+    // The topic would acknowledge less than it asks for.
+    let min_isr = config::own_min_insync_replicas(image, &found.topic.name);
+    if let Some(min_isr) = min_isr.filter(|&min_isr| target.len() < min_isr.min(found.original(image).len())) {
+        let (count, key) = (target.len(), config::MIN_INSYNC_REPLICAS);
+        return refuse(format!("would have {count} replicas, and {key} of its topic is {min_isr}"));
     }
     Ok(())
 }

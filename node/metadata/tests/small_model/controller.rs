@@ -11,7 +11,7 @@ use quorate_metadata::ids::{
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::topics::{self, CreateTopic};
 use quorate_metadata::plan::{checkpoint, features};
-use quorate_metadata::record::{BrokerRegistration, Endpoint, Kind, Partition, Record, SecurityProtocol};
+use quorate_metadata::record::{BrokerRegistration, Endpoint, Kind, Partition, Probe, Record, SecurityProtocol};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{Batch, MetadataImage, Plan};
 
@@ -114,6 +114,7 @@ impl Controller {
                 security: SecurityProtocol::Plaintext,
             }],
             kind: Kind::LOG,
+            probe: Probe::Unstated,
             rack: None,
             features: features::supported(),
             directories: vec![DirectoryId::from_bytes([100 + id; 16])],

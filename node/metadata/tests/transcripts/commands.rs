@@ -10,7 +10,7 @@ use quorate_metadata::plan::features::{self, Direction};
 use quorate_metadata::plan::heartbeat::{Heartbeat, awaits_others, heartbeat};
 use quorate_metadata::plan::producer_ids;
 use quorate_metadata::plan::topics::{self, CreatePartitions, CreateTopic, TopicRef};
-use quorate_metadata::record::{Endpoint, Kind, LeaderRecoveryState, SecurityProtocol, VersionRange};
+use quorate_metadata::record::{Endpoint, Kind, LeaderRecoveryState, Probe, SecurityProtocol, VersionRange};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, MetadataImage, Plan, config};
 
@@ -118,6 +118,7 @@ fn registration(broker: BrokerId) -> RegisterBroker {
         incarnation: incarnation("first"),
         endpoints: vec![endpoint],
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: features::supported(),
         directories: vec![directory(&format!("disk-{broker}"))],
@@ -151,6 +152,11 @@ fn register(image: &MetadataImage, command: &Command) -> Result<Step> {
     if let Some(ranges) = args.text("features") {
         request.features = items(ranges, ',').map(feature).collect::<Result<_>>()?;
     }
+    request.probe = match args.text("probe") {
+        Some("none") => Probe::None,
+        Some(name) => Probe::Endpoint(name.to_owned()),
+        None => Probe::Unstated,
+    };
     let flags = args.words();
     if flags.contains(&"no-endpoints") {
         request.endpoints.clear();

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use quorate_metadata::ids::{BrokerId, TopicPartition};
 use quorate_metadata::image::Reassignment;
-use quorate_metadata::record::{LeaderRecoveryState, Partition, PartitionChange};
+use quorate_metadata::record::{LeaderRecoveryState, Partition, PartitionChange, Probe};
 use quorate_metadata::{MetadataImage, Record};
 
 pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) -> String {
@@ -15,7 +15,8 @@ pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) ->
         Record::RegisterBroker(broker) => {
             let known = before.broker(broker.broker).is_some_and(|known| known.incarnation == broker.incarnation);
             let verb = if known { "amended" } else { "registered" };
-            format!("broker {} {verb} epoch {} {}", broker.broker, broker.epoch, state(after, broker.broker))
+            let probe = probe(&broker.probe);
+            format!("broker {} {verb} epoch {} {}{probe}", broker.broker, broker.epoch, state(after, broker.broker))
         }
         Record::FenceBroker { broker, .. } => format!("broker {broker} fenced"),
         Record::UnfenceBroker { broker, .. } => format!("broker {broker} unfenced"),
@@ -43,6 +44,14 @@ pub fn change(before: &MetadataImage, after: &MetadataImage, record: &Record) ->
         | Record::BeginTransaction { .. }
         | Record::EndTransaction
         | Record::AbortTransaction { .. } => record.kind().to_owned(),
+    }
+}
+
+fn probe(probe: &Probe) -> String {
+    match probe {
+        Probe::Unstated => String::new(),
+        Probe::None => " probe none".to_owned(),
+        Probe::Endpoint(name) => format!(" probe {name}"),
     }
 }
 

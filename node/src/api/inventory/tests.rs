@@ -1,5 +1,7 @@
 use quorate_metadata::ids::{ControllerEpoch, DirectoryId, TopicId};
-use quorate_metadata::record::{Kind, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart};
+use quorate_metadata::record::{
+    ConfigResource, Kind, PartitionRegistration, PartitionState, ReassignedPartition, ReassignmentStart,
+};
 use quorate_metadata::{Batch, ErrorName, Ledger, Record};
 
 use super::*;
@@ -134,4 +136,36 @@ async fn a_token_of_another_listing_is_refused_by_name() {
         admin::ListReassignmentsRequest { page_token: "reassignments:0:0::x".to_owned(), ..Default::default() };
     let refused = reassignments(&image, &operations_at).await.expect_err("no operation has this id");
     assert_eq!(refused.name, ErrorName::InvalidRequest);
+}
+
+fn config(key: &str) -> Record {
+    let resource = ConfigResource::Topic("t1".to_owned());
+    Record::Config { resource, key: key.to_owned(), value: Some("5".to_owned()) }
+}
+
+#[test]
+fn stored_config_without_effect_is_shown_as_unsupported() {
+    let mut image = image(&[]);
+    image.replay_records(&[config("flush.ms"), config("retention.ms")]).expect("they replay");
+    let entries = describe::configs(&image, &ConfigResource::Topic("t1".to_owned())).expect("it is there");
+    let of = |key: &str| entries.iter().find(|entry| entry.key == key).expect("it is shown");
+    assert_eq!((&*of("flush.ms").value, &*of("flush.ms").r#type), ("5", "unsupported"));
+    assert!(of("flush.ms").doc.contains("log_flush"), "{:?}", of("flush.ms"));
+    assert_eq!((&*of("retention.ms").r#type, &*of("retention.ms").source), ("long", "topic"));
+    assert!(entries.is_sorted_by(|one, other| one.key < other.key), "each key once");
+}
+
+#[test]
+fn configs_of_another_kind_are_its_own_and_the_controllers() {
+    let mut image = image(&[]);
+    let topic = TopicId::from_bytes([9; 16]);
+    let created = Record::CreateTopic { topic, name: "counts".to_owned(), kind: Kind::from("counter") };
+    let resource = ConfigResource::Topic("counts".to_owned());
+    let (key, value) = ("counter.window.ms".to_owned(), Some("5".to_owned()));
+    image.replay_records(&[created, Record::Config { resource: resource.clone(), key, value }]).expect("they replay");
+    let entries = describe::configs(&image, &resource).expect("it is there");
+    let shown: Vec<(&str, &str)> = entries.iter().map(|entry| (&*entry.key, &*entry.value)).collect();
+    let expected =
+        [("counter.window.ms", "5"), ("min.insync.replicas", "1"), ("unclean.leader.election.enable", "false")];
+    assert_eq!(shown, expected);
 }

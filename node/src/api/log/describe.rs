@@ -80,7 +80,7 @@ fn progress(progress: Progress) -> FollowerProgress {
         log_end_offset: progress.log_end.map(|end| end.0),
         offsets_left: progress.offsets_left,
         bytes_left: i64::try_from(progress.bytes_left).unwrap_or(i64::MAX),
-        bytes_per_second: i64::try_from(progress.bytes_per_second).unwrap_or(i64::MAX),
+        bytes_per_second: progress.bytes_per_second.map(|rate| i64::try_from(rate).unwrap_or(i64::MAX)),
         caught_up_ms_ago: progress.caught_up_ms_ago,
     }
 }

@@ -1,5 +1,7 @@
 //! The reference data plane over the wire: records in, records out, replication, and what the replicas are doing.
 
+#[cfg(test)]
+mod config_readers;
 mod describe;
 mod fetch;
 mod offsets;

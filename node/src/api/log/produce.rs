@@ -9,8 +9,8 @@ use prost::Message;
 use quorate_client::world;
 use quorate_log::{NewBatch, Producer};
 use quorate_metadata::config;
-use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
-use quorate_metadata::{ApiError, ErrorName};
+use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
+use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::error::to_item;
 use quorate_proto::log::{
     ProduceReply, ProduceRequest, ProducedBatch, ProducedPartition, Record, RecordBatch, Records,
@@ -90,7 +90,8 @@ async fn send(plane: &DataPlane, acks: Acks, produced: ProducedBatch) -> Result<
 }
 
 /// What a topic wants of the batches of its producers.
-struct Wanted {
+#[derive(Debug)]
+pub(super) struct Wanted {
     bytes_max: usize,
     timestamps: Timestamps,
 }
@@ -99,10 +100,15 @@ impl Wanted {
     fn of(plane: &DataPlane, id: TopicPartition) -> Result<Self, ApiError> {
         let image = plane.metadata().image();
         let topic = image.topic(id.topic).ok_or_else(|| partition::unknown_topic(id.topic))?;
-        Ok(Self {
-            bytes_max: config::topic_value(&image, &topic.name, config::MAX_MESSAGE_BYTES),
-            timestamps: Timestamps::of(&image, &topic.name),
-        })
+        Ok(Self::on(&image, plane.broker(), &topic.name))
+    }
+
+    /// As this broker goes by the topic's configs.
+    pub(super) fn on(image: &MetadataImage, broker: BrokerId, topic: &str) -> Self {
+        Self {
+            bytes_max: config::topic_value(image, broker, topic, config::MAX_MESSAGE_BYTES),
+            timestamps: Timestamps::of(image, broker, topic),
+        }
     }
 
     fn check_size(&self, records: &Bytes) -> Result<(), ApiError> {

@@ -2,6 +2,7 @@
 //! (`message.timestamp.type`, `message.timestamp.before.max.ms` and `message.timestamp.after.max.ms` of the topic).
 
 use quorate_metadata::config;
+use quorate_metadata::ids::BrokerId;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage};
 use quorate_proto::log::Record;
 
@@ -15,13 +16,13 @@ pub enum Timestamps {
 }
 
 impl Timestamps {
-    pub fn of(image: &MetadataImage, topic: &str) -> Self {
-        if config::topic_value::<String>(image, topic, config::TIMESTAMP_TYPE) == config::LOG_APPEND_TIME {
+    pub fn of(image: &MetadataImage, broker: BrokerId, topic: &str) -> Self {
+        if config::topic_value::<String>(image, broker, topic, config::TIMESTAMP_TYPE) == config::LOG_APPEND_TIME {
             return Self::Append;
         }
         Self::Create {
-            before_max_ms: config::topic_value(image, topic, config::TIMESTAMP_BEFORE_MAX),
-            after_max_ms: config::topic_value(image, topic, config::TIMESTAMP_AFTER_MAX),
+            before_max_ms: config::topic_value(image, broker, topic, config::TIMESTAMP_BEFORE_MAX),
+            after_max_ms: config::topic_value(image, broker, topic, config::TIMESTAMP_AFTER_MAX),
         }
     }
 

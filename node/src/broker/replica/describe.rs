@@ -22,7 +22,8 @@ pub struct Progress {
     pub log_end: Option<LogOffset>,
     pub offsets_left: i64,
     pub bytes_left: u64,
-    pub bytes_per_second: u64,
+    /// None: not measured lately.
+    pub bytes_per_second: Option<u64>,
     pub caught_up_ms_ago: Option<i64>,
 }
 
@@ -42,14 +43,14 @@ impl Replica {
         let of = |broker: BrokerId| {
             let log_end = leadership.end_of(broker);
             let from = log_end.unwrap_or(self.log.log_start());
-            let speed = leading.seen(broker).map_or(0, |seen| seen.records_per_second);
+            let speed = leading.records_per_second(broker, now_ms);
             Progress {
                 broker,
                 in_sync: leadership.isr().contains(&broker),
                 log_end,
                 offsets_left: (self.log.log_end().0 - from.0).max(0),
                 bytes_left: bytes_from(&self.log, from),
-                bytes_per_second: u64::try_from(speed).unwrap_or(0) * bytes_per_record(&self.log),
+                bytes_per_second: speed.map(|speed| u64::try_from(speed).unwrap_or(0) * bytes_per_record(&self.log)),
                 caught_up_ms_ago: leadership.caught_up_ms(broker).map(|at| now_ms - at),
             }
         };

@@ -12,11 +12,9 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot};
 
 use super::acknowledgements::{Acknowledgements, Waiting, answer};
+use super::rate::FollowerRate;
 use super::tail::Tail;
 use super::{Effects, Replica, Role, Situation, check_epoch, not_leader};
-
-/// How long a follower's progress is averaged over.
-const RATE_WINDOW_MS: i64 = 2_000;
 
 /// How soon a leader is looked at again while producers wait, whose lease may end, or after a change of the ISR that was
 /// refused and may be granted the next time.
@@ -95,19 +93,11 @@ struct Parked {
     sink: Sink,
 }
 
-/// How fast a follower gets on.
-#[derive(Debug, Clone, Copy)]
-pub struct FollowerSeen {
-    since_ms: i64,
-    end_then: LogOffset,
-    pub records_per_second: i64,
-}
-
 pub struct Leading {
     leadership: Leadership,
     parked: BTreeMap<BrokerId, Parked>,
     waiting: Acknowledgements,
-    seen: BTreeMap<BrokerId, FollowerSeen>,
+    rates: BTreeMap<BrokerId, FollowerRate>,
     /// Something happened that may change who belongs into the ISR.
     isr_due: bool,
     /// A change of the ISR was refused, and is to be asked for again a little later.
@@ -122,7 +112,7 @@ impl Leading {
             leadership,
             parked: BTreeMap::new(),
             waiting,
-            seen: BTreeMap::new(),
+            rates: BTreeMap::new(),
             isr_due: true,
             is_refused: false,
             told_log_start: BTreeMap::new(),
@@ -137,8 +127,9 @@ impl Leading {
         &self.leadership
     }
 
-    pub fn seen(&self, follower: BrokerId) -> Option<&FollowerSeen> {
-        self.seen.get(&follower)
+    /// None: not measured lately.
+    pub fn records_per_second(&self, follower: BrokerId, now_ms: i64) -> Option<i64> {
+        self.rates.get(&follower)?.records_per_second(now_ms)
     }
 
     pub fn on_metadata(&mut self, situation: &Situation, now_ms: i64) {
@@ -260,13 +251,7 @@ impl Leading {
     }
 
     fn observe(&mut self, follower: BrokerId, end: LogOffset, now_ms: i64) {
-        let fresh = FollowerSeen { since_ms: now_ms, end_then: end, records_per_second: 0 };
-        let seen = self.seen.entry(follower).or_insert(fresh);
-        let elapsed = now_ms - seen.since_ms;
-        if elapsed >= RATE_WINDOW_MS {
-            let records_per_second = (end.0 - seen.end_then.0).max(0) * 1_000 / elapsed;
-            *seen = FollowerSeen { records_per_second, ..fresh };
-        }
+        self.rates.entry(follower).or_insert(FollowerRate::starting(end, now_ms)).observe(end, now_ms);
     }
 }
 

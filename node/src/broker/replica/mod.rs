@@ -13,6 +13,7 @@ mod acknowledgements;
 mod describe;
 mod following;
 mod leading;
+mod rate;
 mod tail;
 
 use std::sync::Arc;

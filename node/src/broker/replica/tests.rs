@@ -16,7 +16,7 @@ use quorate_metadata::plan::alter_partition::{AlterPartition, IsrMember, Partiti
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::topics::{CreateTopic, create_topics};
 use quorate_metadata::plan::{checkpoint, features};
-use quorate_metadata::record::{Endpoint, Kind, LeaderRecoveryState, Partition, SecurityProtocol};
+use quorate_metadata::record::{Endpoint, Kind, LeaderRecoveryState, Partition, Probe, SecurityProtocol};
 use quorate_metadata::{ErrorName, MetadataImage, Record, rng};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -158,7 +158,7 @@ impl World {
 
     /// The broker hears of the metadata as it is now.
     fn tell(&mut self, broker: BrokerId) {
-        let Some(situation) = Situation::of(&self.image, self.id) else { return };
+        let Some(situation) = Situation::of(&self.image, broker, self.id) else { return };
         if !situation.partition.replicas.contains(&broker) {
             return;
         }
@@ -327,6 +327,7 @@ impl World {
             incarnation: IncarnationId::new(Uuid::from_u128(self.rng.random())),
             endpoints: vec![endpoint],
             kind: Kind::LOG,
+            probe: Probe::Unstated,
             rack: None,
             features: features::supported(),
             directories: vec![DirectoryId::from_bytes([u8::try_from(broker.get()).expect("small"); 16])],

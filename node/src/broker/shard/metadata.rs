@@ -112,7 +112,7 @@ impl Shard {
             let Some(replica) = self.owned.get_mut(&id) else { continue };
             if !replica.leads() {
                 self.set_pace(id, news == News::Terms);
-            } else if let Some(situation) = Situation::of(&image, id) {
+            } else if let Some(situation) = Situation::of(&image, self.around.broker, id) {
                 replica.on_metadata(&situation, now_ms);
             }
             round.touched.insert(id);

@@ -72,7 +72,7 @@ impl Shard {
 
     fn lead(&mut self, round: &mut Round, id: TopicPartition, leader_epoch: LeaderEpoch) -> Result<(), LogError> {
         let now_ms = self.now_ms();
-        let situation = Situation::of(&self.around.metadata.borrow(), id);
+        let situation = Situation::of(&self.around.metadata.borrow(), self.around.broker, id);
         // The metadata may have gone on since: what it says then is about to be told as well.
         let Some(situation) = situation.filter(|now| now.partition.leader_epoch == leader_epoch) else {
             return Ok(());

@@ -156,7 +156,7 @@ impl Shard {
             let Some(replica) = self.owned.get_mut(&id).filter(|replica| replica.needs_housekeeping()) else {
                 continue;
             };
-            if let Some(situation) = Situation::of(&self.seen, id) {
+            if let Some(situation) = Situation::of(&self.seen, self.around.broker, id) {
                 replica.housekeep(&mut round.writes, &situation, wall_ms);
                 round.touched.insert(id);
             }

@@ -9,7 +9,7 @@ use quorate_metadata::ids::{ClientId, DirectoryId, IncarnationId, PartitionId, T
 use quorate_metadata::plan::brokers::{self, RegisterBroker};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::{
-    ConfigResource, Endpoint, Kind, PartitionRegistration, PartitionState, SecurityProtocol,
+    ConfigResource, Endpoint, Kind, PartitionRegistration, PartitionState, Probe, SecurityProtocol,
 };
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::oneshot;
@@ -98,6 +98,7 @@ fn register(image: &MetadataImage, id: i32) -> Result<Plan<()>, ApiError> {
             security: SecurityProtocol::Plaintext,
         }],
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: features::supported(),
         directories: vec![directory(id)],

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use quorate_client::{AdminClient, Freshness, Options};
+use quorate_metadata::ErrorName;
 use quorate_proto::admin::{
     AlterConfigsRequest, ConfigAlteration, ConfigChange, ConfigResource, CreateTopicsRequest, ElectLeadersRequest,
     MutationOptions, TopicPartition, UnregisterBrokerRequest, config_resource,
@@ -95,4 +97,13 @@ async fn feeds_that_cannot_be_followed() {
         let description = format!("{request:?}");
         assert_eq!(refusal(cluster.broker(2).watch(request)).await, expected, "{description}");
     }
+}
+
+#[tokio::test]
+async fn raft_port_as_bootstrap_is_refused_by_name() {
+    let cluster = Cluster::start(1).await;
+    let client = AdminClient::connect(&[cluster.raft(1)], Options::default()).expect("it is an address");
+    let refused = client.describe_quorum(Freshness::Stale).await.expect_err("it has no API");
+    assert_eq!(refused.name(), ErrorName::UnsupportedVersion, "{refused}");
+    assert!(refused.error().message.contains(cluster.raft(1)), "{refused}");
 }

@@ -66,6 +66,9 @@ async fn topics_that_cannot_be_created() {
         (configured("no.such.key", "1"), "INVALID_CONFIG"),
         (configured("retention.ms", "soon"), "INVALID_CONFIG"),
         (configured("min.insync.replicas", "0"), "INVALID_CONFIG"),
+        (configured("min.insync.replicas", "9"), "INVALID_CONFIG"),
+        (configured("compression.type", "zstd"), "INVALID_CONFIG"),
+        (configured("counter.window.ms", "1"), "INVALID_CONFIG"),
     ];
     let untouched = Untouched::since_now(&cluster).await;
     for (topic, expected) in rows {

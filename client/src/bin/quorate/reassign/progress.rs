@@ -49,8 +49,9 @@ struct Partition {
 struct Left {
     offsets: i64,
     bytes: i64,
-    bytes_per_second: i64,
-    /// Until the slowest has everything; null while one of them stands still.
+    /// Null where the rate of one of them was not measured lately.
+    bytes_per_second: Option<i64>,
+    /// Until the slowest has everything; null while one of them stands still, or its rate is not known.
     eta_seconds: Option<i64>,
 }
 
@@ -137,16 +138,21 @@ fn left(moved: &ReassigningPartition, followers: &[FollowerProgress]) -> Option<
     Some(Left {
         offsets: awaited.iter().map(|follower| follower.offsets_left).sum(),
         bytes: awaited.iter().map(|follower| follower.bytes_left).sum(),
-        bytes_per_second: awaited.iter().map(|follower| follower.bytes_per_second).sum(),
+        bytes_per_second: awaited.iter().map(|follower| rate(follower)).sum(),
         eta_seconds: etas.map(|etas| etas.into_iter().max().unwrap_or(0)),
     })
+}
+
+/// One that has everything does not have to move.
+fn rate(follower: &FollowerProgress) -> Option<i64> {
+    follower.bytes_per_second.or((follower.bytes_left <= 0).then_some(0))
 }
 
 fn eta_seconds(follower: &FollowerProgress) -> Option<i64> {
     match (follower.bytes_left, follower.bytes_per_second) {
         (..=0, _) => Some(0),
-        (_, ..=0) => None,
-        (left, rate) => Some((left - 1) / rate + 1),
+        (_, None | Some(..=0)) => None,
+        (left, Some(rate)) => Some((left - 1) / rate + 1),
     }
 }
 
@@ -175,12 +181,13 @@ fn block(reassignment: &Reassignment) -> String {
 }
 
 fn left_cells(left: Option<Left>) -> [String; 4] {
-    let unknown = || "unknown".to_owned();
+    let unknown = || "-".to_owned();
     let Some(left) = left else { return [unknown(), unknown(), unknown(), unknown()] };
     let human = |bytes: i64| HumanBytes(u64::try_from(bytes).unwrap_or(0)).to_string();
     let duration = |seconds: i64| Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     let eta = left.eta_seconds.map_or_else(unknown, |eta| humantime::format_duration(duration(eta)).to_string());
-    [left.offsets.to_string(), human(left.bytes), format!("{}/s", human(left.bytes_per_second)), eta]
+    let rate = left.bytes_per_second.map_or_else(unknown, |rate| format!("{}/s", human(rate)));
+    [left.offsets.to_string(), human(left.bytes), rate, eta]
 }
 
 #[cfg(test)]
@@ -205,13 +212,13 @@ mod tests {
         }
     }
 
-    fn follower(broker: i32, bytes_left: i64, bytes_per_second: i64) -> FollowerProgress {
+    fn follower(broker: i32, bytes_left: i64, bytes_per_second: impl Into<Option<i64>>) -> FollowerProgress {
         FollowerProgress {
             broker,
             log_end_offset: Some(5),
             offsets_left: 10,
             bytes_left,
-            bytes_per_second,
+            bytes_per_second: bytes_per_second.into(),
             ..FollowerProgress::default()
         }
     }
@@ -219,10 +226,15 @@ mod tests {
     #[test]
     fn what_is_left_is_of_those_who_are_awaited_and_the_slowest_sets_the_time() {
         let followers = [follower(4, 1_000, 100), follower(3, 501, 10), follower(2, 99_999, 1)];
-        let expected = Left { offsets: 20, bytes: 1_501, bytes_per_second: 110, eta_seconds: Some(51) };
+        let expected = Left { offsets: 20, bytes: 1_501, bytes_per_second: Some(110), eta_seconds: Some(51) };
         assert_eq!(left(&moved(), &followers), Some(expected));
         let stands_still = [follower(4, 1_000, 0), follower(3, 0, 0)];
         assert_eq!(left(&moved(), &stands_still).map(|left| left.eta_seconds), Some(None));
+        let not_measured = left(&moved(), &[follower(4, 1_000, None), follower(3, 501, 10)]);
+        assert_eq!(
+            not_measured.map(|left| (left.bytes, left.bytes_per_second, left.eta_seconds)),
+            Some((1_501, None, None))
+        );
         let all_there = [follower(4, 0, 0), follower(3, 0, 0)];
         assert_eq!(left(&moved(), &all_there).and_then(|left| left.eta_seconds), Some(0));
     }
@@ -262,7 +274,11 @@ mod tests {
         let shown = text(&known);
         assert!(shown.starts_with("reassignment 7 since 2023-11-14T22:13:20.123Z, at 1.00 MiB/s at most, paused\n"));
         assert!(shown.contains("2.00 KiB") && shown.contains("1.00 KiB/s") && shown.ends_with("2s"), "{shown}");
-        assert!(text(&[Reassignment::new(description, &Told::new())]).contains("unknown"));
+        let paused = Told::from([((moved().topic_id, 0), vec![follower(4, 2_048, None), follower(3, 0, None)])]);
+        let shown = text(&[Reassignment::new(description.clone(), &paused)]);
+        assert!(shown.contains("2.00 KiB") && !shown.contains("/s\n") && shown.trim_end().ends_with('-'), "{shown}");
+        let shown = text(&[Reassignment::new(description, &Told::new())]);
+        assert!(shown.trim_end().ends_with('-'), "{shown}");
         assert_eq!(text(&[]), "nothing is being reassigned");
     }
 }

@@ -86,9 +86,12 @@ impl<'a> Creation<'a> {
         }
         self.names.check(&request.name)?;
         self.image.check_kind(&request.kind)?;
-        let configs = configs::check_new_topic(&request.name, &request.configs)?;
+        let configs = configs::check_new_topic(&request.name, &request.kind, &request.configs)?;
         let partitions =
             if request.assignment.is_empty() { self.place(request, rng)? } else { self.assign_by_hand(request)? };
+        if let Some(min_isr) = configs.get(MIN_INSYNC_REPLICAS) {
+            configs::check_min_isr_fits(&request.name, min_isr, partitions.first().map_or(0, Vec::len))?;
+        }
         let warnings = self.min_isr_warning(&configs, &partitions).into_iter().collect();
         let created = CreatedTopic {
             name: request.name.clone(),
@@ -104,16 +107,11 @@ impl<'a> Creation<'a> {
         Ok(created)
     }
 
-    /// Where `min.insync.replicas` asks for more replicas than there are, or than live.
+    /// Where `min.insync.replicas` asks for more replicas than live.
     fn min_isr_warning(&self, configs: &BTreeMap<String, String>, partitions: &[Vec<BrokerId>]) -> Option<String> {
         let own = configs.get(MIN_INSYNC_REPLICAS).map(|value| value.parse().expect("it was checked"));
         let wanted: usize = own.unwrap_or_else(|| config::cluster_number(self.image, MIN_INSYNC_REPLICAS));
         let replicas = partitions.first().map_or(0, Vec::len);
-        if own.is_some() && wanted > replicas {
-            return Some(format!(
-                "{MIN_INSYNC_REPLICAS} is {wanted}, and the topic has {replicas} replicas: all of them have to be in sync"
-            ));
-        }
         let needed = wanted.min(replicas);
         let live = |replicas: &Vec<BrokerId>| replicas.iter().filter(|broker| self.image.is_active(**broker)).count();
         let (partition, live) = (0..).zip(partitions.iter().map(live)).min_by_key(|(_, live)| *live)?;

@@ -12,6 +12,7 @@ use crate::image::{MetadataImage, Topic};
 
 pub use create::{CreateTopic, CreatedTopic, create_topics};
 pub use delete::{TopicRef, delete_topics};
+pub(in crate::plan) use partitions::replication_factor;
 pub use partitions::{CreatePartitions, create_partitions};
 
 fn topic_named<'a>(image: &'a MetadataImage, name: &str) -> Result<&'a Topic, ApiError> {

@@ -64,7 +64,7 @@ fn added_count(topic: &Topic, count: i32) -> Result<usize, ApiError> {
 }
 
 /// The topic's replication factor, that is, its first partition's without what a reassignment is about to remove.
-fn replication_factor(topic: &Topic) -> usize {
+pub(in crate::plan) fn replication_factor(topic: &Topic) -> usize {
     topic
         .partitions
         .get(0)

@@ -1,7 +1,7 @@
 //! News of brokers and of reassignments.
 
 use quorate_metadata::ids::{IncarnationId, ReassignmentId};
-use quorate_metadata::record::{BrokerRegistration, Kind, ReassignedPartition, ReassignmentStart};
+use quorate_metadata::record::{BrokerRegistration, Kind, Probe, ReassignedPartition, ReassignmentStart};
 
 use super::super::super::replica::Supplied;
 use super::*;
@@ -25,6 +25,7 @@ fn registered(id: i32) -> Record {
         incarnation: IncarnationId::default(),
         endpoints: Vec::new(),
         kind: Kind::LOG,
+        probe: Probe::Unstated,
         rack: None,
         features: BTreeMap::new(),
         directories: Vec::new(),
