@@ -21,7 +21,7 @@ use super::producer_ids::ProducerIds;
 use super::readers::Reader;
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
-use super::shard::{self, Command, RoleChange, ShardHandle, Surroundings};
+use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
 use crate::machine::{Worker, Workers};
 
 /// Cheap to clone; all clones are the same.
@@ -54,7 +54,9 @@ struct Inner {
 /// What the directories' owners have to say to the rest of the broker.
 pub struct Signals {
     pub proposals: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
-    pub failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
+    pub failures: mpsc::UnboundedReceiver<(DirectoryId, Outage)>,
+    /// Where a directory is reported that does not answer.
+    pub report: mpsc::UnboundedSender<(DirectoryId, Outage)>,
 }
 
 /// Where the log directories of a broker are.
@@ -118,7 +120,7 @@ impl DataPlane {
             replicas: replicas.clone(),
             fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), dialing),
             proposals,
-            failures,
+            failures: failures.clone(),
             metadata: metadata.changes(),
             leaders: leaders.clone(),
             plane: closed,
@@ -142,7 +144,7 @@ impl DataPlane {
             _plane: plane,
             _owners: owners,
         };
-        (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
+        (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed, report: failures })
     }
 
     pub fn broker(&self) -> BrokerId {
@@ -234,12 +236,13 @@ impl DataPlane {
             shard.describe(id).await?;
             self.inner.strays.lock().expect(UNPOISONED).remove(&id);
             let (done, deleted) = oneshot::channel();
-            let stopping = |_| unavailable(format!("broker {broker} is stopping"));
-            shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.map_err(stopping)?;
-            deleted
+            shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await?;
+            (shard, deleted)
         };
         info!(partition = %id, "stray deleted by request");
-        deleted.await.map_err(|_| unavailable(format!("broker {broker} is stopping; the replica may be there again")))
+        let (shard, deleted) = deleted;
+        let stopping = |_| unavailable(format!("broker {broker} is stopping; the replica may be there again"));
+        shard.unless_offline(async { deleted.await.map_err(stopping) }).await
     }
 
     /// Ends the owners of the directories, after they have written what a restart should know. Says whether everything
@@ -247,10 +250,10 @@ impl DataPlane {
     pub async fn stop(&self) -> bool {
         let mut is_clean = true;
         for shard in &self.inner.shards {
-            let (done, stopped) = oneshot::channel();
-            is_clean &= shard.send(Command::Stop(done)).await.is_ok() && stopped.await.unwrap_or(false);
-            shard.ended().await;
+            is_clean &= shard.stop().await;
         }
+        // Calls that wait for something here end.
+        self.inner.replicas.clear();
         is_clean
     }
 
@@ -264,7 +267,7 @@ impl DataPlane {
             (Some(present), Some(named)) if present.shard.directory() != named.directory() => {
                 // What names another directory has taken the replica out of ISR and ELR by the same change.
                 debug!(partition = %assignment.id, from = %present.shard.directory(), to = %named.directory(), "moves");
-                delete(present, assignment.id).await.then(|| named.clone())
+                self.delete(present, assignment.id).await.then(|| named.clone())
             }
             (Some(present), _) => Some(present.shard),
             (None, Some(named)) => Some(named.clone()),
@@ -284,12 +287,27 @@ impl DataPlane {
             debug!(partition = %assignment.id, %error, "no change of role");
         }
     }
-}
 
-/// Waits until the replica cannot come back. False: the broker is stopping.
-async fn delete(Place { shard, claim }: Place, id: TopicPartition) -> bool {
-    let (done, deleted) = oneshot::channel();
-    shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.is_ok() && deleted.await.is_ok()
+    /// Waits until the replica cannot come back. False: the broker is stopping.
+    async fn delete(&self, place: Place, id: TopicPartition) -> bool {
+        let (done, deleted) = oneshot::channel();
+        self.begin_deletion(&place, id, Some(done)).await;
+        let ended = async { deleted.await.map_err(|_| ApiError::new(ErrorName::ReplicaNotAvailable, "stopping")) };
+        place.shard.unless_offline(ended).await.is_ok() || place.shard.outage().is_some()
+    }
+
+    /// In a directory that is offline nothing is deleted: what it has is a stray when it comes back.
+    async fn begin_deletion(
+        &self,
+        Place { shard, claim }: &Place,
+        id: TopicPartition,
+        done: Option<oneshot::Sender<()>>,
+    ) {
+        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim: *claim, done }).await {
+            debug!(partition = %id, %error, "replica not deleted");
+            self.inner.replicas.remove(id, *claim);
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -321,10 +339,8 @@ impl PartitionHost for DataPlane {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         debug!(partition = %id, ?reason, "replica to be deleted");
         // A replica that waits to be created has its place already.
-        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
-        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
-            debug!(partition = %id, %error, "replica not deleted");
-        }
+        let Some(place) = self.inner.replicas.place_of(id) else { return };
+        self.begin_deletion(&place, id, None).await;
     }
 
     async fn found_stray(&self, id: TopicPartition) {

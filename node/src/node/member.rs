@@ -17,6 +17,7 @@ use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway, Readiness};
 use crate::broker::BrokerError;
 use crate::config::{NodeConfig, Role};
 use crate::controller::{EventLoop, Watchdog};
+use crate::disks::DiskProblems;
 use crate::http::HttpState;
 use crate::machine::{Inside, Machine, TaskRunner, Worker};
 use crate::metrics::Metrics;
@@ -61,7 +62,8 @@ impl Member {
         let raft_port = listen(&machine.network, &config.raft_listen).await?;
         let listeners = Listeners::bind(&machine.network, &config).await?;
 
-        let (view, metrics, readiness) = (MetadataView::new(), Arc::new(Metrics::new()), Readiness::default());
+        let (view, readiness, problems) = (MetadataView::new(), Readiness::default(), DiskProblems::default());
+        let metrics = Arc::new(Metrics::new(problems.clone()));
         let http = HttpState { readiness: readiness.clone(), metrics: Some((metrics.clone(), view.clone())) };
         let mut servers = Servers::start(listeners.http, http);
         let raft_config = assembly::raft(&machine, &config, &dial)?;
@@ -81,6 +83,8 @@ impl Member {
             claim: event_loop.published_claim(),
             step_down_after: Duration::from_millis(config.raft_election_max_ms),
             end_after: config.session_timeout(),
+            disk_timeout: config.disk_timeout(),
+            problems: problems.clone(),
             ended: watchdog_ended,
         };
         let node = config.controller_id();
@@ -102,7 +106,7 @@ impl Member {
         let broker = if config.has(Role::Broker) {
             readiness.has_broker(config.broker_id(), slot.clone());
             let local_metadata = Some(Arc::new(view) as Arc<dyn LocalMetadata>);
-            let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, slot)?;
+            let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, (slot, problems))?;
             BrokerRole::start(&machine, broker)
         } else {
             BrokerRole::none()

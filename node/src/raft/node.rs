@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use quorate_client::network::Port;
+use quorate_log::Operations;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, DirectoryId};
 use quorate_metadata::image::LEVEL_LOWEST;
 use quorate_proto::raft as proto;
@@ -32,6 +33,8 @@ use crate::machine::Workers;
 /// Between two tries to have a read confirmed while the leader changes.
 const READ_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Closing ends what is written now, and waits for no new work.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Asking again while one is being written does nothing.
 const SNAPSHOT_RETRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -60,6 +63,7 @@ struct Running {
     leader: watch::Receiver<Option<LeaderInfo>>,
     progress: Progress,
     written: Arc<Notify>,
+    operations: Operations,
 }
 
 impl RaftNode {
@@ -333,10 +337,18 @@ impl RaftNode {
         self.shared.stopped.clone()
     }
 
-    /// Ends Raft and returns when its disk is closed.
+    /// What the disk of the log is being asked for now.
+    pub fn disk_operations(&self) -> &Operations {
+        &self.shared.started.operations
+    }
+
+    /// Ends Raft and returns when its disk is closed, or does not answer.
     pub async fn shutdown(&self) {
         self.shared.shutdown.send_replace(true);
-        until_dropped(self.shared.finished.clone()).await;
+        let closed = timeout(CLOSE_TIMEOUT, until_dropped(self.shared.finished.clone())).await;
+        if closed.is_err() {
+            tracing::error!("the disk of the raft log does not answer: it is not closed");
+        }
     }
 
     pub fn cluster(&self) -> ClusterId {
@@ -366,8 +378,9 @@ fn check(config: &RaftConfig) -> Result<(), RaftError> {
 
 impl From<Started> for Running {
     fn from(started: Started) -> Self {
-        let Started { raft, runtime, peers, proposals, office, leader, progress, written } = started;
-        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader, progress, written }
+        let Started { raft, runtime, peers, proposals, office, leader, progress, written, operations } = started;
+        let office = Mutex::new(Some(office));
+        Self { raft, runtime, peers, proposals, office, leader, progress, written, operations }
     }
 }
 

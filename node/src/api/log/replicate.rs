@@ -73,7 +73,14 @@ async fn take(plane: &DataPlane, request: ReplicateRequest, sink: &Sink) -> Resu
         }
     }
     for (shard, positions) in by_shard {
-        shard.send(Command::Positions { follower, positions, sink: sink.clone() }).await?;
+        let command = Command::Positions { follower, positions: positions.clone(), sink: sink.clone() };
+        match shard.send(command).await {
+            // The other directories go on.
+            Err(error) if error.name == ErrorName::KafkaStorageError => {
+                positions.iter().for_each(|position| refuse(sink, position, error.name));
+            }
+            sent => sent?,
+        }
     }
     Ok(())
 }

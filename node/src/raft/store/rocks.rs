@@ -287,7 +287,10 @@ fn flush_until_closed(disk: Arc<RocksDisk>, mut queue: FlushQueue) {
     while let Some(batch) = queue.blocking_next() {
         let result = match queue.refused() {
             Some(error) => Err(error),
-            None => disk.commit(&batch),
+            None => {
+                let _write = queue.begin_write();
+                disk.commit(&batch)
+            }
         };
         queue.finish(batch, result);
     }

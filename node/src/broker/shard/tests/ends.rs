@@ -56,11 +56,49 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
     assert!(matches!(unwritten.try_recv(), Ok(Err(_))));
     assert_eq!(deleted.try_recv(), Ok(()));
     assert!(!driven.is_found(id(1)) && driven.is_found(id(3)));
-    driven.delete(id(3), None).await;
+    let refused = driven.handle.describe(id(0)).await.expect_err("it is offline");
+    assert_eq!(refused.name, ErrorName::KafkaStorageError);
+    let (_, outage) = driven.failed.try_recv().expect("it is reported");
+    assert_eq!(outage.cause, OutageCause::Broken);
+}
+
+/// They were sent while it was online.
+#[tokio::test]
+async fn requests_behind_a_failure_are_refused_and_deletions_end() {
+    let mut driven = Driven::leading().await;
     let mut refused = driven.produce(id(0)).await;
+    driven.delete(id(3), None).await;
+    let outage = Outage { cause: OutageCause::Hangs, reason: "the disk does not answer".to_owned() };
+    assert!(driven.handle.take_offline(outage));
+    driven.shard.notice_outage();
     driven.round();
+    assert!(driven.shard.owned.is_empty());
     assert!(matches!(refused.try_recv(), Ok(Err(error)) if error.name == ErrorName::KafkaStorageError));
     assert!(!driven.is_found(id(3)));
+    assert!(driven.failed.try_recv().is_err(), "who took it offline has reported it");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_owner_of_a_directory_whose_disk_hangs() {
+    let mut driven = Driven::leading().await;
+    let outage = Outage { cause: OutageCause::Hangs, reason: "the disk does not answer".to_owned() };
+    let lead = || RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::default() };
+    // More than the queue takes, and nobody takes them.
+    let blocked = async {
+        while driven.handle.change_role(lead()).await.is_ok() {}
+        driven.handle.change_role(lead()).await
+    };
+    let taken_offline = async {
+        tokio::task::yield_now().await;
+        driven.handle.take_offline(outage.clone())
+    };
+    let (refused, is_first) = tokio::join!(blocked, taken_offline);
+    assert!(is_first && refused.is_err_and(|error| error.name == ErrorName::KafkaStorageError));
+    let asked = driven.handle.describe(id(0)).await;
+    assert!(asked.is_err_and(|error| error.message.contains("does not answer")));
+    let _write = driven.handle.operations().begin();
+    assert!(!driven.handle.stop().await, "what it has may not be on the disk");
+    assert!(driven.failed.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -1,0 +1,7 @@
+//! The disks of a node: whether they answer, whether they have room, and what is wrong with them.
+
+mod hang;
+mod problems;
+
+pub use hang::{Hang, LOOKS_PER_TIMEOUT, hangs};
+pub use problems::DiskProblems;
