@@ -1,5 +1,7 @@
 //! Reading beside the owner: a reader sees what is committed, and disturbs nobody.
 
+use quorate_metadata::ids::DirectoryId;
+
 use crate::batch::{LogOffset, StoredBatch};
 use crate::error::LogError;
 use crate::rows::Rows;
@@ -13,6 +15,11 @@ pub struct LogReader {
 impl LogReader {
     pub(crate) fn new(rows: Rows) -> Self {
         Self { rows }
+    }
+
+    /// Where the log is.
+    pub fn directory(&self) -> DirectoryId {
+        self.rows.directory().id()
     }
 
     /// The batches from the one that has `from`, wholly below `below`. One is returned even if larger than `max_bytes`.

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::fetchers::{Dialing, Fetchers};
 use super::producer_ids::ProducerIds;
-use super::readers::Reader;
+use super::readers::{Reader, Readers};
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
 use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
@@ -42,9 +42,7 @@ struct Inner {
     /// Held while a role is changed: the calls of the agent and those of operators do not overlap.
     changing: tokio::sync::Mutex<()>,
     producer_ids: ProducerIds,
-    /// Apart, so that consumers of old records hold no follower up.
-    for_consumers: Reader,
-    for_followers: Reader,
+    readers: BTreeMap<DirectoryId, Readers>,
     /// Dropped, it ends the owners of the directories.
     _plane: watch::Sender<()>,
     /// Last, so that nobody uses the directories any more when their owners are waited for.
@@ -127,7 +125,9 @@ impl DataPlane {
         };
         let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
         let started = directories.0.into_iter().map(start);
-        let (shards, owners) = started.unzip();
+        let (shards, owners): (Vec<ShardHandle>, Vec<Worker>) = started.unzip();
+        let directories = shards.iter().map(ShardHandle::directory);
+        let readers = directories.map(|directory| (directory, Readers::start(directory, workers))).collect();
         let inner = Inner {
             broker,
             shards,
@@ -139,8 +139,7 @@ impl DataPlane {
             strays: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
-            for_consumers: Reader::start("log-consumers", workers),
-            for_followers: Reader::start("log-followers", workers),
+            readers,
             _plane: plane,
             _owners: owners,
         };
@@ -190,21 +189,46 @@ impl DataPlane {
         &self.inner.producer_ids
     }
 
-    pub fn for_consumers(&self) -> &Reader {
-        &self.inner.for_consumers
+    /// Reads from a directory for a consumer.
+    pub async fn read_for_consumer<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.read(directory, |readers| &readers.for_consumers, job).await
     }
 
-    pub fn for_followers(&self) -> &Reader {
-        &self.inner.for_followers
+    /// Reads from a directory for a follower.
+    pub async fn read_for_follower<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.read(directory, |readers| &readers.for_followers, job).await
+    }
+
+    /// Unless the directory is offline, or goes offline first.
+    async fn read<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        reader: impl FnOnce(&Readers) -> &Reader,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let shard = self.inner.shards.iter().find(|shard| shard.directory() == directory);
+        let (Some(shard), Some(readers)) = (shard, self.inner.readers.get(&directory)) else {
+            let message = format!("this broker has no log directory {directory}");
+            return Err(ApiError::new(ErrorName::ReplicaNotAvailable, message));
+        };
+        shard.unless_offline(async { Ok(reader(readers).read(job).await) }).await
     }
 
     /// When one of the threads of the data plane has ended, which none does unless told to.
     pub async fn ended(&self) {
         let shards = self.inner.shards.iter().map(|shard| Box::pin(shard.ended()));
+        let readers = self.inner.readers.values().map(|readers| Box::pin(readers.ended()));
         tokio::select! {
             _ = select_all(shards) => {}
-            () = self.inner.for_consumers.ended() => {}
-            () = self.inner.for_followers.ended() => {}
+            _ = select_all(readers) => {}
         }
     }
 

@@ -1,6 +1,5 @@
 //! The leader's side of replication: carries a follower's positions to the owners of the logs, and their answers back.
 
-use quorate_log::LogError;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
@@ -138,12 +137,14 @@ async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
     }
 }
 
-async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, LogError> {
+async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, ApiError> {
     match batches {
         Batches::None => Ok(Vec::new()),
         Batches::Here(frames) => Ok(frames),
         Batches::OnDisk { reader, from, below, max_bytes } => {
-            let read = plane.for_followers().read(move || reader.read(from, below, max_bytes)).await?;
+            let directory = reader.directory();
+            let read = plane.read_for_follower(directory, move || reader.read(from, below, max_bytes)).await?;
+            let read = read.map_err(|error| ApiError::new(ErrorName::KafkaStorageError, error.to_string()))?;
             Ok(read.iter().map(|batch| batch.frame().clone()).collect())
         }
     }
