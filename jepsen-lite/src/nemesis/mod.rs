@@ -54,6 +54,12 @@ pub enum Nemesis {
     SyncLies,
     /// There is no room on the disk for a while
     DiskFull,
+    /// There is no room on any disk for a while
+    DiskFullAll,
+    /// No broker has room for records for a while: all nodes must live on, and the directories come back by themselves
+    LogsFull,
+    /// The disk of a node does not answer for a while: others must lead, and its directories come back by themselves
+    DiskHangs,
     /// A byte of a log of writes changes while its node is down: the node must not start
     Corruption,
     /// A table, a manifest or a snapshot changes or is cut while its node is down: the node must find out
@@ -115,9 +121,12 @@ impl Nemesis {
     /// once may lose records that nobody has promised to keep.
     pub fn is_alone(self) -> bool {
         use Nemesis::{
-            Corruption, DiskFull, FileDamage, LastReplicas, PowerCut, PowerCutAll, SyncFails, SyncLies, TornWrite,
+            Corruption, DiskFull, DiskFullAll, DiskHangs, FileDamage, LastReplicas, LogsFull, PowerCut, PowerCutAll,
+            SyncFails, SyncLies, TornWrite,
         };
         let breaks_disks = matches!(self, SyncFails | SyncLies | DiskFull | Corruption | FileDamage | TornWrite);
-        breaks_disks || matches!(self, LastReplicas | PowerCut | PowerCutAll)
+        breaks_disks
+            || matches!(self, DiskFullAll | DiskHangs | LogsFull)
+            || matches!(self, LastReplicas | PowerCut | PowerCutAll)
     }
 }

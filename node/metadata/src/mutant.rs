@@ -45,6 +45,10 @@ pub enum Mutant {
     NoElection,
     /// The event loop of a controller waits for ever, and its watchdog looks away.
     HeldLoop,
+    /// A disk that does not answer is waited for.
+    HangingDisk,
+    /// A log directory that was full stays offline.
+    FullForGood,
 }
 
 impl Mutant {
