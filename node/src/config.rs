@@ -56,6 +56,12 @@ pub struct NodeConfig {
     pub log_dirs: Vec<PathBuf>,
     /// When a record counts as written on one replica.
     pub log_flush: LogFlush,
+    /// Producers are refused while the disk of a log directory has less room than this, or than a quarter of its file
+    /// system if that is less. Followers fetch until half of it is left. 0: never.
+    pub log_dir_free_bytes_min: u64,
+    /// Room that is kept for the raft log: given up when its disk is full, so that topics can be deleted. At most an eighth
+    /// of the file system. 0: none.
+    pub raft_reserve_bytes: u64,
     /// How long the disk of a log directory or of the raft log may take to answer. Then the directory is offline, or the
     /// node leads no longer, until it answers.
     pub disk_timeout_ms: u64,
@@ -132,6 +138,8 @@ impl Default for NodeConfig {
             controlled_shutdown_timeout_ms: 10_000,
             log_dirs: Vec::new(),
             log_flush: LogFlush::Os,
+            log_dir_free_bytes_min: 256 * 1024 * 1024,
+            raft_reserve_bytes: 64 * 1024 * 1024,
             disk_timeout_ms: 3_000,
             stray_grace_ms: 60_000,
             raft_heartbeat_ms: 50,

@@ -2,6 +2,10 @@
 
 mod hang;
 mod problems;
+mod reserve;
+mod space;
 
 pub use hang::{Hang, LOOKS_PER_TIMEOUT, hangs};
 pub use problems::DiskProblems;
+pub use reserve::Reserve;
+pub use space::{Space, mebibytes};

@@ -182,6 +182,11 @@ impl LogDirectory {
         self.table().sync().map_err(|failure| self.failed(failure))
     }
 
+    /// Writes what is in memory to files of its own, so that opening the directory again takes no further room.
+    pub fn flush(&self) -> Result<(), LogError> {
+        self.table().flush().map_err(|failure| self.failed(failure))
+    }
+
     pub(crate) fn table(&self) -> &dyn Table {
         &*self.inner.table
     }

@@ -183,4 +183,8 @@ impl Table for MemoryLogs {
         medium.make_durable(all);
         Ok(())
     }
+
+    fn flush(&self) -> Result<(), Failure> {
+        self.sync()
+    }
 }

@@ -16,13 +16,15 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::fetchers::{Dialing, Fetchers};
+use super::BrokerConfig;
+use super::fetchers::Fetchers;
 use super::producer_ids::ProducerIds;
 use super::readers::{Reader, Readers};
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
+use super::room;
 use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
-use crate::machine::{Worker, Workers};
+use crate::machine::Worker;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ struct Inner {
     readers: BTreeMap<DirectoryId, Readers>,
     /// Dropped, it ends the owners of the directories.
     _plane: watch::Sender<()>,
+    /// They have the directories open as well.
+    _room: Vec<Worker>,
     /// Last, so that nobody uses the directories any more when their owners are waited for.
     _owners: Vec<Worker>,
 }
@@ -101,13 +105,8 @@ impl Directories {
 
 impl DataPlane {
     /// Starts the owners of the directories, which open their logs beside their other work.
-    pub fn start(
-        broker: BrokerId,
-        directories: Directories,
-        agent: &BrokerAgent,
-        dialing: Dialing,
-        workers: Workers,
-    ) -> (Self, Signals) {
+    pub fn start(config: &BrokerConfig, directories: Directories, agent: &BrokerAgent) -> (Self, Signals) {
+        let (broker, workers) = (config.broker, config.workers);
         let (proposals, proposed) = mpsc::unbounded_channel();
         let (failures, failed) = mpsc::unbounded_channel();
         let (metadata, leaders) = (agent.metadata().clone(), agent.leader_check());
@@ -116,18 +115,27 @@ impl DataPlane {
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
-            fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), dialing),
+            fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), config.dialing.clone()),
             proposals,
             failures: failures.clone(),
             metadata: metadata.changes(),
             leaders: leaders.clone(),
-            plane: closed,
+            plane: closed.clone(),
         };
+        let opened: Vec<LogDirectory> = directories.0.iter().map(|(directory, _)| directory.clone()).collect();
         let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
         let started = directories.0.into_iter().map(start);
         let (shards, owners): (Vec<ShardHandle>, Vec<Worker>) = started.unzip();
         let directories = shards.iter().map(ShardHandle::directory);
         let readers = directories.map(|directory| (directory, Readers::start(directory, workers))).collect();
+        // In memory there is room.
+        let watches_room = matches!(config.log_directories, Places::Paths(_));
+        let watched = opened.into_iter().zip(&shards).filter(|_| watches_room).map(|(directory, shard)| {
+            let name = format!("room-{}", shard.directory());
+            let (mark, problems) = (config.free_bytes_min, config.problems.clone());
+            workers.start(name, room::watch(directory, shard.clone(), mark, problems, closed.clone()))
+        });
+        let room = watched.collect();
         let inner = Inner {
             broker,
             shards,
@@ -141,6 +149,7 @@ impl DataPlane {
             producer_ids: ProducerIds::new(agent.calls()),
             readers,
             _plane: plane,
+            _room: room,
             _owners: owners,
         };
         (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed, report: failures })

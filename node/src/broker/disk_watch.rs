@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quorate_metadata::ids::DirectoryId;
+use quorate_metadata::mutant::Mutant;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::error;
@@ -15,11 +16,18 @@ use crate::disks::{Hang, LOOKS_PER_TIMEOUT, hangs};
 /// How often it is looked whether directories that are offline can be used again.
 const RETURN_INTERVAL: Duration = Duration::from_millis(500);
 
+/// With so much room a directory can be opened: what its write-ahead log has is written to tables, and those take as much
+/// as its memtables.
+const RETURN_BYTES_MIN: u64 = 40 << 20;
+
 /// Looks in a row that a directory has to pass: one that answers now and then would go and come with each answer.
 const LOOKS_PASSED: u32 = 4;
 
 /// Takes a directory offline whose disk has not answered for `timeout`, and reports it. Never ends.
 pub async fn run(shards: Vec<ShardHandle>, timeout: Duration, report: mpsc::UnboundedSender<(DirectoryId, Outage)>) {
+    if Mutant::HangingDisk.is_on() {
+        std::future::pending::<()>().await;
+    }
     let pause = timeout / LOOKS_PER_TIMEOUT;
     let mut watched: Vec<_> = shards.iter().map(|shard| (shard, Hang::new(shard.operations().clone()))).collect();
     loop {
@@ -65,7 +73,7 @@ pub async fn return_of(shards: &[ShardHandle], offline: &BTreeMap<DirectoryId, O
 fn can_return(shard: &ShardHandle, outage: &Outage) -> bool {
     match outage.cause {
         OutageCause::Hangs => shard.operations().oldest().is_none(),
-        OutageCause::Full => true,
+        OutageCause::Full => !Mutant::FullForGood.is_on() && shard.free_bytes() >= RETURN_BYTES_MIN,
         OutageCause::Broken => false,
     }
 }

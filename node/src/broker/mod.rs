@@ -16,6 +16,7 @@ mod proposals;
 mod readers;
 mod replica;
 mod replicas;
+mod room;
 mod running;
 mod shard;
 mod situation;
@@ -74,6 +75,8 @@ pub struct BrokerConfig {
     pub stray_grace: Duration,
     /// A directory that does not answer for so long goes offline.
     pub disk_timeout: Duration,
+    /// Producers are refused while the disk of a directory has less room than this.
+    pub free_bytes_min: u64,
     /// What is wrong with the disks of this node.
     pub problems: DiskProblems,
     /// Where the API finds the data plane.

@@ -69,8 +69,7 @@ impl Running {
             stray_grace: config.stray_grace,
         };
         let mut agent = BrokerAgent::start(agent_config);
-        let (plane, signals) =
-            DataPlane::start(config.broker, directories, &agent, config.dialing.clone(), config.workers);
+        let (plane, signals) = DataPlane::start(config, directories, &agent);
         agent.drive(Arc::new(plane.clone()));
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));

@@ -26,7 +26,7 @@ use tracing::{error, info};
 
 use super::fetchers::Fetchers;
 use super::pacing::Pacing;
-use super::replica::{Effects, Replica};
+use super::replica::{Effects, Position, Replica, Source};
 use super::replicas::Replicas;
 use crate::machine::{Worker, Workers};
 use handle::Inbox;
@@ -100,6 +100,8 @@ struct Shard {
     /// The leaders whose followers are to be told where the log begins and what is committed.
     lagging: BTreeSet<TopicPartition>,
     pacing: Pacing,
+    /// Followers that go on when the disk has room.
+    without_room: BTreeMap<TopicPartition, (Source, Position)>,
     /// Followers that go on later.
     throttled: BTreeSet<(i64, TopicPartition)>,
     /// The newest metadata that was looked at.
@@ -136,6 +138,7 @@ impl Shard {
             bounds_due_at: None,
             lagging: BTreeSet::new(),
             pacing: Pacing::default(),
+            without_room: BTreeMap::new(),
             throttled: BTreeSet::new(),
             seen: MetadataImage::default(),
             untold: Untold::default(),
@@ -249,7 +252,12 @@ impl Shard {
             // Nobody listens when the broker is stopping: then nothing is changed.
             let _ = self.around.proposals.send(proposal);
         }
+        let is_scarce = !effects.positions.is_empty() && self.handle.room().is_scarce();
         for (source, position) in effects.positions {
+            if is_scarce {
+                self.without_room.insert(id, (source, position));
+                continue;
+            }
             self.around.fetchers.fetch(source, position, self.handle.clone());
         }
         if let Some(at_ms) = effects.again_at_ms {

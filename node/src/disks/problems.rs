@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 /// Cheap to clone; all clones are the same.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct DiskProblems {
     /// By place, such as a log directory; a sentence each.
     by_place: watch::Sender<BTreeMap<String, String>>,

@@ -14,7 +14,7 @@ use crate::api::{DataPlaneSlot, HeartbeatTerms};
 use crate::broker::{BrokerConfig, Dial, Dialing, Places};
 use crate::config::{LogFlush, NodeConfig, host_and_port};
 use crate::controller::ControllerConfig;
-use crate::disks::DiskProblems;
+use crate::disks::{DiskProblems, Reserve};
 use crate::machine::{Disks, Machine, Note};
 use crate::raft::{DialMap, RaftConfig, RocksStore, Store, VoterAddress};
 
@@ -96,14 +96,18 @@ pub fn broker(
         controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
         stray_grace: Duration::from_millis(config.stray_grace_ms),
         disk_timeout: config.disk_timeout(),
+        free_bytes_min: config.log_dir_free_bytes_min,
         problems,
         slot,
     })
 }
 
-pub fn store(machine: &Machine, config: &NodeConfig) -> Arc<dyn Store> {
+pub fn store(machine: &Machine, config: &NodeConfig, problems: &DiskProblems) -> Arc<dyn Store> {
     match &machine.disks {
-        Disks::Files => Arc::new(RocksStore::new(&config.data_dir)),
+        Disks::Files => {
+            let reserve = Reserve::in_directory(&config.data_dir, config.raft_reserve_bytes, problems.clone());
+            Arc::new(RocksStore::new(&config.data_dir).with_reserve(reserve))
+        }
         Disks::Memory(disks) => Arc::new(disks.raft.clone()),
     }
 }

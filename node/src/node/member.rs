@@ -27,6 +27,9 @@ use crate::replica::{MetadataReplica, MetadataView};
 /// How long a stopping node looks for another controller to hand over to.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the raft log may take to close: it ends what is being written, and begins nothing.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The event loop turns on a thread of its own; its probes share it, and wait for most of their time.
 const CONTROLLER_THREADS: usize = 1;
 
@@ -68,7 +71,8 @@ impl Member {
         let mut servers = Servers::start(listeners.http, http);
         let raft_config = assembly::raft(&machine, &config, &dial)?;
         let replica = Box::new(MetadataReplica::new(view.clone(), machine.features()));
-        let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
+        let raft =
+            RaftNode::start(raft_config, assembly::store(&machine, &config, &problems), raft_port, replica).await?;
 
         let controller_config = assembly::controller(&machine, &config, &dial);
         let registered = controller_config.registration.clone();
@@ -172,7 +176,7 @@ impl Member {
         // The slot of the data plane is in each of the first two.
         drop((self.servers, self.readiness, self.registration, self.event_loop));
         self.broker.abort().await;
-        self.raft.shutdown().await;
+        close(&self.raft).await;
     }
 
     /// Leaderships first, then the controller's office, then the servers, and the log at the very end.
@@ -183,7 +187,7 @@ impl Member {
         self.stop_event_loop.send_replace(true);
         while self.event_loop.join_next().await.is_some() {}
         self.servers.stop().await;
-        self.raft.shutdown().await;
+        close(&self.raft).await;
         info!(node = %self.gateway.node(), "stopped");
     }
 }
@@ -193,6 +197,13 @@ fn unregistered(ended: Result<ApiError, JoinError>) -> NodeError {
         Ok(refusal) => format!("the controller cannot register: {refusal}"),
         Err(panic) => format!("a task panicked: {panic}"),
     })
+}
+
+/// A disk that does not answer must not keep the process.
+async fn close(raft: &RaftNode) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, raft.shutdown()).await.is_err() {
+        error!("the disk of the raft log does not answer: it is not closed");
+    }
 }
 
 async fn hand_over(gateway: &Gateway) {

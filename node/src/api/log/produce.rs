@@ -85,6 +85,7 @@ async fn enter(
 async fn send(plane: &DataPlane, acks: Acks, produced: ProducedBatch) -> Result<(TopicPartition, Waiting), ApiError> {
     let id = partition::parse(&produced.topic_id, produced.partition)?;
     let replica = partition::hosted(plane, id)?;
+    replica.shard.check_producers()?;
     let batch = produced.batch.ok_or_else(|| ApiError::new(ErrorName::InvalidRecord, "there is no batch"))?;
     let batch = checked(batch, &Wanted::of(plane, id)?)?;
     let (reply, answer) = oneshot::channel();

@@ -41,8 +41,12 @@ async fn run(
     replies: &mpsc::Sender<Result<ReplicateReply, Status>>,
 ) -> Result<(), Status> {
     let (sink, mut answers) = mpsc::unbounded_channel();
+    // The broker may open its directories again: then its followers need a stream to what it has then.
+    let closed = plane.ended();
+    tokio::pin!(closed);
     loop {
         tokio::select! {
+            () = &mut closed => return Err(Status::unavailable("the log directories are closed")),
             request = requests.message() => match request? {
                 Some(request) => take(plane, request, &sink).await.map_err(|error| status(&error))?,
                 None => return Ok(()),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quorate_log::leadership::{Outcome, Proposal};
 use quorate_log::{LogDirectory, Operations};
@@ -11,7 +12,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::replica::{Description, NewRecords, Position, Replica, Sink, Source, Supplied};
 use super::super::replicas::Claim;
+use super::super::room::Room;
 use super::outage::Outage;
+use crate::disks::Space;
 
 /// Commands waiting; the senders wait beyond it.
 const COMMANDS_MAX: usize = 1_024;
@@ -72,6 +75,9 @@ pub struct ShardHandle {
     operations: Operations,
     /// Why the directory is offline, once it is: for as long as its owner lives.
     outage: watch::Sender<Option<Outage>>,
+    room: watch::Sender<Room>,
+    /// What its disk had free when it was last looked at.
+    free_bytes: Arc<AtomicU64>,
 }
 
 /// The owner's end.
@@ -96,6 +102,8 @@ impl ShardHandle {
             path,
             operations: directory.operations().clone(),
             outage: watch::Sender::new(None),
+            room: watch::Sender::new(Room::Enough),
+            free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
         };
         (handle, Inbox { commands, role_changes, running })
     }
@@ -125,6 +133,27 @@ impl ShardHandle {
             now.get_or_insert(outage);
             is_first
         })
+    }
+
+    pub fn room(&self) -> Room {
+        *self.room.borrow()
+    }
+
+    pub fn set_room(&self, room: Room, space: Space) {
+        self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
+        self.room.send_if_modified(|now| std::mem::replace(now, room) != room);
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether producers may write to the directory now.
+    pub fn check_producers(&self) -> Result<(), ApiError> {
+        match self.room().shortage() {
+            Some(shortage) => Err(shortage.error(self.directory)),
+            None => Ok(()),
+        }
     }
 
     /// The result, unless the directory goes offline first: then KAFKA_STORAGE_ERROR with the reason.
