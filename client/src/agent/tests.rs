@@ -270,7 +270,10 @@ async fn failed_directories_are_reported_at_once_and_with_every_later_heartbeat(
 #[tokio::test]
 async fn disk_problems_are_reported_until_they_are_over() {
     let mut node = start(&[]).await;
-    let reported = async |node: &mut Node| node.heartbeats.recv().await.expect("the agent lives").disk_problems;
+    let reported = async |node: &mut Node| {
+        let heartbeat = timeout(PATIENCE, node.heartbeats.recv()).await.expect("a report is sent at once");
+        heartbeat.expect("the agent lives").disk_problems
+    };
     assert_eq!(reported(&mut node).await, [""; 0]);
     let problem = "log directory /a has 3 MiB free".to_owned();
     // The interval is far longer than the test: each report is sent at once.
