@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Reserve {
     path: PathBuf,
     bytes: u64,
     problems: DiskProblems,
+    /// It could not be made the last time, which has been logged.
+    has_failed: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,22 +47,31 @@ enum Step {
 impl Reserve {
     /// In a directory that may not exist yet; of no bytes, there is none.
     pub fn in_directory(data: &Path, bytes: u64, problems: DiskProblems) -> Self {
-        Self { path: data.join("raft.reserve"), bytes, problems }
+        Self { path: data.join("raft.reserve"), bytes, problems, has_failed: AtomicBool::new(false) }
     }
 
-    /// Removes the reserve where there is too little room to write, and makes it where there is enough. The file system is
-    /// asked each time: a file of the log is written far less often than it answers.
+    /// Removes the reserve where there is too little room to write, and makes it where there is enough.
     pub fn adjust(&self) {
-        let data = self.path.parent().unwrap_or(Path::new("."));
-        let step = match Space::of(data) {
-            Ok(space) => self.step(space, self.taken()),
-            // The directory is not there yet, or what is wrong with it is found by who writes to it.
-            Err(_) => Step::Keep,
-        };
-        match step {
+        match self.due() {
             Step::Make(bytes) => self.make(bytes),
             Step::Remove => self.remove(),
             Step::Keep => {}
+        }
+    }
+
+    /// Before a write: the file system is asked each time, which takes far less than the sync that follows.
+    pub fn make_room(&self) {
+        if self.due() == Step::Remove {
+            self.remove();
+        }
+    }
+
+    fn due(&self) -> Step {
+        let data = self.path.parent().unwrap_or(Path::new("."));
+        match Space::of(data) {
+            Ok(space) => self.step(space, self.taken()),
+            // The directory is not there yet, or what is wrong with it is found by who writes to it.
+            Err(_) => Step::Keep,
         }
     }
 
@@ -87,10 +99,13 @@ impl Reserve {
         match made {
             Ok(()) => {
                 self.problems.clear(PLACE);
+                self.has_failed.store(false, Ordering::Relaxed);
                 info!(path = %self.path.display(), bytes, "reserve of the raft log made");
             }
             Err(error) => {
-                warn!(path = %self.path.display(), %error, "cannot make the reserve of the raft log");
+                if !self.has_failed.swap(true, Ordering::Relaxed) {
+                    warn!(path = %self.path.display(), %error, "cannot make the reserve of the raft log");
+                }
                 self.remove_file();
             }
         }

@@ -196,7 +196,7 @@ impl RocksDisk {
     fn commit(&self, batch: &Batch) -> io::Result<()> {
         fail::fail_point!("raft.flush", |_| Err(io::Error::other("failpoint raft.flush")));
         if let Some(reserve) = &self.reserve {
-            reserve.adjust();
+            reserve.make_room();
         }
         self.write_all(batch.writes()).map_err(|error| match error.to_string() {
             reason if reason.contains(NO_SPACE) => {
