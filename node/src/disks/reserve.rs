@@ -41,6 +41,8 @@ pub struct Reserve {
 enum Step {
     Make(u64),
     Remove,
+    /// There is none that could be removed.
+    Name,
     Keep,
 }
 
@@ -55,6 +57,7 @@ impl Reserve {
         match self.due() {
             Step::Make(bytes) => self.make(bytes),
             Step::Remove => self.remove(),
+            Step::Name => self.problems.set(PLACE, "is nearly full, and has no reserve".to_owned()),
             Step::Keep => {}
         }
     }
@@ -82,6 +85,8 @@ impl Reserve {
             Step::Remove
         } else if taken < bytes && space.free_bytes + taken >= bytes + MARGIN * free_min {
             Step::Make(bytes)
+        } else if taken == 0 && self.bytes > 0 && space.free_bytes < free_min {
+            Step::Name
         } else {
             Step::Keep
         }
@@ -168,6 +173,7 @@ mod tests {
         assert_eq!(step(900, 64), Step::Keep);
         assert_eq!(step(24, 64), Step::Keep);
         assert_eq!(step(23, 64), Step::Remove);
+        assert_eq!(step(23, 0), Step::Name);
         assert_eq!(step(23 + 64, 0), Step::Keep, "it does not come back at once");
         assert_eq!(step(64 + 4 * 24, 0), Step::Make(64 * MIB));
         assert_eq!(reserve.step(space(90, 100), 0), Step::Make(100 * MIB / 8), "a small file system");
