@@ -1,6 +1,7 @@
 //! Carries a schedule out: each fault is given its targets when it begins, and everything is healed at the end, whatever
 //! happened in between.
 
+mod hang;
 mod lasting;
 mod refusals;
 mod trials;
@@ -230,10 +231,10 @@ impl<'a> Conductor<'a> {
         Ok(())
     }
 
-    /// A node with a broken disk may end. No other may.
+    /// A node with a broken disk may end. No other may, nor one that has no room for records alone.
     fn all_live(&mut self) -> anyhow::Result<bool> {
         for (id, status, log) in self.db.ended()? {
-            if self.injuries.disk(id) == Mode::Sound {
+            if matches!(self.injuries.disk(id), Mode::Sound | Mode::LogsFull) {
                 self.report.object("node-ended", format!("node {id} has ended by itself ({status}):\n{log}"), &[]);
                 return Ok(false);
             }

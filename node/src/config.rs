@@ -56,6 +56,15 @@ pub struct NodeConfig {
     pub log_dirs: Vec<PathBuf>,
     /// When a record counts as written on one replica.
     pub log_flush: LogFlush,
+    /// Producers are refused while the disk of a log directory has less room than this, or than a quarter of its file
+    /// system if that is less. Followers fetch until half of it is left. 0: never.
+    pub log_dir_free_bytes_min: u64,
+    /// Room that is kept for the raft log: given up when its disk is full, so that topics can be deleted. At most an eighth
+    /// of the file system. 0: none.
+    pub raft_reserve_bytes: u64,
+    /// How long the disk of a log directory or of the raft log may take to answer. Then the directory is offline, or the
+    /// node leads no longer, until it answers.
+    pub disk_timeout_ms: u64,
     /// How long a replica is kept that is found at the start, and whose topic was deleted or that was moved meanwhile.
     pub stray_grace_ms: u64,
 
@@ -129,6 +138,9 @@ impl Default for NodeConfig {
             controlled_shutdown_timeout_ms: 10_000,
             log_dirs: Vec::new(),
             log_flush: LogFlush::Os,
+            log_dir_free_bytes_min: 256 * 1024 * 1024,
+            raft_reserve_bytes: 64 * 1024 * 1024,
+            disk_timeout_ms: 3_000,
             stray_grace_ms: 60_000,
             raft_heartbeat_ms: 50,
             raft_election_min_ms: 150,
@@ -141,6 +153,9 @@ impl Default for NodeConfig {
         }
     }
 }
+
+/// A disk that works takes longer now and then: a shorter timeout would end leaderships for nothing.
+const DISK_TIMEOUT_MS_MIN: u64 = 100;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -171,6 +186,10 @@ impl NodeConfig {
 
     pub fn session_timeout(&self) -> Duration {
         Duration::from_millis(self.broker_session_timeout_ms)
+    }
+
+    pub fn disk_timeout(&self) -> Duration {
+        Duration::from_millis(self.disk_timeout_ms)
     }
 
     /// The lease ends a tenth before the session: it runs from an earlier moment, on another clock.
@@ -242,6 +261,10 @@ impl NodeConfig {
             || self.broker_session_timeout_ms < 2 * self.broker_heartbeat_interval_ms
         {
             return invalid("broker_session_timeout_ms", "must be at least two heartbeat intervals".to_owned());
+        }
+        if self.disk_timeout_ms < DISK_TIMEOUT_MS_MIN {
+            let message = format!("invalid value {}: expected at least {DISK_TIMEOUT_MS_MIN}", self.disk_timeout_ms);
+            return invalid("disk_timeout_ms", message);
         }
         self.cluster()?;
         self.check_dialled(&voters)?;

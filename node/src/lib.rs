@@ -7,6 +7,7 @@ pub mod api;
 pub mod broker;
 pub mod config;
 pub mod controller;
+pub mod disks;
 pub mod drafts;
 pub mod feed;
 pub mod http;

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use quorate_client::network::Network;
 use quorate_log::MemoryLogs;
@@ -13,6 +14,7 @@ use quorate_metadata::image::{LEVEL_HIGHEST, LEVEL_LOWEST};
 use quorate_metadata::plan::features;
 use quorate_metadata::record::VersionRange;
 use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tracing::error;
 
@@ -87,7 +89,8 @@ pub enum Workers {
     Tasks,
 }
 
-/// Dropped, it is waited for where it has a thread: a process that ends while a thread is in a database dies in it.
+/// Dropped, it is waited for where it has a thread: a process that ends while a thread is in a database dies in it. A thread
+/// that waits for a disk which does not answer is left behind in the end.
 #[derive(Debug, Default)]
 pub struct Worker {
     thread: Option<JoinHandle<()>>,
@@ -110,11 +113,27 @@ impl Workers {
     }
 }
 
+/// How often, and how many times, an ending thread is looked at: ten seconds, in which a database closes.
+const END_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const END_LOOKS_MAX: u32 = 10_000;
+
 /// Where the tasks of one part of a node run, so that work of another part does not hold them up.
 #[derive(Default)]
 pub struct TaskRunner(Option<Runtime>);
 
 impl Workers {
+    /// Does what may wait for a disk, and holds up nobody else meanwhile.
+    pub async fn run<T: Send + 'static>(self, name: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+        if self == Self::Tasks {
+            return work();
+        }
+        let (reply, done) = oneshot::channel();
+        // It ends by itself, also when nobody waits any more.
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || drop(reply.send(work())));
+        drop(thread.expect("the process may start a few threads"));
+        done.await.expect("the work does not panic")
+    }
+
     /// A runtime with so many threads of its own, or the one runtime there is.
     pub fn task_runner(self, name: &str, threads: usize) -> TaskRunner {
         match self {
@@ -158,6 +177,15 @@ impl Drop for Worker {
     fn drop(&mut self) {
         let Some(thread) = self.thread.take() else { return };
         let name = thread.thread().name().unwrap_or_default().to_owned();
+        let mut looks = 0;
+        while !thread.is_finished() {
+            if looks == END_LOOKS_MAX {
+                error!(thread = name, "it does not end, and is left behind");
+                return;
+            }
+            looks += 1;
+            std::thread::park_timeout(END_LOOK_INTERVAL);
+        }
         if thread.join().is_err() {
             error!(thread = name, "it has panicked");
         }

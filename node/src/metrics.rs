@@ -7,6 +7,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use quorate_metadata::MetadataImage;
 
+use crate::disks::{DiskProblems, hangs};
 use crate::feed::FeedLoad;
 use crate::telemetry::lines_dropped;
 
@@ -33,10 +34,13 @@ pub struct Metrics {
     feed_bytes: Gauge,
     watchers: Gauge,
     watcher_bytes: Gauge,
+    disk_problems: Gauge,
+    disks: DiskProblems,
 }
 
 impl Metrics {
-    pub fn new() -> Self {
+    /// With what is wrong with the disks of this node.
+    pub fn new(disks: DiskProblems) -> Self {
         let mut metrics = Self {
             registry: Registry::with_prefix("quorate"),
             claims: Counter::default(),
@@ -60,6 +64,8 @@ impl Metrics {
             feed_bytes: Gauge::default(),
             watchers: Gauge::default(),
             watcher_bytes: Gauge::default(),
+            disk_problems: Gauge::default(),
+            disks,
         };
         metrics.register();
         metrics
@@ -112,6 +118,8 @@ impl Metrics {
         registry.register("feed_bytes", "Memory of the records kept for watchers", self.feed_bytes.clone());
         registry.register("watchers", "Streams of the feed that are open", self.watchers.clone());
         registry.register("watcher_bytes", "Bytes of events on their way to watchers", self.watcher_bytes.clone());
+        registry.register("disk_hangs", "Times that a disk has not answered in time", hangs());
+        registry.register("disk_problems", "What is wrong with the disks of this node", self.disk_problems.clone());
         registry.register("log_lines_dropped", "Lines of the log that could not be written", lines_dropped());
     }
 
@@ -131,6 +139,7 @@ impl Metrics {
         self.feed_bytes.set(as_gauge(feed.bytes));
         self.watchers.set(as_gauge(feed.watchers));
         self.watcher_bytes.set(as_gauge(feed.transit_bytes));
+        self.disk_problems.set(as_gauge(self.disks.count()));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("a String takes any text");
         text
@@ -139,7 +148,7 @@ impl Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new()
+        Self::new(DiskProblems::default())
     }
 }
 

@@ -173,6 +173,8 @@ pub(crate) struct Wish {
     shut_down: bool,
     /// Directories that have failed.
     offline: BTreeSet<DirectoryId>,
+    /// What is wrong with the disks, for people.
+    disk_problems: Vec<String>,
 }
 
 /// A running agent. Dropping it stops the agent without a goodbye.
@@ -230,9 +232,18 @@ impl BrokerAgent {
         ControllerCalls::new(self.config.clone(), self.standing())
     }
 
-    /// Directories that have failed, for good: every heartbeat names them from now on, and one is sent at once.
+    /// Directories that have failed, for as long as this agent lives: every heartbeat names them from now on, and one is sent at once.
     pub fn report_offline(&self, directories: BTreeSet<DirectoryId>) {
         self.wish.send_modify(|wish| wish.offline.extend(directories));
+    }
+
+    /// What is wrong with the disks of this node, a sentence each. It replaces what was reported before, and is sent at once.
+    pub fn report_disk_problems(&self, problems: Vec<String>) {
+        self.wish.send_if_modified(|wish| {
+            let is_new = wish.disk_problems != problems;
+            wish.disk_problems = problems;
+            is_new
+        });
     }
 
     pub fn standing(&self) -> watch::Receiver<Standing> {

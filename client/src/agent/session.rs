@@ -284,6 +284,7 @@ impl<'a> HeartbeatStream<'a> {
             want_shutdown: wish.shut_down,
             sequence: self.sequence,
             offline_directories: wish.offline.iter().map(ToString::to_string).collect(),
+            disk_problems: wish.disk_problems,
         };
         // Full: the controller has not read the last ones; what it will read is as good.
         if self.requests.try_send(request).is_ok() {

@@ -272,6 +272,22 @@ async fn failed_directories_are_reported_at_once_and_with_every_later_heartbeat(
     assert_eq!(reported(&mut node).await, [failed.to_string()]);
 }
 
+#[tokio::test]
+async fn disk_problems_are_reported_until_they_are_over() {
+    let mut node = start(&[]).await;
+    let reported = async |node: &mut Node| {
+        let heartbeat = timeout(PATIENCE, node.heartbeats.recv()).await.expect("a report is sent at once");
+        heartbeat.expect("the agent lives").disk_problems
+    };
+    assert_eq!(reported(&mut node).await, [""; 0]);
+    let problem = "log directory /a has 3 MiB free".to_owned();
+    // The interval is far longer than the test: each report is sent at once.
+    node.agent.report_disk_problems(vec![problem.clone()]);
+    while reported(&mut node).await != [problem.clone()] {}
+    node.agent.report_disk_problems(Vec::new());
+    while !reported(&mut node).await.is_empty() {}
+}
+
 /// The metadata of this process, which ends before what the controller tells of.
 struct Local(watch::Sender<Offset>);
 

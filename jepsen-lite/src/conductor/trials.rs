@@ -188,6 +188,9 @@ impl Conductor<'_> {
                 }
             }
         }
+        if mode == Mode::Hangs && lasted > super::hang::OTHERS_LEAD_SURELY {
+            self.others_lead(nodes).await;
+        }
         if matches!(mode, Mode::SyncFails | Mode::SyncLies) {
             nodes.iter().try_for_each(|node| self.db.kill(*node))?;
             nodes.iter().try_for_each(|node| self.db.cut_power(*node).map(drop))?;

@@ -54,6 +54,10 @@ pub enum Mode {
     SyncLies,
     /// No byte can be written any more.
     Full,
+    /// What writes or syncs waits until the disk is mended.
+    Hangs,
+    /// As `Full`, of the records of brokers alone.
+    LogsFull,
 }
 
 /// The disk of one node.
@@ -104,6 +108,8 @@ impl Disk {
             Mode::SyncFails => b"1",
             Mode::SyncLies => b"2",
             Mode::Full => b"3",
+            Mode::Hangs => b"4",
+            Mode::LogsFull => b"5",
         };
         // In place: the process has this file mapped.
         File::options().write(true).create(true).truncate(false).open(&self.mode)?.write_all(byte)

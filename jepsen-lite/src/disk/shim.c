@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SOUND = '0', SYNC_FAILS = '1', SYNC_LIES = '2', FULL = '3' };
+enum { SOUND = '0', SYNC_FAILS = '1', SYNC_LIES = '2', FULL = '3', HANGS = '4', LOGS_FULL = '5' };
 
 static const char *data;            /* Only what lies beneath is watched. */
 static volatile const char *mode;   /* One byte of a file that the harness writes to. */
@@ -42,13 +42,24 @@ __attribute__((constructor)) static void begin(void) {
   mode = at;
 }
 
-static int is_watched(int fd) {
+/* Whether it is a file beneath the data, and in a folder of that name directly beneath them, if one is named. */
+static int is_beneath(int fd, const char *folder) {
   char link[64], path[4096];
   if (!mode) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t length = readlink(link, path, sizeof path - 1);
   size_t prefix = strlen(data);
-  return length > (ssize_t)prefix && !memcmp(path, data, prefix) && path[prefix] == '/';
+  if (length <= (ssize_t)prefix || memcmp(path, data, prefix) || path[prefix] != '/') return 0;
+  path[length] = 0;
+  return !folder || !strncmp(path + prefix, folder, strlen(folder));
+}
+
+static int is_watched(int fd) { return is_beneath(fd, NULL); }
+
+/* Not by a signal, nor by the clock of what else is preloaded. */
+static void wait_for_answer(int fd) {
+  struct timespec pause = {0, 5000000};
+  while (mode && *mode == HANGS && is_watched(fd)) syscall(SYS_nanosleep, &pause, NULL);
 }
 
 /* The directory itself counts as well. */
@@ -68,6 +79,7 @@ static void note(char kind, const struct statx *file, long long value) {
 
 static int synced(int fd, long call) {
   if (!is_watched_or_root(fd)) return syscall(call, fd);
+  wait_for_answer(fd);
   struct statx file;
   struct timespec now;
   /* Both from before the call: what comes while it lasts is not covered. */
@@ -93,7 +105,9 @@ int fsync(int fd) { return synced(fd, SYS_fsync); }
 int fdatasync(int fd) { return synced(fd, SYS_fdatasync); }
 
 static int has_room(int fd) {
-  if (!mode || *mode != FULL || !is_watched(fd)) return 1;
+  wait_for_answer(fd);
+  int is_full = mode && ((*mode == FULL && is_watched(fd)) || (*mode == LOGS_FULL && is_beneath(fd, "/logs/")));
+  if (!is_full) return 1;
   errno = ENOSPC;
   return 0;
 }

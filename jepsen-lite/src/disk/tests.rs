@@ -108,6 +108,38 @@ fn a_full_disk_takes_nothing_more_until_there_is_room() {
     assert_eq!(rig.read("a").as_deref(), Some("x"));
 }
 
+#[test]
+fn a_disk_that_hangs_answers_when_it_is_mended() {
+    let rig = Rig::new();
+    rig.disk.set(Mode::Hangs).unwrap();
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| {
+            rig.python("f = open('a', 'wb', 0); open('/proc/self/comm').read(); f.write(b'x'); os.fsync(f.fileno())")
+        });
+        while rig.read("a").is_none() {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        std::thread::park_timeout(Duration::from_millis(100));
+        assert_eq!((rig.read("a").as_deref(), writes.is_finished()), (Some(""), false));
+        rig.disk.set(Mode::Sound).unwrap();
+        assert!(writes.join().unwrap());
+    });
+    assert_eq!(rig.read("a").as_deref(), Some("x"));
+}
+
+#[test]
+fn only_the_records_find_no_room_where_the_logs_are_full() {
+    let rig = Rig::new();
+    for folder in ["logs", "raft"] {
+        fs::create_dir(rig.data().join(folder)).unwrap();
+    }
+    rig.disk.set(Mode::LogsFull).unwrap();
+    assert!(!rig.python("open('logs/a', 'ab', 0).write(b'x')"));
+    assert!(rig.python("open('raft/a', 'ab', 0).write(b'x'); open('logs.txt', 'ab', 0).write(b'x')"));
+    rig.disk.set(Mode::Sound).unwrap();
+    assert!(rig.python("open('logs/a', 'ab', 0).write(b'x')"));
+}
+
 #[tokio::test]
 async fn who_is_killed_leaves_no_node_behind() {
     let rig = Rig::new();

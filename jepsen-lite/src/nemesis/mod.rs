@@ -54,6 +54,12 @@ pub enum Nemesis {
     SyncLies,
     /// There is no room on the disk for a while
     DiskFull,
+    /// There is no room on any disk for a while
+    DiskFullAll,
+    /// No broker has room for records for a while: all nodes must live on, and the directories come back by themselves
+    LogsFull,
+    /// The disk of a node does not answer for a while: others must lead, and its directories come back by themselves
+    DiskHangs,
     /// A byte of a log of writes changes while its node is down: the node must not start
     Corruption,
     /// A table, a manifest or a snapshot changes or is cut while its node is down: the node must find out
@@ -129,11 +135,12 @@ impl Nemesis {
     /// once may lose records that nobody has promised to keep.
     pub fn is_alone(self) -> bool {
         use Nemesis::{
-            Corruption, DiskFull, FileDamage, ForeignDisk, LastReplicas, PartialWipe, PowerCut, PowerCutAll, SyncFails,
-            SyncLies, TornWrite, UnrecordedWipe,
+            Corruption, DiskFull, DiskFullAll, DiskHangs, FileDamage, ForeignDisk, LastReplicas, LogsFull, PartialWipe,
+            PowerCut, PowerCutAll, SyncFails, SyncLies, TornWrite, UnrecordedWipe,
         };
         let breaks_disks = matches!(self, SyncFails | SyncLies | DiskFull | Corruption | FileDamage | TornWrite);
+        let takes_disks = matches!(self, DiskFullAll | DiskHangs | LogsFull);
         let swaps_disks = matches!(self, PartialWipe | UnrecordedWipe | ForeignDisk);
-        breaks_disks || swaps_disks || matches!(self, LastReplicas | PowerCut | PowerCutAll)
+        breaks_disks || takes_disks || swaps_disks || matches!(self, LastReplicas | PowerCut | PowerCutAll)
     }
 }

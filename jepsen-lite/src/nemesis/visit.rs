@@ -101,6 +101,10 @@ impl Nemesis {
             Self::Descriptors => {
                 Draft::now(random.between(2_000, 5_000), Fault::Crowd { target: one(random), sockets: SILENT_SOCKETS })
             }
+            Self::DiskFullAll => broken_disk(Target::All, Mode::Full, random.between(1_000, 4_000)),
+            Self::LogsFull => broken_disk(Target::All, Mode::LogsFull, random.between(1_000, 5_000)),
+            // The disk timeout and the session timeout are 3 s each.
+            Self::DiskHangs => broken_disk(one(random), Mode::Hangs, random.between(9_000, 12_000)),
             Self::DiskFull => broken_disk(some(random), Mode::Full, random.between(1_000, 4_000)),
         }
     }

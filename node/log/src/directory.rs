@@ -10,6 +10,7 @@ use quorate_metadata::mutant::Mutant;
 use crate::error::LogError;
 use crate::keys;
 use crate::memory::MemoryLogs;
+use crate::operations::Operations;
 use crate::owner::Owner;
 use crate::partition_log::PartitionLog;
 use crate::rocks::RocksTable;
@@ -36,6 +37,7 @@ struct Inner {
     path: PathBuf,
     flush: Flush,
     id: DirectoryId,
+    operations: Operations,
 }
 
 /// Staged changes of any number of logs. Dropped without a commit, they are lost, and their logs must be opened again.
@@ -64,13 +66,16 @@ impl LogDirectory {
     /// Opens the directory, or creates it with a new id.
     pub fn open(path: &Path, flush: Flush) -> Result<Self, LogError> {
         let (table, id) = RocksTable::open(path, flush)?;
-        Ok(Self { inner: Arc::new(Inner { table: Box::new(table), path: path.to_owned(), flush, id }) })
+        Ok(Self::of(Box::new(table), path.to_owned(), flush, id))
     }
 
     /// In memory. Nobody else may have it open.
     pub fn in_memory(logs: &MemoryLogs, flush: Flush) -> Self {
-        let (table, id, path) = (Box::new(logs.clone()), logs.id(), PathBuf::from(format!("memory-{}", logs.id())));
-        Self { inner: Arc::new(Inner { table, path, flush, id }) }
+        Self::of(Box::new(logs.clone()), PathBuf::from(format!("memory-{}", logs.id())), flush, logs.id())
+    }
+
+    fn of(table: Box<dyn Table>, path: PathBuf, flush: Flush, id: DirectoryId) -> Self {
+        Self { inner: Arc::new(Inner { table, path, flush, id, operations: Operations::default() }) }
     }
 
     /// Refuses a directory of another broker or cluster: its logs would be strays here. A directory without an owner is new, or
@@ -110,6 +115,11 @@ impl LogDirectory {
         &self.inner.path
     }
 
+    /// What the disk is being asked for now: writes, syncs, and what an owner or a reader of a log reads.
+    pub fn operations(&self) -> &Operations {
+        &self.inner.operations
+    }
+
     /// The logs in this directory.
     pub fn partitions(&self) -> Result<Vec<TopicPartition>, LogError> {
         let mut found = Vec::new();
@@ -135,6 +145,7 @@ impl LogDirectory {
         partition: TopicPartition,
         now_ms: i64,
     ) -> Result<PartitionLog, LogError> {
+        let _operation = self.inner.operations.begin();
         PartitionLog::open(Rows::new(self.clone(), partition), writes, now_ms)
     }
 
@@ -147,6 +158,7 @@ impl LogDirectory {
 
     /// As `remove`, with the next commit. Nothing of the log is staged before.
     pub fn stage_removal(&self, writes: &mut Writes, partition: TopicPartition) -> Result<(), LogError> {
+        let _operation = self.inner.operations.begin();
         Rows::new(self.clone(), partition).delete_found(writes)
     }
 
@@ -159,13 +171,20 @@ impl LogDirectory {
         if writes.is_empty() {
             return Ok(());
         }
+        let _operation = self.inner.operations.begin();
         let sync = self.inner.flush == Flush::Always && !Mutant::UnsyncedLog.is_on();
         self.table().commit(&writes.rows, sync).map_err(|failure| self.failed(failure))
     }
 
     /// Everything that was committed is on stable storage, whatever `Flush` says.
     pub fn sync(&self) -> Result<(), LogError> {
+        let _operation = self.inner.operations.begin();
         self.table().sync().map_err(|failure| self.failed(failure))
+    }
+
+    /// Writes what is in memory to files of its own, so that opening the directory again takes no further room.
+    pub fn flush(&self) -> Result<(), LogError> {
+        self.table().flush().map_err(|failure| self.failed(failure))
     }
 
     pub(crate) fn table(&self) -> &dyn Table {

@@ -22,6 +22,16 @@ pub enum LogError {
     Corrupt { partition: TopicPartition, offset: LogOffset, reason: String },
 }
 
+/// As the system says it, also through RocksDB, whose errors are texts.
+const NO_SPACE: &str = "No space left on device";
+
+impl LogError {
+    /// Whether the disk had no room, so that the directory can be used again when it has.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, Self::Io { reason, .. } if reason.contains(NO_SPACE))
+    }
+}
+
 /// The batch is not taken, and the log is as before.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendRefused {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use quorate_metadata::ids::DirectoryId;
@@ -15,6 +15,8 @@ use crate::table::{Change, Changes, Failure, Family, Row, Table};
 pub struct MemoryLogs {
     id: DirectoryId,
     medium: Arc<Mutex<Medium>>,
+    /// Notified when the disk answers again.
+    answers: Arc<Condvar>,
 }
 
 #[derive(Default)]
@@ -24,8 +26,19 @@ struct Medium {
     durable: Rows,
     /// Commits that are in the image, and not durable.
     pending: Vec<Changes>,
+    fault: Fault,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    #[default]
+    None,
     /// Every later commit and sync fails.
-    broken: bool,
+    Broken,
+    /// As `Broken`, for lack of room.
+    Full,
+    /// Every later commit and sync waits.
+    Hangs,
 }
 
 #[derive(Default, Clone)]
@@ -33,7 +46,7 @@ struct Rows([BTreeMap<Bytes, Bytes>; 2]);
 
 impl MemoryLogs {
     pub fn new(id: DirectoryId) -> Self {
-        Self { id, medium: Arc::default() }
+        Self { id, medium: Arc::default(), answers: Arc::default() }
     }
 
     pub fn id(&self) -> DirectoryId {
@@ -48,12 +61,39 @@ impl MemoryLogs {
         medium.make_durable(survived);
         medium.pending.clear();
         medium.image = medium.durable.clone();
-        medium.broken = false;
+        medium.fault = Fault::None;
     }
 
     /// From now on nothing can be written.
     pub fn break_disk(&self) {
-        self.medium().broken = true;
+        self.set(Fault::Broken);
+    }
+
+    /// From now on there is no room.
+    pub fn fill_disk(&self) {
+        self.set(Fault::Full);
+    }
+
+    /// From now on what writes waits, on its thread, until the disk is mended.
+    pub fn hang_disk(&self) {
+        self.set(Fault::Hangs);
+    }
+
+    /// The disk is as it should be.
+    pub fn mend_disk(&self) {
+        self.set(Fault::None);
+        self.answers.notify_all();
+    }
+
+    fn set(&self, fault: Fault) {
+        self.medium().fault = fault;
+    }
+
+    /// To write, when the disk answers.
+    fn answering(&self) -> Result<MutexGuard<'_, Medium>, Failure> {
+        let hangs = |medium: &mut Medium| medium.fault == Fault::Hangs;
+        let medium = self.answers.wait_while(self.medium(), hangs).expect("no holder panics");
+        medium.writable().map(|()| medium)
     }
 
     /// How many commits a loss of power would take now.
@@ -74,7 +114,11 @@ impl Medium {
     }
 
     fn writable(&self) -> Result<(), Failure> {
-        if self.broken { Err("Input/output error (os error 5)".to_owned()) } else { Ok(()) }
+        match self.fault {
+            Fault::None | Fault::Hangs => Ok(()),
+            Fault::Broken => Err("Input/output error (os error 5)".to_owned()),
+            Fault::Full => Err("No space left on device (os error 28)".to_owned()),
+        }
     }
 }
 
@@ -126,8 +170,7 @@ impl Table for MemoryLogs {
 
     fn commit(&self, changes: &Changes, sync: bool) -> Result<(), Failure> {
         {
-            let mut medium = self.medium();
-            medium.writable()?;
+            let mut medium = self.answering()?;
             medium.image.apply(changes);
             medium.pending.push(changes.clone());
         }
@@ -135,10 +178,13 @@ impl Table for MemoryLogs {
     }
 
     fn sync(&self) -> Result<(), Failure> {
-        let mut medium = self.medium();
-        medium.writable()?;
+        let mut medium = self.answering()?;
         let all = medium.pending.len();
         medium.make_durable(all);
         Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        self.sync()
     }
 }

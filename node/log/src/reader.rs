@@ -1,5 +1,7 @@
 //! Reading beside the owner: a reader sees what is committed, and disturbs nobody.
 
+use quorate_metadata::ids::DirectoryId;
+
 use crate::batch::{LogOffset, StoredBatch};
 use crate::error::LogError;
 use crate::rows::Rows;
@@ -15,8 +17,14 @@ impl LogReader {
         Self { rows }
     }
 
+    /// Where the log is.
+    pub fn directory(&self) -> DirectoryId {
+        self.rows.directory().id()
+    }
+
     /// The batches from the one that has `from`, wholly below `below`. One is returned even if larger than `max_bytes`.
     pub fn read(&self, from: LogOffset, below: LogOffset, max_bytes: usize) -> Result<Vec<StoredBatch>, LogError> {
+        let _operation = self.rows.directory().operations().begin();
         let mut batches = Vec::new();
         let mut left = max_bytes;
         for batch in self.rows.batches(from) {

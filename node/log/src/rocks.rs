@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quorate_metadata::ids::DirectoryId;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType, DBRecoveryMode, Direction,
-    IteratorMode, LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
+    FlushOptions, IteratorMode, LogLevel, Options, Range, ReadOptions, WriteBatch, WriteOptions,
 };
 use uuid::Uuid;
 
@@ -129,6 +129,11 @@ impl Table for RocksTable {
 
     fn sync(&self) -> Result<(), Failure> {
         self.db.flush_wal(true).map_err(text)
+    }
+
+    fn flush(&self) -> Result<(), Failure> {
+        let families = Family::ALL.map(|family| self.family(family));
+        self.db.flush_cfs_opt(&families, &FlushOptions::default()).map_err(text)
     }
 }
 

@@ -89,4 +89,7 @@ pub trait Table: Send + Sync {
 
     /// All commits so far are on stable storage when this returns.
     fn sync(&self) -> Result<(), Failure>;
+
+    /// What is kept in memory beside its log is in files of its own, so that the log goes.
+    fn flush(&self) -> Result<(), Failure>;
 }

@@ -51,6 +51,10 @@ pub enum Mutant {
     LogPanics,
     /// Connections that say nothing are all kept, and leave no descriptors for anything else.
     NoAcceptReserve,
+    /// A disk that does not answer is waited for.
+    HangingDisk,
+    /// A log directory that was full stays offline.
+    FullForGood,
 }
 
 impl Mutant {

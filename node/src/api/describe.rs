@@ -181,6 +181,7 @@ pub async fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
         }
     }
     reply.reasons = reasons(&reply, &unreachable, &fenced);
+    reply.reasons.extend(gateway.controller.sessions.disk_reports.list(|broker| image.broker(broker).is_some()));
     reply.healthy = reply.reasons.is_empty();
     reply
 }

@@ -106,6 +106,9 @@ impl BrokerStream {
         self.check_identity(&wanted)?;
         let claimed = self.gateway.claimed();
         let removal = self.stamp(&wanted);
+        if self.open.is_some() {
+            self.gateway.controller.sessions.disk_reports.report(wanted.broker, &request.disk_problems);
+        }
         // Another one may be in office, under whom the broker has registered anew. To hang up makes every broker look for
         // another controller, so it takes longer to come to than to grant no lease (see `reply`).
         if self.gateway.raft.is_deaf() {
@@ -313,6 +316,7 @@ mod tests {
     use quorate_proto::batch;
 
     use super::*;
+    use crate::api::describe;
     use crate::api::fixture::{lone_gateway, registration};
     use crate::controller::EventLoop;
     use crate::raft::Replica;
@@ -388,5 +392,18 @@ mod tests {
         event_loop.published_claim().send_replace(None);
         let reply = stream.answer(request()).await.expect("the broker is registered");
         assert!(!reply.fenced && reply.lease_ms == 0);
+    }
+    #[tokio::test]
+    async fn a_disk_problem_of_a_broker_is_a_reason_of_the_status() {
+        let (mut stream, _event_loop) = stream(1).await;
+        let problem = "log directory a: is offline".to_owned();
+        let sick = HeartbeatRequest { disk_problems: vec![problem], ..request() };
+        stream.answer(sick).await.expect("the broker is registered");
+        let named = "broker 1: log directory a: is offline".to_owned();
+        let status = describe::status(&stream.gateway).await;
+        assert!(!status.healthy && status.reasons.contains(&named), "{:?}", status.reasons);
+        stream.answer(request()).await.expect("the broker is registered");
+        let status = describe::status(&stream.gateway).await;
+        assert!(!status.reasons.contains(&named), "{:?}", status.reasons);
     }
 }

@@ -16,13 +16,15 @@ use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
-use super::fetchers::{Dialing, Fetchers};
+use super::BrokerConfig;
+use super::fetchers::Fetchers;
 use super::producer_ids::ProducerIds;
-use super::readers::Reader;
+use super::readers::{Reader, Readers};
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
-use super::shard::{self, Command, RoleChange, ShardHandle, Surroundings};
-use crate::machine::{Worker, Workers};
+use super::room;
+use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
+use crate::machine::Worker;
 
 /// Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -42,11 +44,11 @@ struct Inner {
     /// Held while a role is changed: the calls of the agent and those of operators do not overlap.
     changing: tokio::sync::Mutex<()>,
     producer_ids: ProducerIds,
-    /// Apart, so that consumers of old records hold no follower up.
-    for_consumers: Reader,
-    for_followers: Reader,
+    readers: BTreeMap<DirectoryId, Readers>,
     /// Dropped, it ends the owners of the directories.
     _plane: watch::Sender<()>,
+    /// They have the directories open as well.
+    _room: Vec<Worker>,
     /// Last, so that nobody uses the directories any more when their owners are waited for.
     _owners: Vec<Worker>,
 }
@@ -54,7 +56,9 @@ struct Inner {
 /// What the directories' owners have to say to the rest of the broker.
 pub struct Signals {
     pub proposals: mpsc::UnboundedReceiver<(TopicPartition, Proposal)>,
-    pub failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
+    pub failures: mpsc::UnboundedReceiver<(DirectoryId, Outage)>,
+    /// Where a directory is reported that does not answer.
+    pub report: mpsc::UnboundedSender<(DirectoryId, Outage)>,
 }
 
 /// Where the log directories of a broker are.
@@ -101,13 +105,8 @@ impl Directories {
 
 impl DataPlane {
     /// Starts the owners of the directories, which open their logs beside their other work.
-    pub fn start(
-        broker: BrokerId,
-        directories: Directories,
-        agent: &BrokerAgent,
-        dialing: Dialing,
-        workers: Workers,
-    ) -> (Self, Signals) {
+    pub fn start(config: &BrokerConfig, directories: Directories, agent: &BrokerAgent) -> (Self, Signals) {
+        let (broker, workers) = (config.broker, config.workers);
         let (proposals, proposed) = mpsc::unbounded_channel();
         let (failures, failed) = mpsc::unbounded_channel();
         let (metadata, leaders) = (agent.metadata().clone(), agent.leader_check());
@@ -116,16 +115,27 @@ impl DataPlane {
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
-            fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), dialing),
+            fetchers: Fetchers::new(broker, metadata.changes(), agent.standing(), config.dialing.clone()),
             proposals,
-            failures,
+            failures: failures.clone(),
             metadata: metadata.changes(),
             leaders: leaders.clone(),
-            plane: closed,
+            plane: closed.clone(),
         };
+        let opened: Vec<LogDirectory> = directories.0.iter().map(|(directory, _)| directory.clone()).collect();
         let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
         let started = directories.0.into_iter().map(start);
-        let (shards, owners) = started.unzip();
+        let (shards, owners): (Vec<ShardHandle>, Vec<Worker>) = started.unzip();
+        let directories = shards.iter().map(ShardHandle::directory);
+        let readers = directories.map(|directory| (directory, Readers::start(directory, workers))).collect();
+        // In memory there is room.
+        let watches_room = matches!(config.log_directories, Places::Paths(_));
+        let watched = opened.into_iter().zip(&shards).filter(|_| watches_room).map(|(directory, shard)| {
+            let name = format!("room-{}", shard.directory());
+            let (mark, problems) = (config.free_bytes_min, config.problems.clone());
+            workers.start(name, room::watch(directory, shard.clone(), mark, problems, closed.clone()))
+        });
+        let room = watched.collect();
         let inner = Inner {
             broker,
             shards,
@@ -137,12 +147,12 @@ impl DataPlane {
             strays: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             producer_ids: ProducerIds::new(agent.calls()),
-            for_consumers: Reader::start("log-consumers", workers),
-            for_followers: Reader::start("log-followers", workers),
+            readers,
             _plane: plane,
+            _room: room,
             _owners: owners,
         };
-        (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed })
+        (Self { inner: Arc::new(inner) }, Signals { proposals: proposed, failures: failed, report: failures })
     }
 
     pub fn broker(&self) -> BrokerId {
@@ -188,21 +198,46 @@ impl DataPlane {
         &self.inner.producer_ids
     }
 
-    pub fn for_consumers(&self) -> &Reader {
-        &self.inner.for_consumers
+    /// Reads from a directory for a consumer.
+    pub async fn read_for_consumer<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.read(directory, |readers| &readers.for_consumers, job).await
     }
 
-    pub fn for_followers(&self) -> &Reader {
-        &self.inner.for_followers
+    /// Reads from a directory for a follower.
+    pub async fn read_for_follower<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        self.read(directory, |readers| &readers.for_followers, job).await
+    }
+
+    /// Unless the directory is offline, or goes offline first.
+    async fn read<T: Send + 'static>(
+        &self,
+        directory: DirectoryId,
+        reader: impl FnOnce(&Readers) -> &Reader,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let shard = self.inner.shards.iter().find(|shard| shard.directory() == directory);
+        let (Some(shard), Some(readers)) = (shard, self.inner.readers.get(&directory)) else {
+            let message = format!("this broker has no log directory {directory}");
+            return Err(ApiError::new(ErrorName::ReplicaNotAvailable, message));
+        };
+        shard.unless_offline(async { Ok(reader(readers).read(job).await) }).await
     }
 
     /// When one of the threads of the data plane has ended, which none does unless told to.
     pub async fn ended(&self) {
         let shards = self.inner.shards.iter().map(|shard| Box::pin(shard.ended()));
+        let readers = self.inner.readers.values().map(|readers| Box::pin(readers.ended()));
         tokio::select! {
             _ = select_all(shards) => {}
-            () = self.inner.for_consumers.ended() => {}
-            () = self.inner.for_followers.ended() => {}
+            _ = select_all(readers) => {}
         }
     }
 
@@ -234,12 +269,13 @@ impl DataPlane {
             shard.describe(id).await?;
             self.inner.strays.lock().expect(UNPOISONED).remove(&id);
             let (done, deleted) = oneshot::channel();
-            let stopping = |_| unavailable(format!("broker {broker} is stopping"));
-            shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.map_err(stopping)?;
-            deleted
+            shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await?;
+            (shard, deleted)
         };
         info!(partition = %id, "stray deleted by request");
-        deleted.await.map_err(|_| unavailable(format!("broker {broker} is stopping; the replica may be there again")))
+        let (shard, deleted) = deleted;
+        let stopping = |_| unavailable(format!("broker {broker} is stopping; the replica may be there again"));
+        shard.unless_offline(async { deleted.await.map_err(stopping) }).await
     }
 
     /// Ends the owners of the directories, after they have written what a restart should know. Says whether everything
@@ -247,10 +283,10 @@ impl DataPlane {
     pub async fn stop(&self) -> bool {
         let mut is_clean = true;
         for shard in &self.inner.shards {
-            let (done, stopped) = oneshot::channel();
-            is_clean &= shard.send(Command::Stop(done)).await.is_ok() && stopped.await.unwrap_or(false);
-            shard.ended().await;
+            is_clean &= shard.stop().await;
         }
+        // Calls that wait for something here end.
+        self.inner.replicas.clear();
         is_clean
     }
 
@@ -264,7 +300,7 @@ impl DataPlane {
             (Some(present), Some(named)) if present.shard.directory() != named.directory() => {
                 // What names another directory has taken the replica out of ISR and ELR by the same change.
                 debug!(partition = %assignment.id, from = %present.shard.directory(), to = %named.directory(), "moves");
-                delete(present, assignment.id).await.then(|| named.clone())
+                self.delete(present, assignment.id).await.then(|| named.clone())
             }
             (Some(present), _) => Some(present.shard),
             (None, Some(named)) => Some(named.clone()),
@@ -284,12 +320,27 @@ impl DataPlane {
             debug!(partition = %assignment.id, %error, "no change of role");
         }
     }
-}
 
-/// Waits until the replica cannot come back. False: the broker is stopping.
-async fn delete(Place { shard, claim }: Place, id: TopicPartition) -> bool {
-    let (done, deleted) = oneshot::channel();
-    shard.change_role(RoleChange::Delete { id, claim, done: Some(done) }).await.is_ok() && deleted.await.is_ok()
+    /// Waits until the replica cannot come back. False: the broker is stopping.
+    async fn delete(&self, place: Place, id: TopicPartition) -> bool {
+        let (done, deleted) = oneshot::channel();
+        self.begin_deletion(&place, id, Some(done)).await;
+        let ended = async { deleted.await.map_err(|_| ApiError::new(ErrorName::ReplicaNotAvailable, "stopping")) };
+        place.shard.unless_offline(ended).await.is_ok() || place.shard.outage().is_some()
+    }
+
+    /// In a directory that is offline nothing is deleted: what it has is a stray when it comes back.
+    async fn begin_deletion(
+        &self,
+        Place { shard, claim }: &Place,
+        id: TopicPartition,
+        done: Option<oneshot::Sender<()>>,
+    ) {
+        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim: *claim, done }).await {
+            debug!(partition = %id, %error, "replica not deleted");
+            self.inner.replicas.remove(id, *claim);
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -321,10 +372,8 @@ impl PartitionHost for DataPlane {
         self.inner.strays.lock().expect(UNPOISONED).remove(&id);
         debug!(partition = %id, ?reason, "replica to be deleted");
         // A replica that waits to be created has its place already.
-        let Some(Place { shard, claim }) = self.inner.replicas.place_of(id) else { return };
-        if let Err(error) = shard.change_role(RoleChange::Delete { id, claim, done: None }).await {
-            debug!(partition = %id, %error, "replica not deleted");
-        }
+        let Some(place) = self.inner.replicas.place_of(id) else { return };
+        self.begin_deletion(&place, id, None).await;
     }
 
     async fn found_stray(&self, id: TopicPartition) {

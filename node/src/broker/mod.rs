@@ -8,6 +8,7 @@
 
 mod clean_stop;
 mod data_plane;
+mod disk_watch;
 mod fetchers;
 mod pacing;
 mod producer_ids;
@@ -15,26 +16,27 @@ mod proposals;
 mod readers;
 mod replica;
 mod replicas;
+mod room;
+mod running;
 mod shard;
 mod situation;
 pub mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, LocalMetadata, ProbedEndpoint, Resolve};
-use quorate_log::{Flush, LogError, Owner};
+use quorate_client::agent::{LocalMetadata, Resolve};
+use quorate_client::world;
+use quorate_log::{Flush, LogError};
 use quorate_metadata::ApiError;
 use quorate_metadata::ids::{BrokerId, ClusterId, DirectoryId, IncarnationId};
-use quorate_metadata::record::{Endpoint, Kind, VersionRange};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use quorate_metadata::record::{Endpoint, VersionRange};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use clean_stop::CleanStop;
 pub use data_plane::DataPlane;
-use data_plane::Directories;
 pub use data_plane::Places;
 pub use fetchers::{Dial, Dialing};
 pub use replica::{
@@ -42,17 +44,19 @@ pub use replica::{
     check_epoch,
 };
 pub use replicas::ReplicaHandle;
+use running::{End, Running};
 pub use shard::{Command, ShardHandle};
 #[cfg(test)]
 pub(crate) use situation::Situation;
 
 use crate::api::DataPlaneSlot;
+use crate::disks::DiskProblems;
 use crate::machine::{Note, Workers};
 
+#[derive(Clone)]
 pub struct BrokerConfig {
     pub broker: BrokerId,
     pub cluster: ClusterId,
-    pub incarnation: IncarnationId,
     pub endpoint: Endpoint,
     pub rack: Option<String>,
     /// The levels of each feature that this node supports.
@@ -71,6 +75,12 @@ pub struct BrokerConfig {
     pub registration_timeout: Option<Duration>,
     pub controlled_shutdown_timeout: Duration,
     pub stray_grace: Duration,
+    /// A directory that does not answer for so long goes offline.
+    pub disk_timeout: Duration,
+    /// Producers are refused while the disk of a directory has less room than this.
+    pub free_bytes_min: u64,
+    /// What is wrong with the disks of this node.
+    pub problems: DiskProblems,
     /// Where the API finds the data plane.
     pub slot: DataPlaneSlot,
 }
@@ -89,88 +99,60 @@ pub enum BrokerError {
 
 /// Runs until told to stop; then hands its leaderships over. Fails when its registration is refused for good, or no
 /// log directory can be opened.
+///
+/// A directory that was full, or did not answer, is opened again when that is over, and with it all others: for the
+/// controllers the broker is then another process, since what was in the directory has left the ISR.
 pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
-    let (broker, shutdown_timeout) = (config.broker, config.controlled_shutdown_timeout);
     let clean_stop = CleanStop::at(config.note.clone());
-    let Running { mut agent, plane, mut failures, mut tasks } = start(config, &clean_stop)?;
-    let mut online: BTreeSet<DirectoryId> = plane.directories().into_iter().collect();
-    let failed = loop {
-        tokio::select! {
-            () = told(&mut stop) => break None,
-            error = agent.failed() => break Some(BrokerError::Register(error)),
-            Some((directory, reason)) = failures.recv() => {
-                online.remove(&directory);
-                if online.is_empty() {
-                    break Some(BrokerError::Directory { directory, reason });
-                }
-                // The controllers move what was led there, and the rest stays.
-                agent.report_offline([directory].into());
-            }
-            Some(ended) = tasks.join_next() => {
-                ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
-                return Err(BrokerError::Ended);
-            }
+    let mut is_first = true;
+    loop {
+        let incarnation = IncarnationId::new(world::uuid());
+        let started = tokio::select! {
+            started = Running::start(&config, incarnation, &clean_stop, is_first) => started?,
+            () = told(&mut stop) => return Ok(()),
+        };
+        match run_until_closed(&config, &clean_stop, started, &mut stop).await? {
+            End::Stopped => return Ok(()),
+            End::CanReturn => info!(broker = %config.broker, "log directories are opened again"),
+        }
+        is_first = false;
+    }
+}
+
+async fn run_until_closed(
+    config: &BrokerConfig,
+    clean_stop: &CleanStop,
+    mut running: Running,
+    stop: &mut watch::Receiver<bool>,
+) -> Result<End, BrokerError> {
+    let end = tokio::select! {
+        () = told(stop) => Ok(End::Stopped),
+        end = running.run() => end,
+    };
+    let Running { agent, plane, .. } = running;
+    let end = match end {
+        Ok(end) => end,
+        Err(error) => {
+            // The process may go on without the broker: its logs are closed, and no one acts on what it had.
+            drop(agent);
+            config.slot.clear();
+            plane.stop().await;
+            return Err(error);
         }
     };
-    if let Some(error) = failed {
-        // The process may go on without the broker: its logs are closed, and no one acts on what it had.
-        drop(agent);
-        plane.stop().await;
-        return Err(error);
-    }
-    let stopped = agent.shut_down(shutdown_timeout).await;
+    let stopped = agent.shut_down(config.controlled_shutdown_timeout).await;
+    config.slot.clear();
     let is_on_disk = plane.stop().await;
     if let Some(epoch) = stopped.epoch.filter(|_| is_on_disk) {
         clean_stop.leave(epoch, &plane.directories());
     }
+    let broker = config.broker;
     if stopped.is_confirmed {
         info!(%broker, is_on_disk, "controlled shutdown done");
     } else {
         warn!(%broker, is_on_disk, "no controller has confirmed the shutdown; stopping anyway");
     }
-    Ok(())
-}
-
-struct Running {
-    agent: BrokerAgent,
-    plane: DataPlane,
-    failures: mpsc::UnboundedReceiver<(DirectoryId, String)>,
-    /// None of them ends by itself.
-    tasks: JoinSet<()>,
-}
-
-fn start(config: BrokerConfig, clean_stop: &CleanStop) -> Result<Running, BrokerError> {
-    let owner = Owner { cluster: config.cluster, broker: config.broker };
-    let directories = Directories::open(&config.log_directories, config.flush, owner)?;
-    let agent_config = AgentConfig {
-        broker: config.broker,
-        cluster: config.cluster,
-        incarnation: config.incarnation,
-        // The node listens there before the broker starts, and stops that last.
-        probe: ProbedEndpoint::Named(config.endpoint.name.clone()),
-        endpoints: vec![config.endpoint],
-        kind: Kind::LOG,
-        rack: config.rack,
-        features: config.features,
-        directories: directories.ids(),
-        previous_epoch: clean_stop.take(&directories.ids()),
-        bootstrap: config.bootstrap,
-        local_metadata: config.local_metadata,
-        resolve: config.resolve,
-        network: config.dialing.network.clone(),
-        registration_timeout: config.registration_timeout,
-        stray_grace: config.stray_grace,
-    };
-    let mut agent = BrokerAgent::start(agent_config);
-    let (plane, signals) = DataPlane::start(config.broker, directories, &agent, config.dialing, config.workers);
-    agent.drive(Arc::new(plane.clone()));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
-    let watched = plane.clone();
-    tasks.spawn(async move { watched.ended().await });
-    // Each node has one broker at most, so that nobody has filled it before.
-    let _ = config.slot.set(plane.clone());
-    Ok(Running { agent, plane, failures: signals.failures, tasks })
+    Ok(end)
 }
 
 async fn told(stop: &mut watch::Receiver<bool>) {

@@ -1,5 +1,7 @@
-//! Threads that read logs, so that neither the runtime nor an owner of a directory waits for a disk.
+//! Threads that read logs, so that neither the runtime nor an owner of a directory waits for a disk: of each directory its
+//! own, so that a disk that hangs holds up no other.
 
+use quorate_metadata::ids::DirectoryId;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::machine::{Worker, Workers};
@@ -8,6 +10,29 @@ use crate::machine::{Worker, Workers};
 const WAITING_MAX: usize = 256;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// Those of one directory, apart, so that consumers of old records hold no follower up.
+pub struct Readers {
+    pub for_consumers: Reader,
+    pub for_followers: Reader,
+}
+
+impl Readers {
+    pub fn start(directory: DirectoryId, workers: Workers) -> Self {
+        Self {
+            for_consumers: Reader::start(&format!("consumers-{directory}"), workers),
+            for_followers: Reader::start(&format!("followers-{directory}"), workers),
+        }
+    }
+
+    /// As `Reader::ended`, of one of them.
+    pub async fn ended(&self) {
+        tokio::select! {
+            () = self.for_consumers.ended() => {}
+            () = self.for_followers.ended() => {}
+        }
+    }
+}
 
 /// One thread; or none, where all there is to read is in memory.
 pub struct Reader {

@@ -117,6 +117,11 @@ impl Replicas {
         }
     }
 
+    /// The directories are closed.
+    pub fn clear(&self) {
+        *self.write() = Table::default();
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().expect(UNPOISONED)
     }

@@ -7,6 +7,7 @@
 mod commands;
 mod handle;
 mod metadata;
+mod outage;
 mod roles;
 mod upkeep;
 
@@ -17,7 +18,7 @@ use quorate_client::agent::LeaderCheck;
 use quorate_log::leadership::Proposal;
 use quorate_log::{LogDirectory, LogError, Writes};
 use quorate_metadata::ids::{BrokerId, DirectoryId, TopicPartition};
-use quorate_metadata::{ApiError, ErrorName, MetadataImage};
+use quorate_metadata::{ErrorName, MetadataImage};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -25,12 +26,13 @@ use tracing::{error, info};
 
 use super::fetchers::Fetchers;
 use super::pacing::Pacing;
-use super::replica::{Effects, Replica};
+use super::replica::{Effects, Position, Replica, Source};
 use super::replicas::Replicas;
 use crate::machine::{Worker, Workers};
 use handle::Inbox;
 pub use handle::{Command, RoleChange, ShardHandle};
 use metadata::Untold;
+pub use outage::{Outage, OutageCause};
 use roles::Deletions;
 use upkeep::{Checks, Housekeeping, MassChanges};
 
@@ -56,7 +58,7 @@ pub struct Surroundings {
     pub fetchers: Fetchers,
     pub proposals: mpsc::UnboundedSender<(TopicPartition, Proposal)>,
     /// Directories that fail, and why.
-    pub failures: mpsc::UnboundedSender<(DirectoryId, String)>,
+    pub failures: mpsc::UnboundedSender<(DirectoryId, Outage)>,
     pub metadata: watch::Receiver<MetadataImage>,
     pub leaders: LeaderCheck,
     /// Closed when the owners have to end at once.
@@ -92,12 +94,14 @@ struct Shard {
     unopened: BTreeSet<TopicPartition>,
     deletions: Deletions,
     /// Why the directory is offline, once it is.
-    failure: Option<String>,
+    failure: Option<Outage>,
     started: Instant,
     bounds_due_at: Option<Instant>,
     /// The leaders whose followers are to be told where the log begins and what is committed.
     lagging: BTreeSet<TopicPartition>,
     pacing: Pacing,
+    /// Followers that go on when the disk has room.
+    without_room: BTreeMap<TopicPartition, (Source, Position)>,
     /// Followers that go on later.
     throttled: BTreeSet<(i64, TopicPartition)>,
     /// The newest metadata that was looked at.
@@ -134,6 +138,7 @@ impl Shard {
             bounds_due_at: None,
             lagging: BTreeSet::new(),
             pacing: Pacing::default(),
+            without_room: BTreeMap::new(),
             throttled: BTreeSet::new(),
             seen: MetadataImage::default(),
             untold: Untold::default(),
@@ -148,6 +153,7 @@ impl Shard {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut metadata = self.around.metadata.clone();
         let mut plane = self.around.plane.clone();
+        let handle = self.handle.clone();
         loop {
             let mut round = Round::default();
             tokio::select! {
@@ -169,6 +175,7 @@ impl Shard {
                     self.on_metadata(image);
                 }
                 () = yield_now(), if self.has_more_to_do() => {}
+                () = handle.failed(), if self.failure.is_none() => self.notice_outage(),
             }
             self.take_waiting(&mut round, inbox);
             self.do_a_slice(&mut round);
@@ -224,6 +231,7 @@ impl Shard {
         if let Err(error) = self.directory.commit(round.writes) {
             self.fail(&error);
         }
+        self.notice_outage();
         if self.deletions.are_awaited() {
             self.finish_deletions();
         }
@@ -244,7 +252,12 @@ impl Shard {
             // Nobody listens when the broker is stopping: then nothing is changed.
             let _ = self.around.proposals.send(proposal);
         }
+        let is_scarce = !effects.positions.is_empty() && self.handle.room().is_scarce();
         for (source, position) in effects.positions {
+            if is_scarce {
+                self.without_room.insert(id, (source, position));
+                continue;
+            }
             self.around.fetchers.fetch(source, position, self.handle.clone());
         }
         if let Some(at_ms) = effects.again_at_ms {
@@ -270,22 +283,27 @@ impl Shard {
         synced.is_ok() && self.failure.is_none()
     }
 
-    fn offline(&self) -> ApiError {
-        let reason = self.failure.as_deref().unwrap_or_default();
-        ApiError::new(
-            ErrorName::KafkaStorageError,
-            format!("log directory {} is offline: {reason}", self.handle.directory()),
-        )
-    }
-
     /// Takes the directory offline with all its replicas, and no other.
     fn fail(&mut self, error: &LogError) {
+        self.go_offline(Outage::of(error));
+    }
+
+    /// The disk has not answered in time, and does now: others lead what was led here.
+    fn notice_outage(&mut self) {
+        if self.failure.is_none()
+            && let Some(outage) = self.handle.outage()
+        {
+            self.go_offline(outage);
+        }
+    }
+
+    fn go_offline(&mut self, outage: Outage) {
         if self.failure.is_some() {
             return;
         }
-        let replicas = self.owned.len() + self.unopened.len();
-        error!(directory = %self.handle.directory(), %error, replicas, "log directory failed; its replicas are offline");
-        self.failure = Some(error.to_string());
+        let (replicas, reason) = (self.owned.len() + self.unopened.len(), &outage.reason);
+        error!(directory = %self.handle.directory(), reason, replicas, "log directory failed; its replicas are offline");
+        self.failure = Some(outage.clone());
         self.unopened.clear();
         for (id, replica) in std::mem::take(&mut self.owned) {
             self.around.fetchers.forget(id);
@@ -293,8 +311,11 @@ impl Shard {
         }
         // What is left on the disk of those is a stray when that comes back.
         self.release_deleted();
-        // Nobody listens when the broker is stopping.
-        let _ = self.around.failures.send((self.handle.directory(), error.to_string()));
+        // Last: who waited for it has been answered.
+        if self.handle.take_offline(outage.clone()) {
+            // Nobody listens when the broker is stopping.
+            let _ = self.around.failures.send((self.handle.directory(), outage));
+        }
     }
 
     fn tell_bounds(&mut self) {

@@ -123,3 +123,10 @@ fn an_address_that_nobody_can_dial_is_refused() {
     assert!(refusal(&[("voters", "1@127.0.0.1:7101/0.0.0.0:7001"), insecure]).contains("voters: others cannot dial"));
     assert!(refusal(&[("api_advertised", "[::]:7001"), insecure]).contains("api_advertised: others cannot dial"));
 }
+
+#[test]
+fn a_disk_timeout_that_a_good_disk_exceeds_is_refused() {
+    assert_eq!(refusal(&[("disk_timeout_ms", "99")]), "disk_timeout_ms: invalid value 99: expected at least 100");
+    let config = with(&[("disk_timeout_ms", "100"), ("log_dir_free_bytes_min", "0"), ("raft_reserve_bytes", "0")]);
+    assert_eq!(config.expect("valid").disk_timeout(), Duration::from_millis(100));
+}

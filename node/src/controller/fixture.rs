@@ -30,7 +30,7 @@ pub async fn lone_voter() -> (RaftNode, MetadataView) {
 
 /// An event loop that the test drives, and the handle of it.
 pub fn event_loop(raft: RaftNode, view: MetadataView) -> (EventLoop, ControllerHandle) {
-    EventLoop::new(controller_config(), raft, view, Arc::new(Metrics::new()))
+    EventLoop::new(controller_config(), raft, view, Arc::new(Metrics::default()))
 }
 
 fn raft_config() -> RaftConfig {

@@ -13,6 +13,7 @@ use quorate_metadata::liveness::{Removal, Sessions};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::disk_reports::DiskReports;
 use super::event_loop::StreamLost;
 
 pub struct SessionTable {
@@ -21,6 +22,8 @@ pub struct SessionTable {
     sessions: Mutex<Sessions>,
     streams: Mutex<Streams>,
     lost: mpsc::UnboundedSender<StreamLost>,
+    /// What brokers say of their disks.
+    pub disk_reports: DiskReports,
 }
 
 #[derive(Default)]
@@ -86,6 +89,7 @@ impl SessionTable {
             sessions: Mutex::new(Sessions::new(millis(session_timeout))),
             streams: Mutex::default(),
             lost,
+            disk_reports: DiskReports::default(),
         }
     }
 
@@ -134,6 +138,7 @@ impl SessionTable {
     }
 
     pub(super) fn clear(&self) {
+        self.disk_reports.clear();
         self.streams().broken.clear();
         self.lock().clear();
     }

@@ -13,6 +13,7 @@
 
 mod activation;
 mod batcher;
+mod disk_reports;
 mod event_loop;
 mod failure_detector;
 #[cfg(test)]

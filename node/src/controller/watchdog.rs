@@ -1,8 +1,13 @@
-//! Ends the leadership of a node whose event loop does not turn, and then the node.
+//! Ends the leadership of a node whose event loop does not turn, or whose raft log is on a disk that does not answer, and then
+//! the node.
 //!
 //! Raft has a thread of its own, so a controller whose event loop is held would lead for ever and fence no broker. After
 //! an election timeout the node gives its leadership away and does not campaign; what was planned is given up, so that
 //! its caller does not hold the successor too. A node that is held for a session timeout ends.
+//!
+//! A leader needs its own disk least of all: it replicates, and commits by the others, while its disk hangs, until its queue
+//! is full. So after the disk timeout it gives its leadership away, and does not campaign until the disk answers. It ends
+//! only where it leads on: nobody can take over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{error, info, warn};
 
 use super::pulse::Pulse;
+use crate::disks::{DiskProblems, Hang, LOOKS_PER_TIMEOUT as DISK_LOOKS_PER_TIMEOUT, hangs};
 use crate::metrics::Metrics;
 use crate::raft::RaftNode;
 
@@ -33,6 +39,10 @@ pub struct Watchdog {
     pub step_down_after: Duration,
     /// The node ends after so long.
     pub end_after: Duration,
+    /// The leadership ends when the disk of the raft log has not answered for so long.
+    pub disk_timeout: Duration,
+    /// Where the disk is named.
+    pub problems: DiskProblems,
     /// Becomes the reason when the node is to end.
     pub ended: watch::Sender<Option<String>>,
 }
@@ -68,36 +78,75 @@ impl Watchdog {
         if Mutant::HeldLoop.is_on() {
             std::future::pending::<()>().await;
         }
-        let pause = self.step_down_after / LOOKS_PER_TIMEOUT;
+        let pause = (self.step_down_after / LOOKS_PER_TIMEOUT).min(self.disk_timeout / DISK_LOOKS_PER_TIMEOUT);
         let mut stall = Stall { turns: self.pulse.turns(), stalled: Duration::ZERO };
-        let mut standing_aside = false;
+        let mut hang = Hang::new(self.raft.disk_operations().clone());
+        let mut aside = Aside::default();
         let mut spent = Duration::ZERO;
         loop {
             sleep(pause).await;
-            let stalled = stall.look(self.pulse.turns(), pause + spent);
+            let since_last_look = pause + spent;
+            let stalled = stall.look(self.pulse.turns(), since_last_look);
+            let hung = hang.look(since_last_look);
             spent = Duration::ZERO;
-            if stalled >= self.end_after {
-                return self.end(stalled);
+            if let Some(reason) = self.reason_to_end(stalled, hung) {
+                return self.end(reason);
             }
-            if stalled >= self.step_down_after {
-                if !standing_aside {
-                    standing_aside = true;
-                    self.stand_aside(stalled);
-                }
+            let before = aside;
+            // A loop or a disk that is found idle once goes on.
+            aside.loop_held = stalled >= self.step_down_after || (aside.loop_held && !stalled.is_zero());
+            aside.disk_hangs = hung >= self.disk_timeout || (aside.disk_hangs && !hung.is_zero());
+            self.tell(before, aside, (stalled, hung));
+            if stalled >= self.step_down_after || aside.disk_hangs {
                 let began = Instant::now();
                 self.give_leadership_away().await;
                 spent = began.elapsed().min(TRANSFER_TIMEOUT);
             }
-            if stalled.is_zero() && standing_aside {
-                standing_aside = false;
-                info!("the event loop turns again");
-                self.raft.campaign(true);
-            }
         }
     }
 
+    /// A controller whose disk hangs is of no harm as soon as it leads no longer, and a broker beside it may go on.
+    fn reason_to_end(&self, stalled: Duration, hung: Duration) -> Option<String> {
+        if stalled >= self.end_after {
+            return Some(format!("the event loop was held for {} ms by {}", stalled.as_millis(), self.held_by()));
+        }
+        let leads_on = || self.raft.leads() && self.raft.quorum_acked_within(self.step_down_after);
+        let is_over = hung >= self.disk_timeout + self.end_after && leads_on();
+        let lasted_ms = hung.as_millis();
+        is_over
+            .then(|| format!("the disk of the raft log has not answered for {lasted_ms} ms, and no voter takes over"))
+    }
+
+    fn tell(&self, before: Aside, now: Aside, (stalled, hung): (Duration, Duration)) {
+        if now.loop_held && !before.loop_held {
+            self.stand_aside(stalled);
+        }
+        if now.disk_hangs && !before.disk_hangs {
+            self.leave_disk_alone(hung);
+        }
+        if before.loop_held && !now.loop_held {
+            info!("the event loop turns again");
+        }
+        if before.disk_hangs && !now.disk_hangs {
+            self.problems.clear(RAFT_LOG);
+            info!("the disk of the raft log answers again");
+        }
+        if before.is_any() && !now.is_any() {
+            self.raft.campaign(true);
+        }
+    }
+
+    fn leave_disk_alone(&self, hung: Duration) {
+        let lasted_ms = hung.as_millis() as u64;
+        hangs().inc();
+        self.problems.set(RAFT_LOG, format!("its disk has not answered for {lasted_ms} ms: this node leads no longer"));
+        error!(lasted_ms, "the disk of the raft log does not answer: the leadership is given away");
+        self.raft.campaign(false);
+        self.claim.send_replace(None);
+    }
+
     fn stand_aside(&self, stalled: Duration) {
-        let held_by = self.pulse.give_up().map_or("nothing that is planned", |planning| planning.name);
+        let held_by = self.held_by();
         self.metrics.event_loop_held.inc();
         warn!(held_by, stalled_ms = stalled.as_millis() as u64, "the event loop is held: the leadership is given away");
         self.raft.campaign(false);
@@ -116,11 +165,30 @@ impl Watchdog {
         }
     }
 
-    fn end(&self, stalled: Duration) {
-        let held_by = self.pulse.give_up().map_or("nothing that is planned", |planning| planning.name);
-        let reason = format!("the event loop was held for {} ms by {held_by}", stalled.as_millis());
+    /// What held the loop, which is given up.
+    fn held_by(&self) -> &'static str {
+        self.pulse.give_up().map_or("nothing that is planned", |planning| planning.name)
+    }
+
+    fn end(&self, reason: String) {
         error!(reason, "the node ends");
         self.ended.send_replace(Some(reason));
+    }
+}
+
+/// Where a problem of its disk is named.
+const RAFT_LOG: &str = "raft log";
+
+/// Why the node neither leads nor campaigns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Aside {
+    loop_held: bool,
+    disk_hangs: bool,
+}
+
+impl Aside {
+    fn is_any(self) -> bool {
+        self.loop_held || self.disk_hangs
     }
 }
 

@@ -14,6 +14,7 @@ use crate::api::{DataPlaneSlot, HeartbeatTerms};
 use crate::broker::{BrokerConfig, Dial, Dialing, Places};
 use crate::config::{LogFlush, NodeConfig, host_and_port};
 use crate::controller::ControllerConfig;
+use crate::disks::{DiskProblems, Reserve};
 use crate::machine::{Disks, Machine, Note};
 use crate::raft::{DialMap, RaftConfig, RocksStore, Store, VoterAddress};
 
@@ -65,7 +66,7 @@ pub fn broker(
     dial: &DialMap,
     cluster: ClusterId,
     local_metadata: Option<Arc<dyn LocalMetadata>>,
-    slot: DataPlaneSlot,
+    (slot, problems): (DataPlaneSlot, DiskProblems),
 ) -> Result<BrokerConfig, NodeError> {
     // A controller stays in the quorum, whatever becomes of the broker beside it.
     let registration_timeout = local_metadata.is_none().then_some(config.broker_registration_timeout_ms);
@@ -77,7 +78,6 @@ pub fn broker(
     Ok(BrokerConfig {
         broker: config.broker_id(),
         cluster,
-        incarnation: IncarnationId::new(world::uuid()),
         endpoint: endpoint(config),
         rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
         features: machine.features(),
@@ -95,13 +95,19 @@ pub fn broker(
         registration_timeout,
         controlled_shutdown_timeout: Duration::from_millis(config.controlled_shutdown_timeout_ms),
         stray_grace: Duration::from_millis(config.stray_grace_ms),
+        disk_timeout: config.disk_timeout(),
+        free_bytes_min: config.log_dir_free_bytes_min,
+        problems,
         slot,
     })
 }
 
-pub fn store(machine: &Machine, config: &NodeConfig) -> Arc<dyn Store> {
+pub fn store(machine: &Machine, config: &NodeConfig, problems: &DiskProblems) -> Arc<dyn Store> {
     match &machine.disks {
-        Disks::Files => Arc::new(RocksStore::new(&config.data_dir)),
+        Disks::Files => {
+            let reserve = Reserve::in_directory(&config.data_dir, config.raft_reserve_bytes, problems.clone());
+            Arc::new(RocksStore::new(&config.data_dir).with_reserve(reserve))
+        }
         Disks::Memory(disks) => Arc::new(disks.raft.clone()),
     }
 }

@@ -17,6 +17,7 @@ use crate::api::{Api, ApiServer, Control, DataPlaneSlot, Gateway, Readiness};
 use crate::broker::BrokerError;
 use crate::config::{NodeConfig, Role};
 use crate::controller::{EventLoop, Watchdog};
+use crate::disks::DiskProblems;
 use crate::http::HttpState;
 use crate::machine::{Inside, Machine, TaskRunner, Worker};
 use crate::metrics::Metrics;
@@ -25,6 +26,9 @@ use crate::replica::{MetadataReplica, MetadataView};
 
 /// How long a stopping node looks for another controller to hand over to.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the raft log may take to close: it ends what is being written, and begins nothing.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The event loop turns on a thread of its own; its probes share it, and wait for most of their time.
 const CONTROLLER_THREADS: usize = 1;
@@ -61,12 +65,14 @@ impl Member {
         let raft_port = listen(&machine.network, &config.raft_listen).await?;
         let listeners = Listeners::bind(&machine.network, &config).await?;
 
-        let (view, metrics, readiness) = (MetadataView::new(), Arc::new(Metrics::new()), Readiness::default());
+        let (view, readiness, problems) = (MetadataView::new(), Readiness::default(), DiskProblems::default());
+        let metrics = Arc::new(Metrics::new(problems.clone()));
         let http = HttpState { readiness: readiness.clone(), metrics: Some((metrics.clone(), view.clone())) };
         let mut servers = Servers::start(listeners.http, http);
         let raft_config = assembly::raft(&machine, &config, &dial)?;
         let replica = Box::new(MetadataReplica::new(view.clone(), machine.features()));
-        let raft = RaftNode::start(raft_config, assembly::store(&machine, &config), raft_port, replica).await?;
+        let raft =
+            RaftNode::start(raft_config, assembly::store(&machine, &config, &problems), raft_port, replica).await?;
 
         let controller_config = assembly::controller(&machine, &config, &dial);
         let registered = controller_config.registration.clone();
@@ -81,6 +87,8 @@ impl Member {
             claim: event_loop.published_claim(),
             step_down_after: Duration::from_millis(config.raft_election_max_ms),
             end_after: config.session_timeout(),
+            disk_timeout: config.disk_timeout(),
+            problems: problems.clone(),
             ended: watchdog_ended,
         };
         let node = config.controller_id();
@@ -102,7 +110,7 @@ impl Member {
         let broker = if config.has(Role::Broker) {
             readiness.has_broker(config.broker_id(), slot.clone());
             let local_metadata = Some(Arc::new(view) as Arc<dyn LocalMetadata>);
-            let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, slot)?;
+            let broker = assembly::broker(&machine, &config, &dial, raft.cluster(), local_metadata, (slot, problems))?;
             BrokerRole::start(&machine, broker)
         } else {
             BrokerRole::none()
@@ -168,7 +176,7 @@ impl Member {
         // The slot of the data plane is in each of the first two.
         drop((self.servers, self.readiness, self.registration, self.event_loop));
         self.broker.abort().await;
-        self.raft.shutdown().await;
+        close(&self.raft).await;
     }
 
     /// Leaderships first, then the controller's office, then the servers, and the log at the very end.
@@ -179,7 +187,7 @@ impl Member {
         self.stop_event_loop.send_replace(true);
         while self.event_loop.join_next().await.is_some() {}
         self.servers.stop().await;
-        self.raft.shutdown().await;
+        close(&self.raft).await;
         info!(node = %self.gateway.node(), "stopped");
     }
 }
@@ -189,6 +197,13 @@ fn unregistered(ended: Result<ApiError, JoinError>) -> NodeError {
         Ok(refusal) => format!("the controller cannot register: {refusal}"),
         Err(panic) => format!("a task panicked: {panic}"),
     })
+}
+
+/// A disk that does not answer must not keep the process.
+async fn close(raft: &RaftNode) {
+    if tokio::time::timeout(CLOSE_TIMEOUT, raft.shutdown()).await.is_err() {
+        error!("the disk of the raft log does not answer: it is not closed");
+    }
 }
 
 async fn hand_over(gateway: &Gateway) {

@@ -13,6 +13,7 @@ use tracing::info;
 use super::{BrokerRole, Listeners, NodeError, Servers, assembly, dial_map, log, report, started};
 use crate::api::{Api, Control, Controllers, DataPlaneSlot, Proxy, Readiness};
 use crate::config::NodeConfig;
+use crate::disks::DiskProblems;
 use crate::http::HttpState;
 use crate::machine::{Disks, Machine};
 use crate::raft;
@@ -50,7 +51,9 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
     if let Disks::Files = machine.disks {
         raft::join(&config.data_dir, config.controller_id(), cluster)?;
     }
-    let mut broker = BrokerRole::start(&machine, assembly::broker(&machine, &config, &dial, cluster, None, slot)?);
+    let problems = DiskProblems::default();
+    let broker = assembly::broker(&machine, &config, &dial, cluster, None, (slot, problems))?;
+    let mut broker = BrokerRole::start(&machine, broker);
     started(&config, cluster);
     let outcome = tokio::select! {
         () = stop => Ok(()),

@@ -192,7 +192,8 @@ impl LocalVoter {
         configured: Option<ClusterId>,
         auto_format: bool,
     ) -> Result<Self, RaftError> {
-        let mut identity = match store.identity()? {
+        let stored = store.identity()?;
+        let mut identity = match stored {
             Some(identity) => identity,
             None if auto_format => Identity::new(node, configured),
             None => return Err(RaftError::NotFormatted { data }),
@@ -208,7 +209,10 @@ impl LocalVoter {
             (None, Some(_)) => identity.cluster = configured,
             _ => {}
         }
-        store.save_identity(&identity)?;
+        // A disk that is full starts as it is.
+        if stored != Some(identity) {
+            store.save_identity(&identity)?;
+        }
         Ok(Self { node, directory: identity.directory, data, identity: Arc::new(RwLock::new(identity)), store })
     }
 
@@ -295,6 +299,22 @@ mod tests {
         let raised = Identity { floor: Floor { generation: 1, term: 2, committed_end: 3 }, ..identity };
         write(data.path(), &raised).unwrap();
         assert_eq!(read(data.path()).unwrap(), Some(raised));
+    }
+
+    #[test]
+    fn a_start_writes_no_identity_that_is_there_already() {
+        let data = tempfile::tempdir().unwrap();
+        let (node, cluster) = (ControllerId::new(3), ClusterId::from_bytes([7; 16]));
+        format(data.path(), node, Some(cluster), false).unwrap();
+        let file = || std::os::unix::fs::MetadataExt::ino(&fs::metadata(data.path().join(FILE)).unwrap());
+        let before = file();
+        let load = |configured| {
+            let store = Arc::new(super::super::RocksStore::new(data.path()));
+            LocalVoter::load(store, node, data.path().to_owned(), configured, false)
+        };
+        assert_eq!(load(None).unwrap().cluster(), Some(cluster));
+        assert_eq!(load(Some(cluster)).unwrap().cluster(), Some(cluster));
+        assert_eq!(file(), before, "a disk that is full could not be written");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 
 use quorate_client::network::Port;
+use quorate_log::Operations;
 use quorate_metadata::ids::{ClusterId, ControllerEpoch, ControllerId, DirectoryId};
 use quorate_metadata::image::LEVEL_LOWEST;
 use quorate_proto::raft as proto;
@@ -61,6 +62,7 @@ struct Running {
     leader: watch::Receiver<Option<LeaderInfo>>,
     progress: Progress,
     written: Arc<Notify>,
+    operations: Operations,
 }
 
 impl RaftNode {
@@ -347,6 +349,11 @@ impl RaftNode {
         self.shared.stopped.clone()
     }
 
+    /// What the disk of the log is being asked for now.
+    pub fn disk_operations(&self) -> &Operations {
+        &self.shared.started.operations
+    }
+
     /// Ends Raft and returns when its disk is closed.
     pub async fn shutdown(&self) {
         self.shared.shutdown.send_replace(true);
@@ -380,8 +387,9 @@ fn check(config: &RaftConfig) -> Result<(), RaftError> {
 
 impl From<Started> for Running {
     fn from(started: Started) -> Self {
-        let Started { raft, runtime, peers, proposals, office, leader, progress, written } = started;
-        Self { raft, runtime, peers, proposals, office: Mutex::new(Some(office)), leader, progress, written }
+        let Started { raft, runtime, peers, proposals, office, leader, progress, written, operations } = started;
+        let office = Mutex::new(Some(office));
+        Self { raft, runtime, peers, proposals, office, leader, progress, written, operations }
     }
 }
 

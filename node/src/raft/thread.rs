@@ -8,6 +8,7 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use quorate_client::network::Port;
+use quorate_log::Operations;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -67,6 +68,8 @@ pub struct Started {
     pub progress: Progress,
     /// To be notified of a snapshot that was written on request, so that the log is trimmed behind it.
     pub written: Arc<Notify>,
+    /// What the disk of the log is being asked for now.
+    pub operations: Operations,
 }
 
 /// The body of the thread.
@@ -296,8 +299,8 @@ impl Core {
         self.tasks.spawn(silently(leadership::follow_office(self.raft.clone(), applied, office_sender)));
         self.tasks.spawn(silently(leadership::follow_leader(self.raft.clone(), self.peers.clone(), leader_sender)));
         let (raft, peers, runtime) = (self.raft.clone(), self.peers.clone(), Handle::current());
-        let (progress, written) = (self.progress.clone(), self.written.clone());
-        Started { raft, runtime, peers, proposals, office, leader, progress, written }
+        let (progress, written, operations) = (self.progress.clone(), self.written.clone(), self.log.operations());
+        Started { raft, runtime, peers, proposals, office, leader, progress, written, operations }
     }
 
     async fn stop(&mut self) {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod controlled_shutdown;
 mod directories;
+mod disks;
 mod exactly_once;
 mod failover;
 mod identity;

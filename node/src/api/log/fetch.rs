@@ -1,10 +1,11 @@
 //! Records for consumers: committed ones only, waited for where there are none yet.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::select_all;
-use quorate_log::{LogOffset, LogReader, StoredBatch};
-use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
+use quorate_log::{LogError, LogOffset, LogReader, StoredBatch};
+use quorate_metadata::ids::{DirectoryId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
 use quorate_proto::log::{
@@ -154,37 +155,52 @@ fn diverging(replica: &Published, last: LeaderEpoch, end: LogOffset) -> Option<E
     is_other.then(|| EpochEnd { leader_epoch: epoch.get(), end_offset: own_end.0 })
 }
 
-/// Returns how many bytes were read.
+/// Returns how many bytes were read. Directory by directory, of each by one job.
 async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec<Read>, max_bytes: usize) -> usize {
-    if reads.is_empty() {
-        return 0;
+    let mut by_directory: BTreeMap<DirectoryId, Vec<Read>> = BTreeMap::new();
+    for read in reads {
+        by_directory.entry(read.reader.directory()).or_default().push(read);
     }
-    let done = plane.for_consumers().read(move || {
-        let mut left = max_bytes;
-        let mut done = Vec::new();
-        for read in reads {
-            if left == 0 {
-                break;
-            }
-            let batches = read.reader.read(read.from, read.below, read.max_bytes.min(left));
-            let bytes: usize = batches.iter().flatten().map(|batch| batch.frame().len()).sum();
-            left = left.saturating_sub(bytes);
-            done.push((read.index, batches.map(|batches| batches.iter().map(to_wire).collect::<Vec<_>>())));
-        }
-        (max_bytes - left, done)
-    });
-    let (bytes, done) = done.await;
-    for (index, batches) in done {
-        match batches {
-            Ok(batches) => partitions[index].batches = batches,
+    let mut left = max_bytes;
+    for (directory, reads) in by_directory {
+        let indexes: Vec<usize> = reads.iter().map(|read| read.index).collect();
+        let done = match plane.read_for_consumer(directory, move || read_all(reads, left)).await {
+            Ok(done) => done,
             Err(error) => {
-                warn!(%error, "cannot read for a consumer");
-                let error = ApiError::new(ErrorName::KafkaStorageError, error.to_string());
-                partitions[index].error = Some(to_item(&error));
+                indexes.into_iter().for_each(|index| partitions[index].error = Some(to_item(&error)));
+                continue;
+            }
+        };
+        for (index, batches) in done {
+            match batches {
+                Ok(batches) => {
+                    left = left.saturating_sub(batches.iter().map(|batch| batch.frame().len()).sum());
+                    partitions[index].batches = batches.iter().map(to_wire).collect();
+                }
+                Err(error) => {
+                    warn!(%error, "cannot read for a consumer");
+                    let error = ApiError::new(ErrorName::KafkaStorageError, error.to_string());
+                    partitions[index].error = Some(to_item(&error));
+                }
             }
         }
     }
-    bytes
+    max_bytes - left
+}
+
+/// Up to so many bytes, and the batch that goes beyond.
+fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<Vec<StoredBatch>, LogError>)> {
+    let mut left = max_bytes;
+    let mut done = Vec::new();
+    for read in reads {
+        if left == 0 {
+            break;
+        }
+        let batches = read.reader.read(read.from, read.below, read.max_bytes.min(left));
+        left = left.saturating_sub(batches.iter().flatten().map(|batch| batch.frame().len()).sum());
+        done.push((read.index, batches));
+    }
+    done
 }
 
 fn to_wire(batch: &StoredBatch) -> RecordBatch {

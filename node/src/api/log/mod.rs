@@ -11,8 +11,9 @@ mod replicate;
 mod strays;
 mod timestamps;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::{Context, to_status};
 use quorate_proto::log::log_server::{Log, LogServer};
@@ -28,8 +29,24 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::DataPlane;
 
-/// The data plane of this node, from when it is open.
-pub type DataPlaneSlot = Arc<OnceLock<DataPlane>>;
+/// The data plane of this node, while it is open. Cheap to clone; all clones are one slot.
+#[derive(Clone, Default)]
+pub struct DataPlaneSlot(Arc<ArcSwapOption<DataPlane>>);
+
+impl DataPlaneSlot {
+    pub fn get(&self) -> Option<DataPlane> {
+        self.0.load().as_deref().cloned()
+    }
+
+    pub fn fill(&self, plane: DataPlane) {
+        self.0.store(Some(Arc::new(plane)));
+    }
+
+    /// The broker closes its log directories, and may open them again.
+    pub fn clear(&self) {
+        self.0.store(None);
+    }
+}
 
 /// Records that are on their way to the disk or to the replicas; producers wait beyond it.
 const PRODUCED_BYTES_MAX: usize = 64 << 20;
@@ -51,7 +68,7 @@ impl LogService {
 
     fn plane(&self) -> Result<DataPlane, Status> {
         let starting = || ApiError::new(ErrorName::ReplicaNotAvailable, "this node has no open log directory");
-        self.slot.get().cloned().ok_or_else(|| status(&starting()))
+        self.slot.get().ok_or_else(|| status(&starting()))
     }
 }
 

@@ -20,12 +20,16 @@ use tokio::time::{Instant, timeout_at};
 
 use super::partition;
 use super::timestamps::Timestamps;
-use crate::broker::{Acks, Command, DataPlane, NewRecords, Produced};
+use crate::broker::{Acks, Command, DataPlane, NewRecords, Produced, ShardHandle};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(120);
 
-type Waiting = oneshot::Receiver<Result<Produced, ApiError>>;
+/// What was sent to the owner of a directory.
+struct Waiting {
+    shard: ShardHandle,
+    answer: oneshot::Receiver<Result<Produced, ApiError>>,
+}
 
 pub async fn produce(
     plane: &DataPlane,
@@ -81,12 +85,13 @@ async fn enter(
 async fn send(plane: &DataPlane, acks: Acks, produced: ProducedBatch) -> Result<(TopicPartition, Waiting), ApiError> {
     let id = partition::parse(&produced.topic_id, produced.partition)?;
     let replica = partition::hosted(plane, id)?;
+    replica.shard.check_producers()?;
     let batch = produced.batch.ok_or_else(|| ApiError::new(ErrorName::InvalidRecord, "there is no batch"))?;
     let batch = checked(batch, &Wanted::of(plane, id)?)?;
-    let (reply, waiting) = oneshot::channel();
+    let (reply, answer) = oneshot::channel();
     let leader_epoch = produced.leader_epoch.map(LeaderEpoch::new);
     replica.shard.send(Command::Produce(id, NewRecords { leader_epoch, batch, acks, reply })).await?;
-    Ok((id, waiting))
+    Ok((id, Waiting { shard: replica.shard, answer }))
 }
 
 /// What a topic wants of the batches of its producers.
@@ -181,14 +186,18 @@ async fn answer(
     }
 }
 
-async fn wait(waiting: Waiting, deadline: Instant) -> Result<Produced, ApiError> {
-    match timeout_at(deadline, waiting).await {
-        Ok(Ok(outcome)) => outcome,
-        // The owner of the log is gone, and with it what it may have appended.
-        Ok(Err(_)) => Err(ApiError::new(ErrorName::OutcomeUnknown, "the broker stopped before it could answer")),
-        Err(_) => {
-            let message = "appended, but not on every in-sync replica in time";
-            Err(ApiError::new(ErrorName::RequestTimedOut, message))
+async fn wait(Waiting { shard, answer }: Waiting, deadline: Instant) -> Result<Produced, ApiError> {
+    let unknown = |why: &str| Err(ApiError::new(ErrorName::OutcomeUnknown, why));
+    let outcome = async {
+        tokio::select! {
+            biased;
+            // Dropped: the owner of the log is gone, and with it what it may have appended.
+            answer = answer => answer.unwrap_or_else(|_| unknown("the broker stopped before it could answer")),
+            () = shard.failed() => unknown("the log directory went offline before it could answer"),
         }
-    }
+    };
+    timeout_at(deadline, outcome).await.unwrap_or_else(|_| {
+        let message = "appended, but not on every in-sync replica in time";
+        Err(ApiError::new(ErrorName::RequestTimedOut, message))
+    })
 }

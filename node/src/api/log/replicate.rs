@@ -1,6 +1,5 @@
 //! The leader's side of replication: carries a follower's positions to the owners of the logs, and their answers back.
 
-use quorate_log::LogError;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
@@ -42,8 +41,12 @@ async fn run(
     replies: &mpsc::Sender<Result<ReplicateReply, Status>>,
 ) -> Result<(), Status> {
     let (sink, mut answers) = mpsc::unbounded_channel();
+    // The broker may open its directories again: then its followers need a stream to what it has then.
+    let closed = plane.ended();
+    tokio::pin!(closed);
     loop {
         tokio::select! {
+            () = &mut closed => return Err(Status::unavailable("the log directories are closed")),
             request = requests.message() => match request? {
                 Some(request) => take(plane, request, &sink).await.map_err(|error| status(&error))?,
                 None => return Ok(()),
@@ -73,7 +76,14 @@ async fn take(plane: &DataPlane, request: ReplicateRequest, sink: &Sink) -> Resu
         }
     }
     for (shard, positions) in by_shard {
-        shard.send(Command::Positions { follower, positions, sink: sink.clone() }).await?;
+        let command = Command::Positions { follower, positions: positions.clone(), sink: sink.clone() };
+        match shard.send(command).await {
+            // The other directories go on.
+            Err(error) if error.name == ErrorName::KafkaStorageError => {
+                positions.iter().for_each(|position| refuse(sink, position, error.name));
+            }
+            sent => sent?,
+        }
     }
     Ok(())
 }
@@ -131,12 +141,14 @@ async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
     }
 }
 
-async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, LogError> {
+async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, ApiError> {
     match batches {
         Batches::None => Ok(Vec::new()),
         Batches::Here(frames) => Ok(frames),
         Batches::OnDisk { reader, from, below, max_bytes } => {
-            let read = plane.for_followers().read(move || reader.read(from, below, max_bytes)).await?;
+            let directory = reader.directory();
+            let read = plane.read_for_follower(directory, move || reader.read(from, below, max_bytes)).await?;
+            let read = read.map_err(|error| ApiError::new(ErrorName::KafkaStorageError, error.to_string()))?;
             Ok(read.iter().map(|batch| batch.frame().clone()).collect())
         }
     }

@@ -83,6 +83,10 @@ pub enum Cut {
 }
 
 impl Replica {
+    pub fn follows(&self, source: Source) -> bool {
+        matches!(&self.role, Role::Follower(following) if following.source == source)
+    }
+
     pub fn set_pace(&mut self, change: impl FnOnce(&mut Pace)) {
         if let Role::Follower(following) = &mut self.role {
             change(&mut following.pace);

@@ -5,12 +5,12 @@ use quorate_metadata::ErrorName;
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, TopicPartition};
 
 use super::super::replica::{Answer, Cut, NewRecords, Position, Refused, Sink, Supplied, not_leader};
-use super::{Command, Round, Shard};
+use super::{Command, Outage, Round, Shard};
 
 impl Shard {
     pub(super) fn handle(&mut self, round: &mut Round, command: Command) {
-        if self.failure.is_some() {
-            return self.refuse(round, command);
+        if let Some(outage) = self.failure.clone() {
+            return self.refuse(round, command, &outage);
         }
         if let Err(error) = self.try_handle(round, command) {
             self.fail(&error);
@@ -88,9 +88,9 @@ impl Shard {
     }
 
     /// The directory is offline: nothing of it is served, and whoever asks hears why.
-    fn refuse(&mut self, round: &mut Round, command: Command) {
+    fn refuse(&mut self, round: &mut Round, command: Command, outage: &Outage) {
         match command {
-            Command::Produce(_, records) => drop(records.reply.send(Err(self.offline()))),
+            Command::Produce(_, records) => drop(records.reply.send(Err(outage.error(self.handle.directory())))),
             Command::Positions { positions, sink, .. } => {
                 positions.iter().for_each(|at| refuse_position(&sink, at.id, ErrorName::KafkaStorageError));
             }

@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use quorate_log::LogDirectory;
 use quorate_log::leadership::{Outcome, Proposal};
+use quorate_log::{LogDirectory, Operations};
 use quorate_metadata::ids::{BrokerEpoch, BrokerId, DirectoryId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::replica::{Description, NewRecords, Position, Replica, Sink, Source, Supplied};
 use super::super::replicas::Claim;
+use super::super::room::Room;
+use super::outage::Outage;
+use crate::disks::Space;
 
 /// Commands waiting; the senders wait beyond it.
 const COMMANDS_MAX: usize = 1_024;
@@ -68,6 +72,12 @@ pub struct ShardHandle {
     running: watch::Receiver<()>,
     directory: DirectoryId,
     path: Arc<PathBuf>,
+    operations: Operations,
+    /// Why the directory is offline, once it is: for as long as its owner lives.
+    outage: watch::Sender<Option<Outage>>,
+    room: watch::Sender<Room>,
+    /// What its disk had free when it was last looked at.
+    free_bytes: Arc<AtomicU64>,
 }
 
 /// The owner's end.
@@ -84,8 +94,17 @@ impl ShardHandle {
         let (change_sender, role_changes) = mpsc::channel(ROLE_CHANGES_MAX);
         let (running, is_running) = watch::channel(());
         let path = Arc::new(directory.path().to_owned());
-        let directory = directory.id();
-        let handle = Self { commands: sender, role_changes: change_sender, running: is_running, directory, path };
+        let handle = Self {
+            commands: sender,
+            role_changes: change_sender,
+            running: is_running,
+            directory: directory.id(),
+            path,
+            operations: directory.operations().clone(),
+            outage: watch::Sender::new(None),
+            room: watch::Sender::new(Room::Enough),
+            free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
+        };
         (handle, Inbox { commands, role_changes, running })
     }
 
@@ -97,15 +116,98 @@ impl ShardHandle {
         &self.path
     }
 
-    /// Waits while the owner has enough to do. Err: the node is stopping.
-    pub async fn send(&self, command: Command) -> Result<(), ApiError> {
-        self.commands.send(command).await.map_err(|_| stopping())
+    /// What its disk is being asked for now.
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
-    /// Waits while the owner has enough to do. Changes are made in the order in which they are sent. Err: the node is
-    /// stopping.
+    /// Why the directory is offline, if it is.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.borrow().clone()
+    }
+
+    /// From now on nobody waits for the owner, which may itself be waiting for the disk. False: the directory was offline.
+    pub fn take_offline(&self, outage: Outage) -> bool {
+        self.outage.send_if_modified(|now| {
+            let is_first = now.is_none();
+            now.get_or_insert(outage);
+            is_first
+        })
+    }
+
+    pub fn room(&self) -> Room {
+        *self.room.borrow()
+    }
+
+    pub fn set_room(&self, room: Room, space: Space) {
+        self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
+        self.room.send_if_modified(|now| std::mem::replace(now, room) != room);
+    }
+
+    pub fn free_bytes(&self) -> u64 {
+        self.free_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether producers may write to the directory now.
+    pub fn check_producers(&self) -> Result<(), ApiError> {
+        match self.room().shortage() {
+            Some(shortage) => Err(shortage.error(self.directory)),
+            None => Ok(()),
+        }
+    }
+
+    /// The result, unless the directory goes offline first: then KAFKA_STORAGE_ERROR with the reason.
+    pub async fn unless_offline<T>(&self, result: impl Future<Output = Result<T, ApiError>>) -> Result<T, ApiError> {
+        tokio::select! {
+            biased;
+            error = self.offline() => Err(error),
+            result = result => result,
+        }
+    }
+
+    async fn offline(&self) -> ApiError {
+        let mut outage = self.outage.subscribe();
+        let outage = outage.wait_for(Option::is_some).await.ok().and_then(|outage| outage.clone());
+        outage.map_or_else(stopping, |outage| outage.error(self.directory))
+    }
+
+    /// When the directory has gone offline.
+    pub async fn failed(&self) {
+        self.offline().await;
+    }
+
+    /// Waits while the owner has enough to do. Err: the directory is offline, or the node is stopping.
+    pub async fn send(&self, command: Command) -> Result<(), ApiError> {
+        self.unless_offline(async { self.commands.send(command).await.map_err(|_| stopping()) }).await
+    }
+
+    /// As `send`. Changes are made in the order in which they are sent.
     pub async fn change_role(&self, change: RoleChange) -> Result<(), ApiError> {
-        self.role_changes.send(change).await.map_err(|_| stopping())
+        self.unless_offline(async { self.role_changes.send(change).await.map_err(|_| stopping()) }).await
+    }
+
+    /// Writes what a restart should know, and ends the owner. Whether everything is on stable storage: of a directory whose
+    /// disk does not answer it is not, and its owner is left behind.
+    pub async fn stop(&self) -> bool {
+        let (done, stopped) = oneshot::channel();
+        let stop = async {
+            let is_clean = self.commands.send(Command::Stop(done)).await.is_ok() && stopped.await.unwrap_or(false);
+            self.ended().await;
+            is_clean
+        };
+        tokio::select! {
+            is_clean = stop => is_clean,
+            () = self.hangs() => false,
+        }
+    }
+
+    async fn hangs(&self) {
+        let mut outage = self.outage.subscribe();
+        let is_hung = |outage: &Option<Outage>| outage.as_ref().is_some_and(Outage::is_hang);
+        let hangs = outage.wait_for(is_hung).await.is_ok();
+        if !hangs || self.operations.oldest().is_none() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Looks at a replica between two rounds.
@@ -121,7 +223,7 @@ impl ShardHandle {
             let _ = reply.send(said);
         });
         self.send(Command::Ask(id, question)).await?;
-        answer.await.map_err(|_| stopping())?
+        self.unless_offline(async { answer.await.map_err(|_| stopping())? }).await
     }
 
     /// When its owner has ended: told to, or by a broken invariant.

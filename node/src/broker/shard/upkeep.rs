@@ -133,6 +133,7 @@ impl Housekeeping {
 impl Shard {
     pub(super) fn tick(&mut self, round: &mut Round) {
         self.finish_deletions();
+        self.fetch_on();
         for id in self.checks.take_due(self.now_ms(), CHECKED_PER_TICK_MAX) {
             if let Some(replica) = self.owned.get_mut(&id) {
                 replica.tick();
@@ -142,6 +143,19 @@ impl Shard {
         self.housekeep(round);
         let changes = self.mass_changes.take(self.now_ms());
         self.tell_of(changes);
+    }
+
+    /// Sends the positions that were held back for lack of room, of replicas that follow as they did.
+    fn fetch_on(&mut self) {
+        if self.without_room.is_empty() || self.handle.room().is_scarce() {
+            return;
+        }
+        for _ in 0..CHECKED_PER_TICK_MAX {
+            let Some((id, (source, position))) = self.without_room.pop_first() else { return };
+            if self.owned.get(&id).is_some_and(|replica| replica.follows(source)) {
+                self.around.fetchers.fetch(source, position, self.handle.clone());
+            }
+        }
     }
 
     pub(super) fn tell_of(&self, changes: Option<Counts>) {

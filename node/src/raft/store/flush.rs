@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use openraft::storage::IOFlushed;
+use quorate_log::{Operation, Operations};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::types::{LogId, Types};
@@ -44,6 +45,8 @@ pub struct Progress {
     committed: Mutex<Option<Option<LogId>>>,
     /// Why the disk takes no more writes. After a failed fsync nothing later may be reported as durable.
     failure: watch::Sender<Option<String>>,
+    /// What the disk is being asked for now.
+    operations: Operations,
 }
 
 impl Progress {
@@ -58,6 +61,10 @@ impl Progress {
 
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.failure.subscribe()
+    }
+
+    pub fn operations(&self) -> &Operations {
+        &self.operations
     }
 
     fn take_committed(&self) -> Option<Write> {
@@ -110,6 +117,7 @@ pub fn queue() -> (mpsc::Sender<Op>, Arc<Progress>, FlushQueue, oneshot::Receive
         flushed: AtomicU64::new(0),
         committed: Mutex::new(None),
         failure: watch::Sender::new(None),
+        operations: Operations::default(),
     });
     let queue = FlushQueue { ops, progress: progress.clone(), _ended: ended_tx };
     (sender, progress, queue, ended)
@@ -147,6 +155,11 @@ impl FlushQueue {
     /// An error while the disk is known to be bad: `batch` must not be tried.
     pub fn refused(&self) -> Option<io::Error> {
         self.progress.refused()
+    }
+
+    /// A write that lasts until the value is dropped.
+    pub fn begin_write(&self) -> Operation {
+        self.progress.operations.begin()
     }
 
     pub fn finish(&self, batch: Batch, result: io::Result<()>) {

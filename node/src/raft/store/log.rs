@@ -10,6 +10,7 @@ use openraft::OptionalSend;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use quorate_log::Operations;
 use quorate_metadata::mutant::Mutant;
 
 use super::super::RaftError;
@@ -96,6 +97,11 @@ impl LogStore {
     /// Becomes Some when the disk has failed a write.
     pub fn failure(&self) -> watch::Receiver<Option<String>> {
         self.shared.progress.failure()
+    }
+
+    /// What the disk is being asked for now.
+    pub fn operations(&self) -> Operations {
+        self.shared.progress.operations().clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

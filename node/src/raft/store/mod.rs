@@ -11,6 +11,8 @@ pub(super) mod codec;
 #[cfg(test)]
 mod conformance;
 mod flush;
+#[cfg(test)]
+mod full_disk;
 mod log;
 mod memory;
 mod rocks;

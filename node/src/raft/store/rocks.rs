@@ -22,6 +22,7 @@ use super::super::identity::{self, Identity};
 use super::super::types::{Entry, LogId};
 use super::flush::Batch;
 use super::{Disk, FlushQueue, Loaded, Opened, Snapshots, Store, Write, codec, entry_bytes, wal};
+use crate::disks::Reserve;
 
 const LOG: &str = "log";
 const META: &str = "meta";
@@ -32,6 +33,9 @@ const GENERATION: &[u8] = b"generation";
 /// Has no value.
 const OPENED: &[u8] = b"opened";
 
+/// As the system says it: errors of the database are texts.
+const NO_SPACE: &str = "No space left on device";
+
 /// The log is written once, read rarely and purged soon: small tables, little memory.
 const MEMTABLE_BYTES: usize = 16 << 20;
 /// Bounds what a restart has to recover, and how long the rarely written `meta` may pin old files.
@@ -41,11 +45,17 @@ const WAL_BYTES_MAX: u64 = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct RocksStore {
     data: PathBuf,
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl RocksStore {
     pub fn new(data: &Path) -> Self {
-        Self { data: data.to_owned() }
+        Self { data: data.to_owned(), reserve: None }
+    }
+
+    /// Keeps room for the log.
+    pub fn with_reserve(self, reserve: Reserve) -> Self {
+        Self { reserve: Some(Arc::new(reserve)), ..self }
     }
 
     /// A log that was there before must not be made anew.
@@ -71,7 +81,14 @@ impl Store for RocksStore {
     fn open(&self) -> Result<Opened, RaftError> {
         let path = self.data.join("raft");
         self.refuse_missing(&path)?;
-        let disk = RocksDisk::open(path)?;
+        // Opening writes as well.
+        if let Some(reserve) = &self.reserve {
+            reserve.adjust();
+        }
+        let disk = RocksDisk { reserve: self.reserve.clone(), ..RocksDisk::open(path)? };
+        if let Some(reserve) = &self.reserve {
+            reserve.watch().map_err(RaftError::io("watch the reserve of the raft log"))?;
+        }
         let snapshots = Snapshots::directory(self.data.join("snapshots"))
             .map_err(RaftError::io(format!("open {:?}", self.data.join("snapshots"))))?;
         Ok(Opened { disk: Arc::new(disk), snapshots })
@@ -83,7 +100,7 @@ pub fn open_read_only(data: &Path) -> Result<Arc<dyn Disk>, RaftError> {
     let path = data.join("raft");
     let db = DB::open_cf_descriptors_read_only(&verifying_options(), &path, families(), false)
         .map_err(|error| RaftError::io(format!("open {path:?}"))(to_io(&path, error)))?;
-    Ok(Arc::new(RocksDisk { db, path }))
+    Ok(Arc::new(RocksDisk { db, path, reserve: None }))
 }
 
 fn refuse(path: &Path, torn: Option<wal::Torn>, error: rocksdb::Error) -> RaftError {
@@ -141,6 +158,7 @@ fn family_options() -> Options {
 struct RocksDisk {
     db: DB,
     path: PathBuf,
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl RocksDisk {
@@ -170,7 +188,7 @@ impl RocksDisk {
         let checked = if Mutant::UncheckedBytes.is_on() { None } else { wal::check(&path)? };
         let db = DB::open_cf_descriptors(&database_options(), &path, families())
             .map_err(|error| refuse(&path, checked, error))?;
-        let disk = Self { db, path };
+        let disk = Self { db, path, reserve: None };
         disk.begin_next_log().map_err(RaftError::io(format!("open {:?}", disk.path)))?;
         Ok(disk)
     }
@@ -190,7 +208,15 @@ impl RocksDisk {
 
     fn commit(&self, batch: &Batch) -> io::Result<()> {
         fail::fail_point!("raft.flush", |_| Err(io::Error::other("failpoint raft.flush")));
-        self.write_all(batch.writes(), batch.needs_sync())
+        if let Some(reserve) = &self.reserve {
+            reserve.make_room();
+        }
+        self.write_all(batch.writes(), batch.needs_sync()).map_err(|error| match error.to_string() {
+            reason if reason.contains(NO_SPACE) => {
+                io::Error::other(format!("{reason}; the reserve of the raft log is used up"))
+            }
+            _ => error,
+        })
     }
 
     fn write_all<'a>(&self, writes: impl Iterator<Item = &'a Write>, sync: bool) -> io::Result<()> {
@@ -304,7 +330,10 @@ fn flush_until_closed(disk: Arc<RocksDisk>, mut queue: FlushQueue) {
     while let Some(batch) = queue.blocking_next() {
         let result = match queue.refused() {
             Some(error) => Err(error),
-            None => disk.commit(&batch),
+            None => {
+                let _write = queue.begin_write();
+                disk.commit(&batch)
+            }
         };
         queue.finish(batch, result);
     }

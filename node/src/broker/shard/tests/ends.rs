@@ -2,7 +2,9 @@
 
 use quorate_log::leadership::Outcome;
 
+use super::super::super::room::{Room, Shortage};
 use super::*;
+use crate::disks::Space;
 
 async fn stop(driven: &Driven) {
     driven.handle.send(Command::Stop(oneshot::channel().0)).await.expect("the owner lives");
@@ -56,11 +58,91 @@ async fn a_directory_that_fails_opens_nothing_more_and_lets_its_replicas_go() {
     assert!(matches!(unwritten.try_recv(), Ok(Err(_))));
     assert_eq!(deleted.try_recv(), Ok(()));
     assert!(!driven.is_found(id(1)) && driven.is_found(id(3)));
-    driven.delete(id(3), None).await;
+    let refused = driven.handle.describe(id(0)).await.expect_err("it is offline");
+    assert_eq!(refused.name, ErrorName::KafkaStorageError);
+    let (_, outage) = driven.failed.try_recv().expect("it is reported");
+    assert_eq!(outage.cause, OutageCause::Broken);
+}
+
+/// They were sent while it was online.
+#[tokio::test]
+async fn requests_behind_a_failure_are_refused_and_deletions_end() {
+    let mut driven = Driven::leading().await;
     let mut refused = driven.produce(id(0)).await;
+    driven.delete(id(3), None).await;
+    let outage = Outage { cause: OutageCause::Hangs, reason: "the disk does not answer".to_owned() };
+    assert!(driven.handle.take_offline(outage));
+    driven.shard.notice_outage();
     driven.round();
+    assert!(driven.shard.owned.is_empty());
     assert!(matches!(refused.try_recv(), Ok(Err(error)) if error.name == ErrorName::KafkaStorageError));
     assert!(!driven.is_found(id(3)));
+    assert!(driven.failed.try_recv().is_err(), "who took it offline has reported it");
+}
+
+#[tokio::test]
+async fn a_follower_fetches_on_when_its_disk_has_room_again() {
+    let mut driven = Driven::start(Vec::new());
+    let space = Space { free_bytes: 1 << 20, total_bytes: 1 << 30 };
+    let shortage = Shortage { free_bytes: space.free_bytes, mark_bytes: 1 << 28 };
+    driven.handle.set_room(Room::Scarce(shortage), space);
+    assert!(driven.handle.check_producers().is_err_and(|error| error.name == ErrorName::KafkaStorageError));
+    let source = |leader| Source { leader: broker(leader), leader_epoch: LeaderEpoch::new(1) };
+    for partition in 0..3 {
+        driven.change(RoleChange::Follow { id: id(partition), source: source(2) }).await;
+    }
+    driven.round();
+    assert_eq!(driven.shard.without_room.len(), 3);
+    driven.delete(id(1), None).await;
+    driven.round();
+    driven.tick();
+    assert!(driven.shard.without_room.contains_key(&id(0)), "there is no room yet");
+    driven.handle.set_room(Room::Low(shortage), space);
+    driven.tick();
+    assert!(driven.shard.without_room.is_empty());
+    assert!(driven.handle.check_producers().is_err(), "followers go first");
+    driven.handle.set_room(Room::Enough, space);
+    assert!(driven.handle.check_producers().is_ok());
+    assert!(driven.shard.owned[&id(0)].follows(source(2)) && !driven.shard.owned[&id(0)].follows(source(3)));
+}
+
+#[tokio::test]
+async fn a_directory_without_room_may_return_and_a_broken_one_not() {
+    for (is_full, cause) in [(true, OutageCause::Full), (false, OutageCause::Broken)] {
+        let mut driven = Driven::leading().await;
+        if is_full {
+            driven.logs.fill_disk()
+        } else {
+            driven.logs.break_disk()
+        }
+        let _unwritten = driven.produce(id(0)).await;
+        driven.round();
+        let (_, outage) = driven.failed.try_recv().expect("it is reported");
+        assert_eq!((outage.cause, outage.may_pass()), (cause, is_full));
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_owner_of_a_directory_whose_disk_hangs() {
+    let mut driven = Driven::leading().await;
+    let outage = Outage { cause: OutageCause::Hangs, reason: "the disk does not answer".to_owned() };
+    let lead = || RoleChange::Lead { id: id(0), leader_epoch: LeaderEpoch::default() };
+    // More than the queue takes, and nobody takes them.
+    let blocked = async {
+        while driven.handle.change_role(lead()).await.is_ok() {}
+        driven.handle.change_role(lead()).await
+    };
+    let taken_offline = async {
+        tokio::task::yield_now().await;
+        driven.handle.take_offline(outage.clone())
+    };
+    let (refused, is_first) = tokio::join!(blocked, taken_offline);
+    assert!(is_first && refused.is_err_and(|error| error.name == ErrorName::KafkaStorageError));
+    let asked = driven.handle.describe(id(0)).await;
+    assert!(asked.is_err_and(|error| error.message.contains("does not answer")));
+    let _write = driven.handle.operations().begin();
+    assert!(!driven.handle.stop().await, "what it has may not be on the disk");
+    assert!(driven.failed.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -1,0 +1,159 @@
+//! The broker from when it opens its log directories until it closes them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_client::agent::{AgentConfig, BrokerAgent, ProbedEndpoint};
+use quorate_log::{LogError, Owner};
+use quorate_metadata::ids::{DirectoryId, IncarnationId};
+use quorate_metadata::record::Kind;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::clean_stop::CleanStop;
+use super::data_plane::{DataPlane, Directories};
+use super::shard::Outage;
+use super::{BrokerConfig, BrokerError, disk_watch, proposals};
+use crate::disks::DiskProblems;
+
+/// Between two attempts to open directories again.
+const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Attempts of which one is logged: every half a minute.
+const ATTEMPTS_PER_LINE: u32 = 60;
+
+/// Why the log directories are closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Stopped,
+    /// Those that were offline can be used again.
+    CanReturn,
+}
+
+pub struct Running {
+    pub agent: BrokerAgent,
+    pub plane: DataPlane,
+    failures: mpsc::UnboundedReceiver<(DirectoryId, Outage)>,
+    /// None of them ends by itself.
+    tasks: JoinSet<()>,
+    offline: BTreeMap<DirectoryId, Outage>,
+    problems: DiskProblems,
+}
+
+impl Running {
+    pub async fn start(
+        config: &BrokerConfig,
+        incarnation: IncarnationId,
+        clean_stop: &CleanStop,
+        is_first: bool,
+    ) -> Result<Self, BrokerError> {
+        let directories = open(config, is_first).await?;
+        let agent_config = AgentConfig {
+            broker: config.broker,
+            cluster: config.cluster,
+            incarnation,
+            // The node listens there before the broker starts, and stops that last.
+            probe: ProbedEndpoint::Named(config.endpoint.name.clone()),
+            endpoints: vec![config.endpoint.clone()],
+            kind: Kind::LOG,
+            rack: config.rack.clone(),
+            features: config.features.clone(),
+            directories: directories.ids(),
+            previous_epoch: clean_stop.take(&directories.ids()),
+            bootstrap: config.bootstrap.clone(),
+            local_metadata: config.local_metadata.clone(),
+            resolve: config.resolve.clone(),
+            network: config.dialing.network.clone(),
+            registration_timeout: config.registration_timeout,
+            stray_grace: config.stray_grace,
+        };
+        let mut agent = BrokerAgent::start(agent_config);
+        let (plane, signals) = DataPlane::start(config, directories, &agent);
+        agent.drive(Arc::new(plane.clone()));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
+        let watched = plane.clone();
+        tasks.spawn(async move { watched.ended().await });
+        tasks.spawn(disk_watch::run(plane.shards().to_vec(), config.disk_timeout, signals.report));
+        config.slot.fill(plane.clone());
+        let (failures, problems) = (signals.failures, config.problems.clone());
+        Ok(Self { agent, plane, failures, tasks, offline: BTreeMap::new(), problems })
+    }
+
+    /// Until it cannot go on, or directories that are offline can be opened again.
+    pub async fn run(&mut self) -> Result<End, BrokerError> {
+        let mut problems = self.problems.changes();
+        self.agent.report_disk_problems(self.problems.list());
+        loop {
+            let returns = disk_watch::return_of(self.plane.shards(), &self.offline);
+            tokio::select! {
+                error = self.agent.failed() => return Err(BrokerError::Register(error)),
+                Some((directory, outage)) = self.failures.recv() => self.lose(directory, outage)?,
+                // Ours is a sender of it.
+                Ok(()) = problems.changed() => self.agent.report_disk_problems(self.problems.list()),
+                () = returns => {
+                    self.offline.keys().for_each(|directory| self.problems.clear(&place(*directory)));
+                    return Ok(End::CanReturn);
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+                    return Err(BrokerError::Ended);
+                }
+            }
+        }
+    }
+
+    /// The controllers move what was led there, and the rest stays. A broker that has nothing left is fenced, and waits where
+    /// that may pass.
+    fn lose(&mut self, directory: DirectoryId, outage: Outage) -> Result<(), BrokerError> {
+        self.problems.set(&place(directory), format!("is offline: {}", outage.reason));
+        self.offline.insert(directory, outage.clone());
+        let has_lost_all = self.offline.len() == self.plane.shards().len();
+        if has_lost_all && !self.offline.values().all(Outage::may_pass) {
+            return Err(BrokerError::Directory { directory, reason: outage.reason });
+        }
+        self.agent.report_offline([directory].into());
+        Ok(())
+    }
+}
+
+fn place(directory: DirectoryId) -> String {
+    format!("log directory {directory}")
+}
+
+/// Opens the directories beside everything else: a disk may not answer. One that is full is waited for; and so, when they
+/// are opened again, are calls that still read from them.
+async fn open(config: &BrokerConfig, is_first: bool) -> Result<Directories, BrokerError> {
+    let (places, flush) = (config.log_directories.clone(), config.flush);
+    let owner = Owner { cluster: config.cluster, broker: config.broker };
+    let mut attempts = 0;
+    loop {
+        let places = places.clone();
+        let error = match config.workers.run("log-open", move || Directories::open(&places, flush, owner)).await {
+            Ok(directories) => {
+                config.problems.clear(OPENING);
+                if attempts > 0 {
+                    info!(broker = %config.broker, attempts, "log directories opened");
+                }
+                return Ok(directories);
+            }
+            Err(error) => error,
+        };
+        let passes = error.is_no_space() || (!is_first && matches!(error, LogError::Locked { .. }));
+        if !passes {
+            return Err(error.into());
+        }
+        config.problems.set(OPENING, error.to_string());
+        if attempts % ATTEMPTS_PER_LINE == 0 {
+            warn!(broker = %config.broker, %error, "log directories cannot be opened yet");
+        }
+        attempts += 1;
+        sleep(REOPEN_INTERVAL).await;
+    }
+}
+
+/// Under which it is said why the directories are not open.
+const OPENING: &str = "log directories";
