@@ -1,4 +1,4 @@
-//! Whether the fault runs find bugs: each of twenty-six, made on purpose, must turn a run invalid that is valid without it.
+//! Whether the fault runs find bugs: each of twenty-seven, made on purpose, must turn a run invalid that is valid without it.
 //!
 //! The binaries must have been built with the feature `mutants`; `scripts/mutants` does that.
 
@@ -42,7 +42,7 @@ const FLUSH: &[&str] = &["log_flush=always"];
 /// So that nodes begin with a snapshot again and again.
 const SNAPSHOTS: &[&str] = &["snapshot_log_bytes=16384", "log_entries_kept=10"];
 
-pub const TRIALS: [Trial; 26] = [
+pub const TRIALS: [Trial; 27] = [
     trial("M1", "answered when proposed, not when committed", "partition,kill", "meta-register,topic-set").lasting(20),
     trial("M2", "commits are not synced", "power-cut-all", "topic-set,log").with(FLUSH).lasting(3),
     trial("M3", "a vote is given, and not written down", "restart-storm,kill,partition", "meta-register,leader-epoch")
@@ -76,6 +76,7 @@ pub const TRIALS: [Trial; 26] = [
     trial("M24", "silent connections are all kept", "descriptors", "topic-set"),
     trial("M25", "a disk that does not answer is waited for", "disk-hangs", "log,topic-set").lasting(40),
     trial("M26", "a log directory that was full stays offline", "logs-full", "log,topic-set").lasting(20),
+    trial("M27", "a voter that lost its log starts with an empty one", "partial-wipe", "topic-set,log"),
 ];
 
 /// What became of a mutant.
@@ -163,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_mutant_has_its_trial() {
-        let names: Vec<String> = (1..=Mutant::FullForGood as u8).map(|number| format!("M{number}")).collect();
+        let names: Vec<String> = (1..=Mutant::AcceptLostState as u8).map(|number| format!("M{number}")).collect();
         assert!(TRIALS.iter().map(|trial| trial.mutant).eq(names.iter().map(String::as_str)));
     }
 }

@@ -55,6 +55,8 @@ pub enum Mutant {
     HangingDisk,
     /// A log directory that was full stays offline.
     FullForGood,
+    /// A voter that has lost its log starts with an empty one.
+    AcceptLostState,
 }
 
 impl Mutant {
