@@ -94,13 +94,8 @@ impl Nemesis {
                 let (target, disk) = (one(random), *random.pick(&[Foreign::Data, Foreign::Logs]));
                 Draft::now(random.between(100, 1_000), Fault::SwapDisk { target, disk })
             }
-            Self::StderrGone => {
-                let (target, stderr) = (one(random), *random.pick(&[Stderr::ClosedPipe, Stderr::FullDevice]));
-                Draft::now(random.between(2_000, 5_000), Fault::SwapStderr { target, stderr })
-            }
-            Self::Descriptors => {
-                Draft::now(random.between(2_000, 5_000), Fault::Crowd { target: one(random), sockets: SILENT_SOCKETS })
-            }
+            Self::StderrGone => swap_stderr(random),
+            Self::Descriptors => crowd(random),
             Self::DiskFullAll => broken_disk(Target::All, Mode::Full, random.between(1_000, 4_000)),
             Self::LogsFull => broken_disk(Target::All, Mode::LogsFull, random.between(1_000, 5_000)),
             // The disk timeout and the session timeout are 3 s each.
@@ -138,6 +133,15 @@ fn slow(random: &mut Random) -> Condition {
 
 /// More than the descriptors that a node may have.
 const SILENT_SOCKETS: u64 = 1_500;
+
+fn swap_stderr(random: &mut Random) -> Vec<Draft> {
+    let (target, stderr) = (one(random), *random.pick(&[Stderr::ClosedPipe, Stderr::FullDevice]));
+    Draft::now(random.between(2_000, 5_000), Fault::SwapStderr { target, stderr })
+}
+
+fn crowd(random: &mut Random) -> Vec<Draft> {
+    Draft::now(random.between(2_000, 5_000), Fault::Crowd { target: one(random), sockets: SILENT_SOCKETS })
+}
 
 fn wipe(random: &mut Random, unrecorded: bool) -> Vec<Draft> {
     // Missing snapshots are found without a record: the log says that it was trimmed.

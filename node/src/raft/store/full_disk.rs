@@ -46,7 +46,8 @@ impl Drop for SmallDisk {
 
 async fn save_vote(store: &RocksStore, term: u64) -> std::io::Result<()> {
     let opened = store.open().map_err(std::io::Error::other)?;
-    let (mut log, ended) = LogStore::start(opened.disk)?;
+    let loaded = opened.disk.load()?;
+    let (mut log, ended) = LogStore::start(opened.disk, loaded);
     let saved = log.save_vote(&Vote::new(term, 1)).await;
     drop(log);
     // The flusher drops its end without a word.
