@@ -1,6 +1,6 @@
 //! Reading beside the owner: a reader sees what is committed, and disturbs nobody.
 
-use crate::batch::{LogOffset, StoredBatch};
+use crate::batch::{CorruptBatch, LogOffset, StoredBatch};
 use crate::error::LogError;
 use crate::rows::Rows;
 
@@ -13,6 +13,16 @@ pub struct LogReader {
 impl LogReader {
     pub(crate) fn new(rows: Rows) -> Self {
         Self { rows }
+    }
+
+    /// Batches may be missing below this offset in what was read so far.
+    pub fn gaps_below(&self) -> LogOffset {
+        self.rows.gaps_below()
+    }
+
+    /// Its records cannot be read.
+    pub fn corrupt(&self, batch: &StoredBatch, error: CorruptBatch) -> LogError {
+        self.rows.corrupt(batch.base_offset(), error.0.to_owned())
     }
 
     /// The batches from the one that has `from`, wholly below `below`. One is returned even if larger than `max_bytes`.

@@ -45,6 +45,7 @@ struct Inner {
     /// Apart, so that consumers of old records hold no follower up.
     for_consumers: Reader,
     for_followers: Reader,
+    for_compaction: Arc<Reader>,
     /// Dropped, it ends the owners of the directories.
     _plane: watch::Sender<()>,
     /// Last, so that nobody uses the directories any more when their owners are waited for.
@@ -113,6 +114,7 @@ impl DataPlane {
         let (metadata, leaders) = (agent.metadata().clone(), agent.leader_check());
         let replicas = Replicas::default();
         let (plane, closed) = watch::channel(());
+        let for_compaction = Arc::new(Reader::start("log-compaction", workers));
         let around = Surroundings {
             broker,
             replicas: replicas.clone(),
@@ -121,6 +123,7 @@ impl DataPlane {
             failures,
             metadata: metadata.changes(),
             leaders: leaders.clone(),
+            for_compaction: for_compaction.clone(),
             plane: closed,
         };
         let start = |(directory, found)| shard::start(directory, found, around.clone(), workers);
@@ -139,6 +142,7 @@ impl DataPlane {
             producer_ids: ProducerIds::new(agent.calls()),
             for_consumers: Reader::start("log-consumers", workers),
             for_followers: Reader::start("log-followers", workers),
+            for_compaction,
             _plane: plane,
             _owners: owners,
         };
@@ -203,6 +207,7 @@ impl DataPlane {
             _ = select_all(shards) => {}
             () = self.inner.for_consumers.ended() => {}
             () = self.inner.for_followers.ended() => {}
+            () = self.inner.for_compaction.ended() => {}
         }
     }
 

@@ -5,12 +5,14 @@
 //! metadata, and housekeeping go on in slices, and between two of them the waiting requests are served.
 
 mod commands;
+mod compacting;
 mod handle;
 mod metadata;
 mod roles;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::LeaderCheck;
@@ -25,9 +27,11 @@ use tracing::{error, info};
 
 use super::fetchers::Fetchers;
 use super::pacing::Pacing;
+use super::readers::Reader;
 use super::replica::{Effects, Replica};
 use super::replicas::Replicas;
 use crate::machine::{Worker, Workers};
+use compacting::Compactions;
 use handle::Inbox;
 pub use handle::{Command, RoleChange, ShardHandle};
 use metadata::Untold;
@@ -59,6 +63,8 @@ pub struct Surroundings {
     pub failures: mpsc::UnboundedSender<(DirectoryId, String)>,
     pub metadata: watch::Receiver<MetadataImage>,
     pub leaders: LeaderCheck,
+    /// Reads what is to be compacted.
+    pub for_compaction: Arc<Reader>,
     /// Closed when the owners have to end at once.
     pub plane: watch::Receiver<()>,
 }
@@ -106,6 +112,7 @@ struct Shard {
     untold: Untold,
     checks: Checks,
     housekeeping: Housekeeping,
+    compactions: Compactions,
     mass_changes: MassChanges,
 }
 
@@ -139,6 +146,7 @@ impl Shard {
             untold: Untold::default(),
             checks: Checks::default(),
             housekeeping: Housekeeping::default(),
+            compactions: Compactions::default(),
             mass_changes: MassChanges::default(),
         }
     }
@@ -163,6 +171,7 @@ impl Shard {
                 () = at(self.bounds_due_at) => self.tell_bounds(),
                 () = at(self.next_throttled()) => self.go_on(&mut round),
                 _ = tick.tick() => self.tick(&mut round),
+                stepped = self.compactions.stepped() => self.on_step(&mut round, stepped),
                 changed = metadata.changed() => {
                     if changed.is_err() { return }
                     let image = metadata.borrow_and_update().clone();
@@ -287,6 +296,7 @@ impl Shard {
         error!(directory = %self.handle.directory(), %error, replicas, "log directory failed; its replicas are offline");
         self.failure = Some(error.to_string());
         self.unopened.clear();
+        self.compactions.stop();
         for (id, replica) in std::mem::take(&mut self.owned) {
             self.around.fetchers.forget(id);
             replica.abandon(ErrorName::KafkaStorageError);

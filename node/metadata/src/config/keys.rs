@@ -13,7 +13,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "log.cleanup.policy",
         ListOf(&["compact", "delete"]),
         "delete",
-        "what happens to old records: deleted by age and size, or compacted by key",
+        "what happens to old records: deleted by age and size, compacted to the last one of each key, or both",
     ),
     topic(
         "compression.gzip.level",
@@ -36,7 +36,7 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "log.cleaner.delete.retention.ms",
         Long(0, i64::MAX),
         "86400000",
-        "how long a compacted topic keeps the mark of a deleted key",
+        "how long a compacted topic keeps a record without a value after compaction has reached it",
     ),
     topic(
         "file.delete.delay.ms",
@@ -158,7 +158,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "0",
         "spreads the beginning of new files over this time",
     ),
-    topic("segment.ms", "log.roll.ms", Long(1, i64::MAX), "604800000", "the age at which a new file is begun"),
+    topic(
+        "segment.ms",
+        "log.roll.ms",
+        Long(1, i64::MAX),
+        "604800000",
+        "the age at which a new segment is begun: an older one can be compacted",
+    ),
     topic(
         super::UNCLEAN_LEADER_ELECTION,
         super::UNCLEAN_LEADER_ELECTION,

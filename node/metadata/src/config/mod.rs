@@ -14,6 +14,16 @@ pub use keys::{BROKER_KEYS, TOPIC_KEYS};
 pub use schema::{ConfigKey, ConfigType, Scope, items, nearest};
 
 pub const AUTO_LEADER_REBALANCE: &str = "auto.leader.rebalance.enable";
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+/// A value of `CLEANUP_POLICY`: of each key the last record stays.
+pub const COMPACT: &str = "compact";
+/// A value of `CLEANUP_POLICY`: what is old, or too much, goes.
+pub const DELETE: &str = "delete";
+pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
+pub const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
+pub const MIN_CLEANABLE_RATIO: &str = "min.cleanable.dirty.ratio";
+pub const MIN_COMPACTION_LAG_MS: &str = "min.compaction.lag.ms";
+pub const SEGMENT_MS: &str = "segment.ms";
 pub const DEFAULT_REPLICATION_FACTOR: &str = "default.replication.factor";
 pub const DELETE_TOPIC: &str = "delete.topic.enable";
 pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -128,6 +138,12 @@ pub fn unclean_allowed(image: &MetadataImage, topic: &str) -> bool {
 /// A value that the topic has, or inherits.
 pub fn topic_value<T: std::str::FromStr>(image: &MetadataImage, topic: &str, key: &str) -> T {
     parsed(effective(image, Some(topic), None, key))
+}
+
+/// Whether `policy`, `COMPACT` or `DELETE`, is one of the topic's.
+pub fn has_cleanup_policy(image: &MetadataImage, topic: &str, policy: &str) -> bool {
+    let value: String = topic_value(image, topic, CLEANUP_POLICY);
+    items(&value).any(|item| item == policy)
 }
 
 /// A switch of the whole cluster.

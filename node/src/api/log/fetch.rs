@@ -3,18 +3,17 @@
 use std::time::Duration;
 
 use futures::future::select_all;
-use quorate_log::{LogOffset, LogReader, StoredBatch};
+use quorate_log::{LogError, LogOffset, LogReader};
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
-use quorate_proto::log::{
-    EpochEnd, FetchPartition, FetchReply, FetchRequest, FetchedPartition, ProducerStamp, RecordBatch,
-};
+use quorate_proto::log::{EpochEnd, FetchPartition, FetchReply, FetchRequest, FetchedPartition, RecordBatch};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::partition;
+use super::records::ForReader;
 use crate::api::request::invalid;
 use crate::broker::{DataPlane, Published};
 
@@ -166,10 +165,9 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
             if left == 0 {
                 break;
             }
-            let batches = read.reader.read(read.from, read.below, read.max_bytes.min(left));
-            let bytes: usize = batches.iter().flatten().map(|batch| batch.frame().len()).sum();
-            left = left.saturating_sub(bytes);
-            done.push((read.index, batches.map(|batches| batches.iter().map(to_wire).collect::<Vec<_>>())));
+            let batches = read_one(&read, read.max_bytes.min(left));
+            left = left.saturating_sub(batches.as_ref().map_or(0, |(bytes, _)| *bytes));
+            done.push((read.index, batches.map(|(_, batches)| batches)));
         }
         (max_bytes - left, done)
     });
@@ -187,21 +185,18 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
     bytes
 }
 
-fn to_wire(batch: &StoredBatch) -> RecordBatch {
-    let records = batch.records();
-    RecordBatch {
-        base_offset: batch.base_offset().0,
-        leader_epoch: batch.leader_epoch().get(),
-        max_timestamp_ms: batch.max_timestamp_ms(),
-        record_count: i32::try_from(batch.record_count()).unwrap_or(i32::MAX),
-        crc: Some(crc32fast::hash(&records)),
-        producer: batch.producer().map(|producer| ProducerStamp {
-            id: producer.id,
-            epoch: producer.epoch.into(),
-            base_sequence: producer.base_sequence,
-        }),
-        records,
+/// Batches and their bytes: those of the log, which have more where the reader is sent no record of them.
+fn read_one(read: &Read, max_bytes: usize) -> Result<(usize, Vec<RecordBatch>), LogError> {
+    let stored = read.reader.read(read.from, read.below, max_bytes)?;
+    let mut for_reader = ForReader::new(max_bytes);
+    for batch in &stored {
+        if !for_reader.add(batch, read.from).map_err(|error| read.reader.corrupt(batch, error))? {
+            return Ok((for_reader.bytes(), for_reader.cut()));
+        }
     }
+    let bytes: usize = stored.iter().map(|batch| batch.frame().len()).sum();
+    let bytes = bytes.max(for_reader.bytes());
+    Ok((bytes, stored.last().map_or_else(Vec::new, |last| for_reader.end(last))))
 }
 
 /// Until one of the replicas has changed, or the time is up.

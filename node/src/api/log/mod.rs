@@ -5,6 +5,7 @@ mod fetch;
 mod offsets;
 mod partition;
 mod produce;
+mod records;
 mod replicate;
 mod strays;
 mod timestamps;

@@ -1,3 +1,4 @@
+mod compacting;
 mod ends;
 mod news;
 
@@ -12,6 +13,7 @@ use quorate_metadata::record::{Cause, ConfigResource, Kind, PartitionChange, Par
 use quorate_metadata::{Batch, Record};
 
 use super::super::fetchers::Dialing;
+use super::super::readers::Reader;
 use super::super::replica::{Acks, NewRecords, Produced, Source};
 use super::*;
 
@@ -84,6 +86,7 @@ impl Driven {
             failures,
             metadata: metadata.subscribe(),
             leaders: LeaderCheck::new(broker(1), standing.subscribe(), metadata.subscribe()),
+            for_compaction: Arc::new(Reader::start("compaction", Workers::Tasks)),
             plane: plane.subscribe(),
         };
         let logs = MemoryLogs::new(DirectoryId::from_bytes([9; 16]));
@@ -138,8 +141,13 @@ impl Driven {
 
     async fn produce(&self, id: TopicPartition) -> oneshot::Receiver<Result<Produced, ApiError>> {
         let (reply, answer) = oneshot::channel();
-        let batch =
-            NewBatch { record_count: 1, max_timestamp_ms: 0, producer: None, records: Bytes::from_static(b"a") };
+        let batch = NewBatch {
+            record_count: 1,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+            producer: None,
+            records: Bytes::from_static(b"a"),
+        };
         let records = NewRecords { leader_epoch: None, batch, acks: Acks::All, reply };
         self.handle.send(Command::Produce(id, records)).await.expect("the owner lives");
         answer
