@@ -535,3 +535,22 @@ fn a_missing_batch_is_damage_where_nothing_was_compacted() {
     follower.directory.commit(writes).unwrap();
     assert_eq!(follower.directory.log(partition(), 0).unwrap().log_end(), LogOffset(4));
 }
+
+#[test]
+fn a_segment_that_is_too_old_is_closed() {
+    let mut world = World::new(FOREVER_MS);
+    let bases = |world: &World| world.log.segments().all().map(|segment| segment.base.0).collect::<Vec<_>>();
+    world.log.set_segment_ms(50);
+    world.append(&[(1, Some(1))], None, false);
+    world.now_ms += 50;
+    world.append(&[(1, Some(2))], None, false);
+    assert_eq!(bases(&world), [0]);
+    world.now_ms += 1;
+    world.append(&[(1, Some(3))], None, false);
+    assert_eq!(bases(&world), [0, 2], "its first batch was appended 51 ms ago");
+    world.log.roll_old_segment(&mut world.writes, world.now_ms + 50);
+    assert_eq!(bases(&world), [0, 2]);
+    world.log.roll_old_segment(&mut world.writes, world.now_ms + 51);
+    world.log.roll_old_segment(&mut world.writes, world.now_ms + 1_000);
+    assert_eq!(bases(&world), [0, 2, 3], "an empty one stays");
+}
