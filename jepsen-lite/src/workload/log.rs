@@ -138,9 +138,9 @@ async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broke
     let mut log = context.log(address);
     let invoked_us = context.recorder.now_us();
     let until = Instant::now() + DUMP_PATIENCE;
-    let (mut start, mut records) = (0, Vec::<Fetched>::new());
+    let (mut start, mut next, mut records) = (0, 0, Vec::<Fetched>::new());
     loop {
-        let offset = records.last().map_or(start, |(position, ..)| position + 1);
+        let offset = start.max(next);
         let asked = FetchPartition { topic_id: topic.id.clone(), partition, offset, ..FetchPartition::default() };
         let request = FetchRequest { partitions: vec![asked], from_follower: true, ..FetchRequest::default() };
         let reply = timeout(Duration::from_secs(20), log.fetch(request)).await??.into_inner();
@@ -157,6 +157,7 @@ async fn dump(context: &Context, topic: &TopicDescription, partition: i32, broke
         }
         for batch in &fetched.batches {
             records.extend(fetched_of(batch)?);
+            next = batch.base_offset + i64::from(batch.record_count);
         }
     }
     let process = context.asker(WorkloadName::Log, PRODUCERS + 1, PACE).process;

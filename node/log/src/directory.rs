@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use quorate_metadata::ids::{DirectoryId, TopicPartition};
 use quorate_metadata::mutant::Mutant;
 
@@ -16,6 +17,10 @@ use crate::partition_log::PartitionLog;
 use crate::rocks::RocksTable;
 use crate::rows::Rows;
 use crate::table::{Changes, Failure, Family, Table};
+
+/// The format of a directory: 2 has frames of Kafka's record batch, and gaps. A directory of format 1, which is not written
+/// down, has the frames of [`crate::frame_v1`]; they are read in format 2 as well.
+pub const FORMAT: u32 = 2;
 
 /// When a commit is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +71,30 @@ impl LogDirectory {
     /// Opens the directory, or creates it with a new id.
     pub fn open(path: &Path, flush: Flush) -> Result<Self, LogError> {
         let (table, id) = RocksTable::open(path, flush)?;
-        Ok(Self::of(Box::new(table), path.to_owned(), flush, id))
+        let directory = Self::of(Box::new(table), path.to_owned(), flush, id);
+        directory.check_format()?;
+        Ok(directory)
+    }
+
+    /// Refuses a directory that a later release has written: its batches could be misread. One of an earlier release is
+    /// upgraded batch by batch.
+    fn check_format(&self) -> Result<(), LogError> {
+        match self.format()? {
+            Some(found) if found > FORMAT => {
+                Err(LogError::UnknownFormat { path: self.inner.path.clone(), found, newest: FORMAT })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// `None`: it is new, or of a release before the format had a version.
+    fn format(&self) -> Result<Option<u32>, LogError> {
+        let stored = self.table().get(Family::Meta, keys::FORMAT).map_err(|failure| self.failed(failure))?;
+        let decode = |value: Bytes| {
+            let body = keys::unseal(keys::FORMAT, &value)?;
+            body.try_into().map(u32::from_be_bytes).map_err(|_| format!("the format has {} bytes", body.len()))
+        };
+        stored.map(decode).transpose().map_err(|failure| self.failed(failure))
     }
 
     /// In memory. Nobody else may have it open.
@@ -91,13 +119,14 @@ impl LogDirectory {
         }
     }
 
-    /// Writes down the owner, durably.
+    /// Writes down the owner and the format of what is written from now on, durably.
     pub fn set_owner(&self, owner: Owner) -> Result<(), LogError> {
-        if self.owner()? == Some(owner) {
+        if self.owner()? == Some(owner) && self.format()? == Some(FORMAT) {
             return Ok(());
         }
         let mut rows = Changes::default();
         rows.put(Family::Meta, keys::OWNER.to_vec(), owner.encode().into());
+        rows.put(Family::Meta, keys::FORMAT.to_vec(), keys::seal(keys::FORMAT, &FORMAT.to_be_bytes()).into());
         self.table().commit(&rows, true).map_err(|failure| self.failed(failure))
     }
 
@@ -195,3 +224,6 @@ impl LogDirectory {
         LogError::Io { path: self.inner.path.clone(), reason }
     }
 }
+
+#[cfg(test)]
+mod tests;

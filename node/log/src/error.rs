@@ -16,6 +16,10 @@ pub enum LogError {
     OfAnotherCluster { path: PathBuf, found: Owner, expected: Owner },
     #[error("log directory {path:?} is of {found}, this is broker {}; nothing was changed", .expected.broker)]
     OfAnotherBroker { path: PathBuf, found: Owner, expected: Owner },
+    #[error(
+        "UNSUPPORTED_VERSION: log directory {path:?} has format {found}: expected at most {newest}; run the release that wrote it"
+    )]
+    UnknownFormat { path: PathBuf, found: u32, newest: u32 },
     #[error("cannot use log directory {path:?}: {reason}")]
     Io { path: PathBuf, reason: String },
     #[error("log of {partition} is damaged at offset {offset}: {reason}")]

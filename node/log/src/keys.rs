@@ -18,9 +18,14 @@ pub const EPOCHS: u8 = 1;
 pub const SEGMENT: u8 = 2;
 /// The producers' state where a segment begins.
 pub const PRODUCERS: u8 = 3;
+/// How far the log is compacted. A log that never was, and has no gaps, has none.
+pub const COMPACTION: u8 = 4;
 
 /// The key of the owner of the directory: shorter than the keys of any partition.
 pub const OWNER: &[u8] = b"owner";
+
+/// The key of the version of the format of the directory.
+pub const FORMAT: &[u8] = b"format";
 
 pub fn prefix(partition: TopicPartition) -> Vec<u8> {
     let mut key = Vec::with_capacity(PREFIX + 9);

@@ -1,7 +1,12 @@
 //! The log of one replica, in the hands of its owner.
 //!
-//! `log start <= high watermark <= log end` after every change; batches are dense from the first segment's base to the
-//! log end; epochs never go back. State in memory is ahead of the disk by what is staged.
+//! `log start <= high watermark <= log end` after every change; batches follow one another from the first segment's base to
+//! the log end, with gaps only where compaction has removed some, here or on the leader that was followed; epochs never go
+//! back. State in memory is ahead of the disk by what is staged.
+
+mod compacting;
+
+use std::sync::Arc;
 
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 
@@ -11,7 +16,7 @@ use crate::epochs::Epochs;
 use crate::error::{AppendRefused, LogError};
 use crate::producers::Producers;
 use crate::reader::LogReader;
-use crate::rows::Rows;
+use crate::rows::{Compacted, Rows};
 use crate::segments::{Retention, Segment, Segments};
 
 /// A segment's size where nothing else is said: what is read to open a log, and what retention removes at once.
@@ -25,6 +30,10 @@ pub struct PartitionLog {
     segments: Segments,
     producers: Producers,
     segment_bytes: u64,
+    segment_ms: u64,
+    compacted: Compacted,
+    /// Another one whenever something is removed from the end: what was read before may not be there any more.
+    history: Arc<()>,
 }
 
 /// Where a batch is in the log.
@@ -47,6 +56,9 @@ impl PartitionLog {
             segments: Segments::new(meta.closed, Segment::empty(meta.active), now_ms),
             producers: Producers::default(),
             segment_bytes: SEGMENT_BYTES,
+            segment_ms: u64::MAX,
+            compacted: Compacted { cleaned_to: meta.compacted.cleaned_to.min(meta.active), ..meta.compacted },
+            history: Arc::default(),
             rows,
         };
         log.fill_active(LogOffset(i64::MAX))?;
@@ -63,6 +75,9 @@ impl PartitionLog {
             segments: Segments::new(Vec::new(), Segment::empty(LogOffset(0)), now_ms),
             producers: Producers::default(),
             segment_bytes: SEGMENT_BYTES,
+            segment_ms: u64::MAX,
+            compacted: Compacted::default(),
+            history: Arc::default(),
             rows,
         };
         log.put_start(writes);
@@ -117,6 +132,18 @@ impl PartitionLog {
         self.segment_bytes = bytes;
     }
 
+    /// A segment is closed by the next append, or by `roll_old_segment`, when its first batch is older.
+    pub fn set_segment_ms(&mut self, ms: u64) {
+        self.segment_ms = ms;
+    }
+
+    /// Closes the active segment if it is too old.
+    pub fn roll_old_segment(&mut self, writes: &mut Writes, now_ms: i64) {
+        if self.segments.is_old(now_ms, self.segment_ms) {
+            self.roll(writes);
+        }
+    }
+
     /// The largest epoch up to `epoch`, and where it ends.
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, LogOffset)> {
         self.epochs.end_of(epoch, self.log_end())
@@ -142,14 +169,15 @@ impl PartitionLog {
         Ok(Appended { base_offset, next_offset, batch: Some(stored) })
     }
 
-    /// What the leader took is taken: it has asked what there was to ask.
+    /// What the leader took is taken: it has asked what there was to ask. Batches may be missing as far as
+    /// `allow_gaps_below` says.
     pub fn append_as_follower(
         &mut self,
         writes: &mut Writes,
         batch: &StoredBatch,
         now_ms: i64,
     ) -> Result<(), AppendRefused> {
-        if batch.base_offset() != self.log_end() {
+        if batch.base_offset() != self.log_end() && !self.rows.is_gap(self.log_end(), batch.base_offset()) {
             return Err(AppendRefused::NotAtEnd { base: batch.base_offset(), end: self.log_end() });
         }
         self.check_epoch(batch.leader_epoch())?;
@@ -159,7 +187,11 @@ impl PartitionLog {
 
     /// A leader begins: what it appends is of `epoch`.
     pub fn begin_epoch(&mut self, writes: &mut Writes, epoch: LeaderEpoch) {
-        if self.epochs.begin(epoch, self.log_end()) {
+        self.begin_epoch_at(writes, epoch, self.log_end());
+    }
+
+    fn begin_epoch_at(&mut self, writes: &mut Writes, epoch: LeaderEpoch, start: LogOffset) {
+        if self.epochs.begin(epoch, start) {
             self.rows.put_epochs(writes, &self.epochs);
         }
     }
@@ -177,6 +209,10 @@ impl PartitionLog {
         self.rows.put_epochs(writes, &self.epochs);
         self.log_start = self.log_start.min(end);
         self.high_watermark = self.high_watermark.min(end);
+        if self.compacted.cleaned_to > end {
+            self.compacted.cleaned_to = end;
+            self.rows.put_compacted(writes, &self.compacted);
+        }
         self.rows.put_state(writes, self.log_start, self.high_watermark);
         Ok(())
     }
@@ -188,6 +224,8 @@ impl PartitionLog {
         self.epochs = Epochs::default();
         self.segments = Segments::new(Vec::new(), Segment::empty(offset), self.segments.appended_ms());
         self.producers = Producers::default();
+        self.compacted = Compacted { cleaned_to: offset, ..Compacted::default() };
+        self.history = Arc::default();
         self.rows.delete_all(writes);
         self.put_start(writes);
     }
@@ -239,7 +277,7 @@ impl PartitionLog {
             if batch.next_offset() > below {
                 break;
             }
-            if batch.max_timestamp_ms() >= timestamp_ms {
+            if batch.max_timestamp_ms() >= timestamp_ms && batch.record_count() > 0 {
                 return Ok(Some(batch));
             }
         }
@@ -254,10 +292,11 @@ impl PartitionLog {
     }
 
     fn append(&mut self, writes: &mut Writes, batch: &StoredBatch, now_ms: i64) {
-        if self.segments.is_full(batch.size_bytes(), self.segment_bytes) {
+        let is_full = self.segments.is_full(batch.size_bytes(), self.segment_bytes);
+        if is_full || self.segments.is_old(now_ms, self.segment_ms) {
             self.roll(writes);
         }
-        self.begin_epoch(writes, batch.leader_epoch());
+        self.begin_epoch_at(writes, batch.leader_epoch(), batch.base_offset());
         self.segments.append(batch, now_ms);
         self.producers.record(batch);
         self.rows.put_batch(writes, batch);
@@ -269,17 +308,19 @@ impl PartitionLog {
         self.rows.put_producers(writes, closed.end, &self.producers);
     }
 
-    /// Removes the batches that have `offset` or a later one; there is one. Returns the log end.
+    /// Removes the batches that have `offset` or a later one; there is one. Returns the log end: where the last batch that
+    /// stays ends, also if a gap follows it.
     fn remove_from(&mut self, writes: &mut Writes, offset: LogOffset) -> Result<LogOffset, LogError> {
         if writes.logs.contains(&self.partition()) {
             self.rows.directory().commit(std::mem::take(writes))?;
         }
         let first = self.rows.batches(offset).next().transpose()?;
-        let end = first.ok_or_else(|| self.rows.missing(offset))?.base_offset();
+        let end = first.ok_or_else(|| self.rows.missing(offset))?.base_offset().min(offset);
+        self.history = Arc::default();
         self.segments.reopen_at(end);
         self.rows.delete_from(writes, self.segments.active().base, end);
         self.fill_active(end)?;
-        Ok(end)
+        Ok(self.log_end())
     }
 
     /// Reads the active segment up to `end`, and what its producers did.
@@ -291,7 +332,7 @@ impl PartitionLog {
             if batch.next_offset() > end {
                 break;
             }
-            if batch.base_offset() != self.log_end() {
+            if batch.base_offset() != self.log_end() && !self.rows.is_gap(self.log_end(), batch.base_offset()) {
                 return Err(self.rows.missing(self.log_end()));
             }
             self.segments.fill(&batch);

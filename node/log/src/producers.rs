@@ -72,7 +72,7 @@ impl Producers {
     /// The batch is in the log.
     pub fn record(&mut self, batch: &StoredBatch) {
         let Some(producer) = batch.producer() else { return };
-        let last_sequence = sequence_after(producer.base_sequence, batch.record_count() - 1);
+        let last_sequence = sequence_after(producer.base_sequence, batch.offset_count() - 1);
         let written = Written { first_sequence: producer.base_sequence, last_sequence, base: batch.base_offset() };
         match self.by_id.get_mut(&producer.id) {
             Some(state) if state.epoch == producer.epoch => {
@@ -85,6 +85,11 @@ impl Producers {
                 self.forget_beyond_limit();
             }
         }
+    }
+
+    /// Where the batches begin that a repetition is recognised by.
+    pub fn remembered(&self) -> impl Iterator<Item = LogOffset> {
+        self.by_id.values().flat_map(|state| state.batches.iter().map(|written| written.base))
     }
 
     fn forget_beyond_limit(&mut self) {
@@ -174,7 +179,8 @@ mod tests {
 
     fn stored(id: i64, base_sequence: i32, record_count: u32, base: i64) -> StoredBatch {
         let producer = Some(Producer { id, epoch: 0, base_sequence });
-        let batch = NewBatch { record_count, max_timestamp_ms: 0, producer, records: Bytes::new() };
+        let batch =
+            NewBatch { record_count, base_timestamp_ms: 0, max_timestamp_ms: 0, producer, records: Bytes::new() };
         StoredBatch::new(LogOffset(base), LeaderEpoch::new(0), &batch).unwrap()
     }
 

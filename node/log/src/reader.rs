@@ -2,7 +2,7 @@
 
 use quorate_metadata::ids::DirectoryId;
 
-use crate::batch::{LogOffset, StoredBatch};
+use crate::batch::{CorruptBatch, LogOffset, StoredBatch};
 use crate::error::LogError;
 use crate::rows::Rows;
 
@@ -20,6 +20,16 @@ impl LogReader {
     /// Where the log is.
     pub fn directory(&self) -> DirectoryId {
         self.rows.directory().id()
+    }
+
+    /// Batches may be missing below this offset in what was read so far.
+    pub fn gaps_below(&self) -> LogOffset {
+        self.rows.gaps_below()
+    }
+
+    /// Its records cannot be read.
+    pub fn corrupt(&self, batch: &StoredBatch, error: CorruptBatch) -> LogError {
+        self.rows.corrupt(batch.base_offset(), error.0.to_owned())
     }
 
     /// The batches from the one that has `from`, wholly below `below`. One is returned even if larger than `max_bytes`.

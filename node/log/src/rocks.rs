@@ -127,6 +127,10 @@ impl Table for RocksTable {
         Ok(())
     }
 
+    fn reclaim(&self, from: &[u8], until: &[u8]) {
+        self.reclaimer.deleted(from, until);
+    }
+
     fn sync(&self) -> Result<(), Failure> {
         self.db.flush_wal(true).map_err(text)
     }

@@ -1,7 +1,11 @@
 //! The rows of one log: what is read of them, and how a change is staged.
 
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use bytes::{Buf, TryGetError};
-use quorate_metadata::ids::TopicPartition;
+use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 
 use crate::batch::{LogOffset, StoredBatch};
 use crate::directory::{LogDirectory, Writes};
@@ -19,6 +23,25 @@ const ROWS_BY_KEY_MAX: usize = 8;
 pub struct Rows {
     directory: LogDirectory,
     partition: TopicPartition,
+    /// Below it batches may be missing, as far as any reader may meet: it does not go back.
+    gaps_below: Arc<AtomicI64>,
+}
+
+/// How far a log is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// From it on every offset belongs to a batch.
+    pub gaps_below: LogOffset,
+    /// Below it each key has one record, but for records that came in later.
+    pub cleaned_to: LogOffset,
+    /// When the first of the tombstones that are left below it may go.
+    pub next_horizon_ms: i64,
+}
+
+impl Default for Compacted {
+    fn default() -> Self {
+        Self { gaps_below: LogOffset(0), cleaned_to: LogOffset(0), next_horizon_ms: i64::MAX }
+    }
 }
 
 /// What is on disk beside the batches.
@@ -29,11 +52,43 @@ pub struct Meta {
     pub closed: Vec<Segment>,
     /// Where the active segment begins.
     pub active: LogOffset,
+    pub compacted: Compacted,
+}
+
+impl Compacted {
+    fn encode(&self) -> Vec<u8> {
+        [self.gaps_below.0, self.cleaned_to.0, self.next_horizon_ms].into_iter().flat_map(i64::to_be_bytes).collect()
+    }
+
+    fn decode(mut body: &[u8]) -> Result<Self, TryGetError> {
+        let (gaps_below, cleaned_to) = (LogOffset(body.try_get_i64()?), LogOffset(body.try_get_i64()?));
+        Ok(Self { gaps_below, cleaned_to, next_horizon_ms: body.try_get_i64()? })
+    }
+}
+
+impl fmt::Debug for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rows of {}", self.partition)
+    }
 }
 
 impl Rows {
     pub fn new(directory: LogDirectory, partition: TopicPartition) -> Self {
-        Self { directory, partition }
+        Self { directory, partition, gaps_below: Arc::default() }
+    }
+
+    /// Batches may be missing below `offset`.
+    pub fn allow_gaps_below(&self, offset: LogOffset) {
+        self.gaps_below.fetch_max(offset.0, Ordering::AcqRel);
+    }
+
+    pub fn gaps_below(&self) -> LogOffset {
+        LogOffset(self.gaps_below.load(Ordering::Acquire))
+    }
+
+    /// Whether the log may have no batch between `end`, where one ends, and `next`, where the next one begins.
+    pub fn is_gap(&self, end: LogOffset, next: LogOffset) -> bool {
+        end < next && next <= self.gaps_below()
     }
 
     pub fn partition(&self) -> TopicPartition {
@@ -46,18 +101,23 @@ impl Rows {
 
     /// The batches that have `from` or a later offset, verified, in order.
     pub fn batches(&self, from: LogOffset) -> impl Iterator<Item = Result<StoredBatch, LogError>> {
-        let mut expected = None;
+        let mut before: Option<(LogOffset, LeaderEpoch)> = None;
         self.scan(Family::Batches, keys::batch_from(self.partition, from)).map(move |row| {
             let (key, frame) = row?;
-            let corrupt = |reason: &str| self.corrupt(expected.unwrap_or(from), reason.to_owned());
+            let corrupt = |reason: &str| self.corrupt(before.map_or(from, |(end, _)| end), reason.to_owned());
             let batch = StoredBatch::decode(frame).map_err(|error| corrupt(error.0))?;
             if *key != *keys::batch(self.partition, &batch) {
                 return Err(corrupt("a batch under the key of another"));
             }
-            if expected.is_some_and(|expected| batch.base_offset() != expected) {
-                return Err(corrupt("batches are missing"));
+            if let Some((end, epoch)) = before {
+                if batch.base_offset() < end || batch.leader_epoch() < epoch {
+                    return Err(corrupt("a batch that does not follow the one before it"));
+                }
+                if batch.base_offset() > end && !self.is_gap(end, batch.base_offset()) {
+                    return Err(corrupt("batches are missing"));
+                }
             }
-            expected = Some(batch.next_offset());
+            before = Some((batch.next_offset(), batch.leader_epoch()));
             Ok(batch)
         })
     }
@@ -69,13 +129,16 @@ impl Rows {
             return Ok(None);
         };
         let epochs = self.get(&keys::meta(self.partition, keys::EPOCHS), Epochs::decode)?.unwrap_or_default();
+        let compacted = self.get(&keys::meta(self.partition, keys::COMPACTION), Compacted::decode)?.unwrap_or_default();
+        self.allow_gaps_below(compacted.gaps_below);
         let mut closed = Vec::new();
         let mut active = None;
         for row in self.scan(Family::Meta, keys::meta(self.partition, keys::SEGMENT)) {
             let (key, value) = row?;
             match key.get(keys::PREFIX) {
                 Some(&keys::SEGMENT) => closed.push(self.decode(&key, &value, Segment::decode)?),
-                _ => active = (&key[keys::PREFIX + 1..]).try_get_i64().ok().map(LogOffset),
+                Some(&keys::PRODUCERS) => active = (&key[keys::PREFIX + 1..]).try_get_i64().ok().map(LogOffset),
+                _ => {}
             }
         }
         let active = active.ok_or_else(|| self.corrupt(log_start, "no segment".into()))?;
@@ -84,19 +147,45 @@ impl Rows {
         if !is_dense {
             return Err(self.corrupt(log_start, "a segment is missing".into()));
         }
-        Ok(Some(Meta { log_start, high_watermark, epochs, closed, active }))
+        Ok(Some(Meta { log_start, high_watermark, epochs, closed, active, compacted }))
+    }
+
+    /// The producers' state where the segment begins; `None`: no segment begins there.
+    pub fn producers_at(&self, segment: LogOffset) -> Result<Option<Producers>, LogError> {
+        self.get(&keys::segment(self.partition, keys::PRODUCERS, segment), Producers::decode)
     }
 
     /// The producers' state where the segment begins.
     pub fn producers(&self, segment: LogOffset) -> Result<Producers, LogError> {
-        let key = keys::segment(self.partition, keys::PRODUCERS, segment);
-        let found = self.get(&key, Producers::decode)?;
-        found.ok_or_else(|| self.corrupt(segment, "the producers' state is missing".into()))
+        self.producers_at(segment)?.ok_or_else(|| self.corrupt(segment, "the producers' state is missing".into()))
     }
 
     pub fn put_batch(&self, writes: &mut Writes, batch: &StoredBatch) {
         writes.logs.insert(self.partition);
         writes.rows.put(Family::Batches, keys::batch(self.partition, batch), batch.frame().clone());
+    }
+
+    pub fn delete_batch(&self, writes: &mut Writes, batch: &StoredBatch) {
+        writes.logs.insert(self.partition);
+        writes.rows.delete(Family::Batches, keys::batch(self.partition, batch));
+    }
+
+    pub fn put_compacted(&self, writes: &mut Writes, compacted: &Compacted) {
+        self.put_meta(writes, &keys::meta(self.partition, keys::COMPACTION), &compacted.encode());
+    }
+
+    /// The segment that began at `base` is part of the one before it.
+    pub fn delete_segment(&self, writes: &mut Writes, base: LogOffset) {
+        writes.logs.insert(self.partition);
+        for kind in [keys::SEGMENT, keys::PRODUCERS] {
+            writes.rows.delete(Family::Meta, keys::segment(self.partition, kind, base));
+        }
+    }
+
+    /// The space of batches below `offset` that were deleted or became smaller is given back.
+    pub fn reclaim_below(&self, offset: LogOffset) {
+        let (from, until) = (keys::batch_from(self.partition, LogOffset(0)), keys::batch_from(self.partition, offset));
+        self.directory.table().reclaim(&from, &until);
     }
 
     pub fn put_state(&self, writes: &mut Writes, log_start: LogOffset, high_watermark: LogOffset) {
@@ -198,7 +287,7 @@ impl Rows {
         self.corrupt(offset, "batches are missing".into())
     }
 
-    fn corrupt(&self, offset: LogOffset, reason: String) -> LogError {
+    pub fn corrupt(&self, offset: LogOffset, reason: String) -> LogError {
         LogError::Corrupt { partition: self.partition, offset, reason }
     }
 }

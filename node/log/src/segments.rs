@@ -13,35 +13,50 @@ pub struct Segment {
     pub max_timestamp_ms: i64,
     /// The latest time that retention believes: a record from the future, or from before 1970, is as old as its append.
     pub newest_ms: i64,
+    /// When its first batch was appended, which its age goes by; of a segment that was read again, the time of that batch,
+    /// believed in the same way.
+    pub first_ms: i64,
 }
 
 impl Segment {
     pub fn empty(base: LogOffset) -> Self {
-        Self { base, end: base, bytes: 0, max_timestamp_ms: i64::MIN, newest_ms: i64::MIN }
+        Self { base, end: base, bytes: 0, max_timestamp_ms: i64::MIN, newest_ms: i64::MIN, first_ms: i64::MAX }
     }
 
-    fn add(&mut self, batch: &StoredBatch, now_ms: i64) {
+    fn add(&mut self, batch: &StoredBatch, believed_ms: i64, appended_ms: i64) {
         let timestamp_ms = batch.max_timestamp_ms();
-        let believed_ms = if (0..=now_ms).contains(&timestamp_ms) { timestamp_ms } else { now_ms };
         self.end = batch.next_offset();
         self.bytes += batch.size_bytes();
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
         self.newest_ms = self.newest_ms.max(believed_ms);
+        if self.first_ms == i64::MAX {
+            self.first_ms = appended_ms;
+        }
+    }
+
+    /// The next one becomes part of it.
+    fn append(&mut self, next: &Self) {
+        self.end = next.end;
+        self.bytes += next.bytes;
+        self.max_timestamp_ms = self.max_timestamp_ms.max(next.max_timestamp_ms);
+        self.newest_ms = self.newest_ms.max(next.newest_ms);
     }
 
     pub fn encode(&self) -> Vec<u8> {
-        let fields = [self.base.0, self.end.0, self.bytes.cast_signed(), self.max_timestamp_ms, self.newest_ms];
-        fields.into_iter().flat_map(i64::to_be_bytes).collect()
+        let times = [self.max_timestamp_ms, self.newest_ms, self.first_ms];
+        let fields = [self.base.0, self.end.0, self.bytes.cast_signed()].into_iter().chain(times);
+        fields.flat_map(i64::to_be_bytes).collect()
     }
 
-    /// A segment that an earlier release closed has no `newest_ms`.
+    /// A segment that an earlier release closed has no `first_ms`, and may have no `newest_ms`.
     pub fn decode(mut body: &[u8]) -> Result<Self, TryGetError> {
         let base = LogOffset(body.try_get_i64()?);
         let end = LogOffset(body.try_get_i64()?);
         let bytes = body.try_get_u64()?;
         let max_timestamp_ms = body.try_get_i64()?;
         let newest_ms = if body.is_empty() { max_timestamp_ms } else { body.try_get_i64()? };
-        Ok(Self { base, end, bytes, max_timestamp_ms, newest_ms })
+        let first_ms = if body.is_empty() { newest_ms } else { body.try_get_i64()? };
+        Ok(Self { base, end, bytes, max_timestamp_ms, newest_ms, first_ms })
     }
 }
 
@@ -71,13 +86,14 @@ impl Segments {
 
     /// A batch that is appended at `now_ms`.
     pub fn append(&mut self, batch: &StoredBatch, now_ms: i64) {
-        self.active.add(batch, now_ms);
+        self.active.add(batch, believed_ms(batch, now_ms), now_ms);
         self.appended_ms = now_ms;
     }
 
     /// A batch that is there already.
     pub fn fill(&mut self, batch: &StoredBatch) {
-        self.active.add(batch, self.appended_ms);
+        let believed_ms = believed_ms(batch, self.appended_ms);
+        self.active.add(batch, believed_ms, believed_ms);
     }
 
     pub fn appended_ms(&self) -> i64 {
@@ -89,12 +105,47 @@ impl Segments {
         self.active.bytes > 0 && self.active.bytes + more > max
     }
 
+    /// The active segment has a batch, and the first of them is older than `max_ms`.
+    pub fn is_old(&self, now_ms: i64, max_ms: u64) -> bool {
+        self.active.bytes > 0 && age_ms(now_ms, self.active.first_ms) > i128::from(max_ms)
+    }
+
     /// Closes the active segment and begins the next one. Returns the closed one.
     pub fn roll(&mut self) -> Segment {
         let closed = self.active;
         self.active = Segment::empty(closed.end);
         self.closed.push(closed);
         closed
+    }
+
+    pub fn closed(&self) -> &[Segment] {
+        &self.closed
+    }
+
+    /// What is left of closed segments: base and bytes of each. One that is not there any more is passed over.
+    pub fn set_sizes(&mut self, sizes: &[(LogOffset, u64)]) {
+        for (base, bytes) in sizes {
+            if let Ok(at) = self.closed.binary_search_by_key(base, |segment| segment.base) {
+                self.closed[at].bytes = *bytes;
+            }
+        }
+    }
+
+    /// Merges closed segments below `end` that have at most `max` bytes together. Returns the bases of those that are no more.
+    pub fn merge_below(&mut self, end: LogOffset, max: u64) -> Vec<LogOffset> {
+        let mut gone = Vec::new();
+        let mut merged: Vec<Segment> = Vec::with_capacity(self.closed.len());
+        for segment in &self.closed {
+            match merged.last_mut() {
+                Some(before) if segment.end <= end && before.bytes + segment.bytes <= max => {
+                    before.append(segment);
+                    gone.push(segment.base);
+                }
+                _ => merged.push(*segment),
+            }
+        }
+        self.closed = merged;
+        gone
     }
 
     pub fn active(&self) -> &Segment {
@@ -130,8 +181,7 @@ impl Segments {
         let closed = self.closed.iter().map(|segment| (segment, segment.newest_ms));
         let active = (&self.active, self.active.newest_ms.max(self.appended_ms));
         for (segment, newest_ms) in closed.chain([active]).filter(|(segment, _)| segment.bytes > 0) {
-            let age = i128::from(now_ms) - i128::from(newest_ms);
-            let is_old = retention.ms.is_some_and(|ms| age > i128::from(ms));
+            let is_old = retention.ms.is_some_and(|ms| age_ms(now_ms, newest_ms) > i128::from(ms));
             let is_surplus = retention.bytes.is_some_and(|bytes| left - segment.bytes >= bytes);
             if segment.end > below || !(is_old || is_surplus) {
                 break;
@@ -141,4 +191,13 @@ impl Segments {
         }
         start
     }
+}
+
+fn believed_ms(batch: &StoredBatch, now_ms: i64) -> i64 {
+    let timestamp_ms = batch.max_timestamp_ms();
+    if (0..=now_ms).contains(&timestamp_ms) { timestamp_ms } else { now_ms }
+}
+
+fn age_ms(now_ms: i64, then_ms: i64) -> i128 {
+    i128::from(now_ms) - i128::from(then_ms)
 }

@@ -87,6 +87,9 @@ pub trait Table: Send + Sync {
     /// After a crash either all of it is there or nothing. With `sync` it is on stable storage when this returns.
     fn commit(&self, changes: &Changes, sync: bool) -> Result<(), Failure>;
 
+    /// The space of batches between `from` and `until` that were deleted is given back a while later.
+    fn reclaim(&self, from: &[u8], until: &[u8]);
+
     /// All commits so far are on stable storage when this returns.
     fn sync(&self) -> Result<(), Failure>;
 

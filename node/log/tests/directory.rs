@@ -16,7 +16,13 @@ fn partition(topic: u8, partition: i32) -> TopicPartition {
 }
 
 fn append(log: &mut PartitionLog, writes: &mut Writes, records: &'static str) {
-    let batch = NewBatch { record_count: 1, max_timestamp_ms: 0, producer: None, records: records.into() };
+    let batch = NewBatch {
+        record_count: 1,
+        base_timestamp_ms: 0,
+        max_timestamp_ms: 0,
+        producer: None,
+        records: records.into(),
+    };
     log.append_as_leader(writes, &batch, LeaderEpoch::new(0), NOW_MS).unwrap();
 }
 

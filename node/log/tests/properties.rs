@@ -155,7 +155,13 @@ fn partition() -> TopicPartition {
 }
 
 fn batch(count: u32, producer: Option<Producer>) -> NewBatch {
-    NewBatch { record_count: count, max_timestamp_ms: i64::from(count), producer, records: vec![7; 20].into() }
+    NewBatch {
+        record_count: count,
+        base_timestamp_ms: 0,
+        max_timestamp_ms: i64::from(count),
+        producer,
+        records: vec![7; 1].into(),
+    }
 }
 
 impl World {

@@ -12,7 +12,8 @@ use std::str::FromStr;
 
 use goldenscript::{ArgumentConsumer, Runner};
 use quorate_log::{
-    Flush, LogDirectory, LogOffset, NewBatch, PartitionLog, Producer, Retention, Segment, StoredBatch, Writes,
+    CompactionPolicy, CompactionStep, Flush, LogDirectory, LogOffset, NewBatch, PartitionLog, Producer, Record,
+    Retention, Segment, StoredBatch, Writes,
 };
 use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
@@ -46,7 +47,8 @@ impl World {
         &mut self.open.as_mut().unwrap().1
     }
 
-    /// A batch: `count=` records, `at=` their timestamp, `producer=id/epoch/sequence`.
+    /// A batch: `count=` records, or those of `keys=a,-b`, of which `-b` is a tombstone; `at=` their timestamp,
+    /// `producer=id/epoch/sequence`.
     fn batch(args: &mut ArgumentConsumer) -> Result<NewBatch, Box<dyn Error>> {
         let producer = key::<String>(args, "producer").map(|text| {
             let [id, epoch, base_sequence] = text.split('/').collect::<Vec<_>>()[..] else {
@@ -55,10 +57,14 @@ impl World {
             let (id, epoch, base_sequence) = (number(id), number(epoch), number(base_sequence));
             Producer { id, epoch, base_sequence }
         });
-        let record_count = key(args, "count").unwrap_or(1);
         let max_timestamp_ms = key(args, "at").unwrap_or(0);
+        if let Some(keys) = key::<String>(args, "keys") {
+            let records = keys.split(',').map(|key| record(key, max_timestamp_ms)).collect();
+            return Ok(NewBatch::of(records, producer)?);
+        }
+        let record_count = key(args, "count").unwrap_or(1);
         // With the header, a batch has 62 bytes: three make a segment.
-        Ok(NewBatch { record_count, max_timestamp_ms, producer, records: vec![b'r'; 20].into() })
+        Ok(NewBatch { record_count, base_timestamp_ms: 0, max_timestamp_ms, producer, records: vec![b'r'; 1].into() })
     }
 
     fn lead(&mut self, args: &mut ArgumentConsumer) -> Outcome {
@@ -105,6 +111,45 @@ impl World {
                 format!("{}..{} epoch {}", batch.base_offset(), batch.next_offset(), batch.leader_epoch())
             }),
         ))
+    }
+
+    /// The whole compaction that is due: `retention=` of tombstones, `below=` the high watermark.
+    fn compact(&mut self, args: &mut ArgumentConsumer) -> Outcome {
+        self.commit();
+        let delete_retention_ms = key(args, "retention").unwrap_or(1_000);
+        let policy =
+            CompactionPolicy { min_dirty_ratio: 0.0, delete_retention_ms, min_lag_ms: 0, max_lag_ms: i64::MAX };
+        let below = key(args, "below").map_or(self.log().log_end(), LogOffset);
+        let (_, log) = self.open.as_mut().unwrap();
+        let Some(mut compaction) = log.compaction(&policy, below, self.now_ms) else { return Ok("nothing due".into()) };
+        loop {
+            match compaction.step()? {
+                CompactionStep::Read => {}
+                CompactionStep::Write(rewritten) => assert!(log.rewrite(&mut self.writes, &rewritten)),
+                CompactionStep::Done(end) => {
+                    assert!(log.end_compaction(&mut self.writes, &end));
+                    return Ok(format!("cleaned to {}", log.cleaned_to()));
+                }
+            }
+        }
+    }
+
+    /// What each batch on the disk has.
+    fn records(&mut self) -> Outcome {
+        self.commit();
+        let batches = self.log().reader().read(LogOffset(0), LogOffset(i64::MAX), usize::MAX)?;
+        let text = |batch: &StoredBatch| -> Result<String, Box<dyn Error>> {
+            let record = |record: &Record| {
+                let key = String::from_utf8_lossy(record.key.as_ref().unwrap()).into_owned();
+                let sign = if record.value.is_none() { "-" } else { "" };
+                format!(" {}:{sign}{key}", batch.base_offset().0 + i64::from(record.offset_delta))
+            };
+            let horizon =
+                batch.delete_horizon_ms().map_or(String::new(), |horizon| format!(" tombstones until {horizon}"));
+            let records: String = batch.decode_records()?.iter().map(record).collect();
+            Ok(format!("{}..{}{records}{horizon}", batch.base_offset(), batch.next_offset()))
+        };
+        Ok(list(batches.iter().map(text).collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
 
     fn find(&mut self, args: &mut ArgumentConsumer) -> Outcome {
@@ -165,6 +210,8 @@ impl Runner for World {
             "read" => self.read(&mut args)?,
             "find" => self.find(&mut args)?,
             "state" => self.state(),
+            "compact" => self.compact(&mut args)?,
+            "records" => self.records()?,
             "now" => {
                 self.now_ms = position(&mut args);
                 String::new()
@@ -192,6 +239,12 @@ impl Runner for World {
         self.commit();
         Ok(String::new())
     }
+}
+
+fn record(key: &str, timestamp_ms: i64) -> Record {
+    let (key, value) = key.strip_prefix('-').map_or((key, Some("v".into())), |key| (key, None));
+    let key = Some(key.to_owned().into_bytes().into());
+    Record { offset_delta: 0, timestamp_ms, key, value, headers: Vec::new() }
 }
 
 /// The argument `name=`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quorate_client::agent::Standing;
 use quorate_client::network::Network;
-use quorate_log::LogOffset;
+use quorate_log::{FORMAT, LogOffset};
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ErrorName, MetadataImage};
 use quorate_proto::error;
@@ -326,7 +326,7 @@ impl Fetcher {
             self.asked.insert(id);
         }
         let broker_epoch = self.ground.standing.borrow().epoch.map_or(-1, |epoch| epoch.get());
-        ReplicateRequest { broker: self.ground.broker.get(), broker_epoch, positions }
+        ReplicateRequest { broker: self.ground.broker.get(), broker_epoch, positions, frame_version: FORMAT }
     }
 
     /// Hands each answer to the owner of its replica, who then says where that stands. Waits while an owner has enough
@@ -368,6 +368,7 @@ impl Fetcher {
             high_watermark: LogOffset(partition.high_watermark),
             log_start: LogOffset(partition.log_start_offset),
             diverging: partition.diverging.map(|end| (LeaderEpoch::new(end.leader_epoch), LogOffset(end.end_offset))),
+            gaps_below: LogOffset(partition.gaps_below_offset),
             batches: partition.batches,
         };
         Some((held.shard, supplied))

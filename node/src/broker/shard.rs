@@ -5,6 +5,7 @@
 //! metadata, and housekeeping go on in slices, and between two of them the waiting requests are served.
 
 mod commands;
+mod compacting;
 mod handle;
 mod metadata;
 mod outage;
@@ -12,6 +13,7 @@ mod roles;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::LeaderCheck;
@@ -26,9 +28,11 @@ use tracing::{error, info};
 
 use super::fetchers::Fetchers;
 use super::pacing::Pacing;
+use super::readers::Reader;
 use super::replica::{Effects, Position, Replica, Source};
 use super::replicas::Replicas;
 use crate::machine::{Worker, Workers};
+use compacting::Compactions;
 use handle::Inbox;
 pub use handle::{Command, RoleChange, ShardHandle};
 use metadata::Untold;
@@ -74,7 +78,7 @@ pub fn start(
 ) -> (ShardHandle, Worker) {
     let (handle, inbox) = ShardHandle::new(&directory);
     info!(directory = %handle.directory(), path = %handle.path().display(), replicas = found.len(), "log directory opened");
-    let shard = Shard::new(directory, found, around, handle.clone());
+    let shard = Shard::new(directory, found, around, handle.clone(), workers);
     let worker = workers.start(format!("log-{}", handle.directory()), async move {
         let mut inbox = inbox;
         shard.run(&mut inbox).await;
@@ -110,6 +114,7 @@ struct Shard {
     untold: Untold,
     checks: Checks,
     housekeeping: Housekeeping,
+    compactions: Compactions,
     mass_changes: MassChanges,
 }
 
@@ -124,11 +129,16 @@ struct Round {
 }
 
 impl Shard {
-    fn new(directory: LogDirectory, found: Vec<TopicPartition>, around: Surroundings, handle: ShardHandle) -> Self {
+    fn new(
+        directory: LogDirectory,
+        found: Vec<TopicPartition>,
+        around: Surroundings,
+        handle: ShardHandle,
+        workers: Workers,
+    ) -> Self {
         around.replicas.place(found.iter().copied(), &handle);
         Self {
             around,
-            directory,
             handle,
             owned: BTreeMap::new(),
             unopened: found.into_iter().collect(),
@@ -144,7 +154,9 @@ impl Shard {
             untold: Untold::default(),
             checks: Checks::default(),
             housekeeping: Housekeeping::default(),
+            compactions: Compactions::new(Reader::start(&format!("compaction-{}", directory.id()), workers)),
             mass_changes: MassChanges::default(),
+            directory,
         }
     }
 
@@ -169,6 +181,7 @@ impl Shard {
                 () = at(self.bounds_due_at) => self.tell_bounds(),
                 () = at(self.next_throttled()) => self.go_on(&mut round),
                 _ = tick.tick() => self.tick(&mut round),
+                stepped = self.compactions.stepped() => self.on_step(&mut round, stepped),
                 changed = metadata.changed() => {
                     if changed.is_err() { return }
                     let image = metadata.borrow_and_update().clone();
@@ -305,6 +318,7 @@ impl Shard {
         error!(directory = %self.handle.directory(), reason, replicas, "log directory failed; its replicas are offline");
         self.failure = Some(outage.clone());
         self.unopened.clear();
+        self.compactions.stop();
         for (id, replica) in std::mem::take(&mut self.owned) {
             self.around.fetchers.forget(id);
             replica.abandon(ErrorName::KafkaStorageError);

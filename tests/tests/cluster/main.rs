@@ -1,6 +1,7 @@
 //! What a cluster of real processes promises, one subject a file. Build the binaries first: `cargo build --bins`.
 
 mod bad_input;
+mod compaction;
 mod controlled_shutdown;
 mod directories;
 mod disks;

@@ -255,11 +255,16 @@ impl Assigned {
         let mut failure = None;
         for batch in fetched.batches {
             let (epoch, end) = (batch.leader_epoch, end_offset(&batch));
+            let is_behind_gap = batch.record_count == 0 && end > position;
             match decode(partition, batch, position) {
                 Ok(decoded) => {
                     if let Some(first) = decoded.first() {
                         self.begins_at = None;
                         self.read.read(epoch, first.offset);
+                    }
+                    if is_behind_gap {
+                        // Compaction has removed the records before it, of which the last had this epoch.
+                        self.read.read(epoch, end - 1);
                     }
                     records.extend(decoded);
                     position = position.max(end);

@@ -68,6 +68,17 @@ async fn records_come_in_order_and_say_which_epoch_was_read_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_without_records_leads_behind_a_gap_and_to_its_epoch() {
+    let a = Broker::with([fetched(20, vec![batch(0, 0, &["x"]), batch(4, 0, &["y"]), batch(9, 1, &[])])]);
+    let mut consumer = consumer(ConsumerOptions::default(), Start::At(0), &[("a:1", &a)]);
+    assert_eq!(offsets(&mut consumer).await, Ok(vec![0, 4]));
+    assert_eq!(position(&consumer), Some(9));
+    consumer.poll(Duration::from_millis(1)).await.expect("nothing more");
+    let asked: Vec<_> = a.asked().iter().map(|asked| (asked.offset, asked.last_fetched_epoch)).collect();
+    assert_eq!(asked, [(0, None), (9, Some(1))]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_start_by_place_is_looked_up_together_with_the_end() {
     let a = Broker::with([fetched(9, vec![batch(3, 1, &["x"])])]);
     a.offsets.lock().expect("unpoisoned").extend([9, 3]);

@@ -1,5 +1,5 @@
 //! The table of known keys: Kafka's names, bounds and defaults. Each has a reader, and an effect; tests compare the table
-//! with what is read (`tests/config_readers.rs` here, `broker/configs.rs` in the node).
+//! with what is read (`tests/config_readers.rs` here, `api/log/config_readers.rs` in the node).
 
 use super::schema::ConfigType::{Bool, Double, Enum, Int, ListOf, Long};
 use super::schema::{ConfigKey, ConfigType, Reader, Scope};
@@ -14,14 +14,14 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "log.cleanup.policy",
         ListOf(&["compact", "delete"]),
         "delete",
-        "what happens to old records: deleted by age and size, or compacted by key",
+        "what happens to old records: deleted by age and size, compacted to the last one of each key, or both",
     ),
     topic(
         "delete.retention.ms",
         "log.cleaner.delete.retention.ms",
         Long(0, i64::MAX),
         "86400000",
-        "how long a compacted topic keeps the mark of a deleted key",
+        "how long a compacted topic keeps a record without a value after compaction has reached it",
     ),
     topic(
         "max.compaction.lag.ms",
@@ -100,7 +100,13 @@ pub const TOPIC_KEYS: &[ConfigKey] = &[
         "16777216",
         "the size at which a new segment is begun: what retention removes at once, and what a start reads",
     ),
-    topic("segment.ms", "log.roll.ms", Long(1, i64::MAX), "604800000", "the age at which a new file is begun"),
+    topic(
+        super::SEGMENT_MS,
+        "log.roll.ms",
+        Long(1, i64::MAX),
+        "604800000",
+        "the age at which a new segment is begun: an older one can be compacted",
+    ),
     of_every_kind(
         super::UNCLEAN_LEADER_ELECTION,
         super::UNCLEAN_LEADER_ELECTION,

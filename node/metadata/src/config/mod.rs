@@ -19,6 +19,16 @@ pub use schema::{ConfigKey, ConfigType, Reader, Scope, items, nearest};
 pub use support::{Support, handed_to_host, keys_for, support, topics_configured_anew};
 
 pub const AUTO_LEADER_REBALANCE: &str = "auto.leader.rebalance.enable";
+pub const CLEANUP_POLICY: &str = "cleanup.policy";
+/// A value of `CLEANUP_POLICY`: of each key the last record stays.
+pub const COMPACT: &str = "compact";
+/// A value of `CLEANUP_POLICY`: what is old, or too much, goes.
+pub const DELETE: &str = "delete";
+pub const DELETE_RETENTION_MS: &str = "delete.retention.ms";
+pub const MAX_COMPACTION_LAG_MS: &str = "max.compaction.lag.ms";
+pub const MIN_CLEANABLE_RATIO: &str = "min.cleanable.dirty.ratio";
+pub const MIN_COMPACTION_LAG_MS: &str = "min.compaction.lag.ms";
+pub const SEGMENT_MS: &str = "segment.ms";
 pub const DEFAULT_REPLICATION_FACTOR: &str = "default.replication.factor";
 pub const DELETE_TOPIC: &str = "delete.topic.enable";
 pub const MIN_INSYNC_REPLICAS: &str = "min.insync.replicas";
@@ -123,6 +133,12 @@ pub fn topic_value<T: std::str::FromStr>(image: &MetadataImage, broker: BrokerId
 /// A value of this broker.
 pub fn broker_value<T: std::str::FromStr>(image: &MetadataImage, broker: BrokerId, key: &str) -> T {
     parsed(effective(image, None, Some(broker), key))
+}
+
+/// Whether `policy`, `COMPACT` or `DELETE`, is one of the topic's on this broker.
+pub fn has_cleanup_policy(image: &MetadataImage, broker: BrokerId, topic: &str, policy: &str) -> bool {
+    let value: String = topic_value(image, broker, topic, CLEANUP_POLICY);
+    items(&value).any(|item| item == policy)
 }
 
 /// A switch of the whole cluster.

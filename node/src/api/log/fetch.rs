@@ -4,18 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::select_all;
-use quorate_log::{LogError, LogOffset, LogReader, StoredBatch};
+use quorate_log::{LogError, LogOffset, LogReader};
 use quorate_metadata::ids::{DirectoryId, LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
-use quorate_proto::log::{
-    EpochEnd, FetchPartition, FetchReply, FetchRequest, FetchedPartition, ProducerStamp, RecordBatch,
-};
+use quorate_proto::log::{EpochEnd, FetchPartition, FetchReply, FetchRequest, FetchedPartition, RecordBatch};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::partition;
+use super::records::ForReader;
 use crate::api::request::invalid;
 use crate::broker::{DataPlane, Published};
 
@@ -171,11 +170,11 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
                 continue;
             }
         };
-        for (index, batches) in done {
-            match batches {
-                Ok(batches) => {
-                    left = left.saturating_sub(batches.iter().map(|batch| batch.frame().len()).sum());
-                    partitions[index].batches = batches.iter().map(to_wire).collect();
+        for (index, read) in done {
+            match read {
+                Ok((bytes, batches)) => {
+                    left = left.saturating_sub(bytes);
+                    partitions[index].batches = batches;
                 }
                 Err(error) => {
                     warn!(%error, "cannot read for a consumer");
@@ -189,35 +188,32 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
 }
 
 /// Up to so many bytes, and the batch that goes beyond.
-fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<Vec<StoredBatch>, LogError>)> {
+fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<(usize, Vec<RecordBatch>), LogError>)> {
     let mut left = max_bytes;
     let mut done = Vec::new();
     for read in reads {
         if left == 0 {
             break;
         }
-        let batches = read.reader.read(read.from, read.below, read.max_bytes.min(left));
-        left = left.saturating_sub(batches.iter().flatten().map(|batch| batch.frame().len()).sum());
+        let batches = read_one(&read, read.max_bytes.min(left));
+        left = left.saturating_sub(batches.as_ref().map_or(0, |(bytes, _)| *bytes));
         done.push((read.index, batches));
     }
     done
 }
 
-fn to_wire(batch: &StoredBatch) -> RecordBatch {
-    let records = batch.records();
-    RecordBatch {
-        base_offset: batch.base_offset().0,
-        leader_epoch: batch.leader_epoch().get(),
-        max_timestamp_ms: batch.max_timestamp_ms(),
-        record_count: i32::try_from(batch.record_count()).unwrap_or(i32::MAX),
-        crc: Some(crc32fast::hash(&records)),
-        producer: batch.producer().map(|producer| ProducerStamp {
-            id: producer.id,
-            epoch: producer.epoch.into(),
-            base_sequence: producer.base_sequence,
-        }),
-        records,
+/// Batches and their bytes: those of the log, which have more where the reader is sent no record of them.
+fn read_one(read: &Read, max_bytes: usize) -> Result<(usize, Vec<RecordBatch>), LogError> {
+    let stored = read.reader.read(read.from, read.below, max_bytes)?;
+    let mut for_reader = ForReader::new(max_bytes);
+    for batch in &stored {
+        if !for_reader.add(batch, read.from).map_err(|error| read.reader.corrupt(batch, error))? {
+            return Ok((for_reader.bytes(), for_reader.cut()));
+        }
     }
+    let bytes: usize = stored.iter().map(|batch| batch.frame().len()).sum();
+    let bytes = bytes.max(for_reader.bytes());
+    Ok((bytes, stored.last().map_or_else(Vec::new, |last| for_reader.end(last))))
 }
 
 /// Until one of the replicas has changed, or the time is up.

@@ -7,6 +7,7 @@ mod fetch;
 mod offsets;
 mod partition;
 mod produce;
+mod records;
 mod replicate;
 mod strays;
 mod timestamps;

@@ -1,12 +1,11 @@
 //! Where a log begins and ends, where a time is in it, and where an epoch ends.
 
-use prost::Message;
-use quorate_log::{LogOffset, StoredBatch};
+use quorate_log::{CorruptBatch, LogOffset, StoredBatch};
 use quorate_metadata::ids::{LeaderEpoch, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
 use quorate_proto::log::offset_query::At;
-use quorate_proto::log::{EpochAnswer, EpochEnd, EpochQuery, ListedOffset, OffsetQuery, Records};
+use quorate_proto::log::{EpochAnswer, EpochEnd, EpochQuery, ListedOffset, OffsetQuery};
 
 use super::partition;
 use crate::api::request::invalid;
@@ -64,12 +63,12 @@ async fn look_up(
 
 /// The first record of the batch with this timestamp or a later one.
 fn first_at(batch: &StoredBatch, timestamp_ms: i64) -> Result<Place, ApiError> {
-    let records = Records::decode(batch.records())
-        .map_err(|error| ApiError::new(ErrorName::CorruptMessage, error.to_string()))?
-        .records;
-    let found = (0..).zip(&records).find(|(_, record)| record.timestamp_ms() >= timestamp_ms);
-    let (at, timestamp) = found.map_or((0, batch.max_timestamp_ms()), |(at, record)| (at, record.timestamp_ms()));
-    Ok((LogOffset(batch.base_offset().0 + at), Some(timestamp)))
+    let corrupt = |error: CorruptBatch| ApiError::new(ErrorName::CorruptMessage, error.to_string());
+    let records = batch.decode_records().map_err(corrupt)?;
+    let found = records.iter().find(|record| record.timestamp_ms >= timestamp_ms);
+    let (at, timestamp) =
+        found.map_or((0, batch.max_timestamp_ms()), |record| (record.offset_delta, record.timestamp_ms));
+    Ok((LogOffset(batch.base_offset().0 + i64::from(at)), Some(timestamp)))
 }
 
 pub fn epoch_end(plane: &DataPlane, query: EpochQuery) -> EpochAnswer {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use prost::Message;
 use quorate_client::world;
@@ -19,6 +18,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::partition;
+use super::records::to_batch;
 use super::timestamps::Timestamps;
 use crate::broker::{Acks, Command, DataPlane, NewRecords, Produced, ShardHandle};
 
@@ -99,6 +99,8 @@ async fn send(plane: &DataPlane, acks: Acks, produced: ProducedBatch) -> Result<
 pub(super) struct Wanted {
     bytes_max: usize,
     timestamps: Timestamps,
+    /// The topic is compacted, and what is compacted has a key.
+    keys: bool,
 }
 
 impl Wanted {
@@ -113,11 +115,22 @@ impl Wanted {
         Self {
             bytes_max: config::topic_value(image, broker, topic, config::MAX_MESSAGE_BYTES),
             timestamps: Timestamps::of(image, broker, topic),
+            keys: config::has_cleanup_policy(image, broker, topic, config::COMPACT),
         }
     }
 
-    fn check_size(&self, records: &Bytes) -> Result<(), ApiError> {
-        let bytes = records.len();
+    fn check_keys(&self, records: &[Record]) -> Result<(), ApiError> {
+        match records.iter().position(|record| record.key.is_none()) {
+            Some(at) if self.keys => {
+                let message =
+                    format!("record {at} of the batch has no key: expected one, since the topic is compacted");
+                Err(ApiError::new(ErrorName::InvalidRecord, message))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_size(&self, bytes: usize) -> Result<(), ApiError> {
         if bytes > self.bytes_max { Err(too_large("the batch", bytes, self.bytes_max)) } else { Ok(()) }
     }
 }
@@ -127,8 +140,8 @@ fn too_large(what: &str, bytes: usize, max: usize) -> ApiError {
 }
 
 /// What the producer says of its records must be true, because readers and followers rely on it.
-fn checked(mut batch: RecordBatch, wanted: &Wanted) -> Result<NewBatch, ApiError> {
-    wanted.check_size(&batch.records)?;
+fn checked(batch: RecordBatch, wanted: &Wanted) -> Result<NewBatch, ApiError> {
+    wanted.check_size(batch.records.len())?;
     let invalid = |message: String| ApiError::new(ErrorName::InvalidRecord, message);
     if batch.crc.is_some_and(|crc| crc != crc32fast::hash(&batch.records)) {
         return Err(ApiError::new(
@@ -142,18 +155,19 @@ fn checked(mut batch: RecordBatch, wanted: &Wanted) -> Result<NewBatch, ApiError
     if i64::from(batch.record_count) != i64::from(record_count) {
         return Err(invalid(format!("the batch has {record_count} records and says {}", batch.record_count)));
     }
+    wanted.check_keys(&records.records)?;
     if wanted.timestamps.apply(&mut records.records, world::wall_ms())? {
-        batch.records = records.encode_to_vec().into();
-        wanted.check_size(&batch.records)?;
+        wanted.check_size(records.encoded_len())?;
     }
-    let latest = records.records.iter().map(Record::timestamp_ms).max();
-    let max_timestamp_ms = latest.ok_or_else(|| invalid("the batch has no record".to_owned()))?;
+    if records.records.is_empty() {
+        return Err(invalid("the batch has no record".to_owned()));
+    }
     let producer = batch.producer.map(|stamp| {
         let epoch =
             i16::try_from(stamp.epoch).map_err(|_| invalid(format!("producer epoch {} is too large", stamp.epoch)))?;
         Ok(Producer { id: stamp.id, epoch, base_sequence: stamp.base_sequence })
     });
-    Ok(NewBatch { record_count, max_timestamp_ms, producer: producer.transpose()?, records: batch.records })
+    to_batch(records.records, producer.transpose()?).map_err(|error| invalid(error.to_string()))
 }
 
 async fn answer(
@@ -200,4 +214,30 @@ async fn wait(Waiting { shard, answer }: Waiting, deadline: Instant) -> Result<P
         let message = "appended, but not on every in-sync replica in time";
         Err(ApiError::new(ErrorName::RequestTimedOut, message))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(keys: bool, records: Vec<Record>) -> Result<NewBatch, ApiError> {
+        let timestamps = Timestamps::Append;
+        let record_count = i32::try_from(records.len()).unwrap();
+        let records = Records { records }.encode_to_vec().into();
+        checked(
+            RecordBatch { record_count, records, ..RecordBatch::default() },
+            &Wanted { bytes_max: 1_000, timestamps, keys },
+        )
+    }
+
+    #[test]
+    fn what_is_compacted_needs_keys() {
+        let with = Record { key: Some("k".into()), ..Record::default() };
+        let records = || vec![with.clone(), Record::default()];
+        assert!(check(false, records()).is_ok() && check(true, vec![with.clone()]).is_ok());
+        let refused = check(true, records()).unwrap_err();
+        assert_eq!(refused.name, ErrorName::InvalidRecord);
+        assert_eq!(refused.message, "record 1 of the batch has no key: expected one, since the topic is compacted");
+        assert_eq!(check(false, Vec::new()).unwrap_err().name, ErrorName::InvalidRecord);
+    }
 }

@@ -1,5 +1,7 @@
 //! The leader's side of replication: carries a follower's positions to the owners of the logs, and their answers back.
 
+use bytes::Bytes;
+use quorate_log::{CorruptBatch, FORMAT, LogOffset, StoredBatch, frame_v1};
 use quorate_metadata::ids::{BrokerEpoch, BrokerId};
 use quorate_metadata::{ApiError, ErrorName};
 use quorate_proto::error::to_item;
@@ -44,15 +46,19 @@ async fn run(
     // The broker may open its directories again: then its followers need a stream to what it has then.
     let closed = plane.ended();
     tokio::pin!(closed);
+    let mut frame_version = 0;
     loop {
         tokio::select! {
             () = &mut closed => return Err(Status::unavailable("the log directories are closed")),
             request = requests.message() => match request? {
-                Some(request) => take(plane, request, &sink).await.map_err(|error| status(&error))?,
+                Some(request) => {
+                    frame_version = request.frame_version;
+                    take(plane, request, &sink).await.map_err(|error| status(&error))?;
+                }
                 None => return Ok(()),
             },
             Some(answer) = answers.recv() => {
-                let reply = collect(plane, answer, &mut answers).await;
+                let reply = collect(plane, frame_version, answer, &mut answers).await;
                 if replies.send(Ok(reply)).await.is_err() {
                     return Ok(());
                 }
@@ -89,26 +95,31 @@ async fn take(plane: &DataPlane, request: ReplicateRequest, sink: &Sink) -> Resu
 }
 
 fn refuse(sink: &Sink, position: &Position, error: ErrorName) {
-    let refused = Refused { error, log_start: quorate_log::LogOffset(0) };
+    let refused = Refused { error, log_start: LogOffset(0) };
     // Its receiver is this very stream.
     let _ = sink.send(Answer { id: position.id, said: Err(refused) });
 }
 
 /// Puts into one message what is there to say.
-async fn collect(plane: &DataPlane, first: Answer, answers: &mut mpsc::UnboundedReceiver<Answer>) -> ReplicateReply {
+async fn collect(
+    plane: &DataPlane,
+    frame_version: u32,
+    first: Answer,
+    answers: &mut mpsc::UnboundedReceiver<Answer>,
+) -> ReplicateReply {
     let mut partitions = Vec::new();
     let mut bytes = 0;
     let mut next = Some(first);
     while let Some(answer) = next {
-        let partition = to_wire(plane, answer).await;
-        bytes += partition.batches.iter().map(bytes::Bytes::len).sum::<usize>();
+        let partition = to_wire(plane, frame_version, answer).await;
+        bytes += partition.batches.iter().map(Bytes::len).sum::<usize>();
         partitions.push(partition);
         next = if bytes < REPLY_BYTES_MAX { answers.try_recv().ok() } else { None };
     }
     ReplicateReply { partitions }
 }
 
-async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
+async fn to_wire(plane: &DataPlane, frame_version: u32, answer: Answer) -> ReplicatedPartition {
     let replica = Some(wire::replica_to_wire(answer.id));
     let refused = |error: ErrorName, log_start_offset| {
         let error = ApiError::new(error, format!("cannot fetch {}", answer.id));
@@ -123,11 +134,19 @@ async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
         Ok(supply) => supply,
         Err(Refused { error, log_start }) => return refused(error, log_start.0),
     };
-    let batches = match frames(plane, supply.batches).await {
-        Ok(batches) => batches,
+    let (batches, gaps_below) = match frames(plane, supply.batches).await {
+        Ok(frames) => frames,
         Err(error) => {
             warn!(partition = %answer.id, %error, "cannot read for a follower");
             return refused(ErrorName::KafkaStorageError, supply.log_start.0);
+        }
+    };
+    let batches = if frame_version < FORMAT { batches.into_iter().map(downgrade).collect() } else { Ok(batches) };
+    let batches = match batches {
+        Ok(batches) => batches,
+        Err(error) => {
+            debug!(partition = %answer.id, %error, "not read by a follower of an earlier release");
+            return refused(ErrorName::UnsupportedVersion, supply.log_start.0);
         }
     };
     ReplicatedPartition {
@@ -138,18 +157,26 @@ async fn to_wire(plane: &DataPlane, answer: Answer) -> ReplicatedPartition {
         log_end_offset: supply.log_end.0,
         diverging: supply.diverging.map(|(epoch, end)| EpochEnd { leader_epoch: epoch.get(), end_offset: end.0 }),
         batches,
+        gaps_below_offset: gaps_below.0,
     }
 }
 
-async fn frames(plane: &DataPlane, batches: Batches) -> Result<Vec<bytes::Bytes>, ApiError> {
+/// Frames, and below which offset batches may be missing among them.
+async fn frames(plane: &DataPlane, batches: Batches) -> Result<(Vec<Bytes>, LogOffset), ApiError> {
     match batches {
-        Batches::None => Ok(Vec::new()),
-        Batches::Here(frames) => Ok(frames),
+        Batches::None => Ok((Vec::new(), LogOffset(0))),
+        // What is not committed is not compacted.
+        Batches::Here(frames) => Ok((frames, LogOffset(0))),
         Batches::OnDisk { reader, from, below, max_bytes } => {
-            let directory = reader.directory();
-            let read = plane.read_for_follower(directory, move || reader.read(from, below, max_bytes)).await?;
+            let (directory, of_thread) = (reader.directory(), reader.clone());
+            let read = plane.read_for_follower(directory, move || of_thread.read(from, below, max_bytes)).await?;
             let read = read.map_err(|error| ApiError::new(ErrorName::KafkaStorageError, error.to_string()))?;
-            Ok(read.iter().map(|batch| batch.frame().clone()).collect())
+            Ok((read.iter().map(|batch| batch.frame().clone()).collect(), reader.gaps_below()))
         }
     }
+}
+
+/// As an earlier release reads it, if it has a frame there.
+fn downgrade(frame: Bytes) -> Result<Bytes, CorruptBatch> {
+    frame_v1::encode(&StoredBatch::decode(frame)?)
 }

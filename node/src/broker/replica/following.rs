@@ -46,6 +46,8 @@ pub struct Supplied {
     pub high_watermark: LogOffset,
     pub log_start: LogOffset,
     pub diverging: Option<(LeaderEpoch, LogOffset)>,
+    /// Below it the leader may have compacted batches away.
+    pub gaps_below: LogOffset,
     pub batches: Vec<Bytes>,
 }
 
@@ -109,6 +111,7 @@ impl Replica {
         if let Some(end) = supplied.diverging {
             return self.truncate(writes, end);
         }
+        self.log.allow_gaps_below(writes, supplied.gaps_below);
         for frame in &supplied.batches {
             if let Err(reason) = self.append_supplied(writes, supplied.source.leader_epoch, frame) {
                 // It asks again from where it stands; what is damaged on the way comes whole the next time.

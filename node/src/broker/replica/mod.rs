@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use quorate_client::agent::{LeaderCheck, LeaderState};
 use quorate_log::leadership::{Beginning, Leadership, Proposal};
-use quorate_log::{Epochs, LogError, LogOffset, PartitionLog, Writes};
+use quorate_log::{Compaction, CompactionEnd, Epochs, LogError, LogOffset, PartitionLog, Rewritten, Writes};
 use quorate_metadata::ids::{BrokerId, LeaderEpoch, TopicPartition};
 use quorate_metadata::mutant::Mutant;
 use quorate_metadata::{ApiError, ErrorName};
@@ -136,7 +136,7 @@ impl Replica {
     /// Leads at the epoch of the situation, or goes on to.
     pub fn lead(&mut self, writes: &mut Writes, situation: &Situation, now_ms: i64) {
         let epoch = situation.partition.leader_epoch;
-        self.log.set_segment_bytes(situation.segment_bytes);
+        self.bound_segments(situation);
         let before = std::mem::replace(&mut self.role, Role::Offline { leader_epoch: epoch, suspended: None });
         let mut leading = match before {
             Role::Leader(leading) if leading.leader_epoch() == epoch => leading,
@@ -207,7 +207,7 @@ impl Replica {
 
     /// What has changed around a leader: its followers, its configs.
     pub fn on_metadata(&mut self, situation: &Situation, now_ms: i64) {
-        self.log.set_segment_bytes(situation.segment_bytes);
+        self.bound_segments(situation);
         match &mut self.role {
             Role::Leader(leading) if leading.leader_epoch() == situation.partition.leader_epoch => {
                 leading.on_metadata(situation, now_ms);
@@ -262,14 +262,41 @@ impl Replica {
         });
     }
 
+    fn bound_segments(&mut self, situation: &Situation) {
+        self.log.set_segment_bytes(situation.segment_bytes);
+        self.log.set_segment_ms(situation.segment_ms);
+    }
+
     /// Whether `housekeep` may find something: a leader has records, or the high watermark has moved since it was written.
+    /// Where the topic is compacted, it may on each replica that has records.
     pub fn needs_housekeeping(&self) -> bool {
-        let has_records = self.log.log_end() > self.log.log_start();
-        (self.leads() && has_records) || self.high_watermark != self.log.high_watermark()
+        (self.leads() && self.has_records()) || self.high_watermark != self.log.high_watermark()
+    }
+
+    pub fn has_records(&self) -> bool {
+        self.log.log_end() > self.log.log_start()
+    }
+
+    /// The compaction that is due, of what is committed.
+    pub fn compaction(&self, situation: &Situation, wall_ms: i64) -> Option<Compaction> {
+        self.log.compaction(situation.compaction.as_ref()?, self.high_watermark, wall_ms)
+    }
+
+    /// Stages what a compaction has found. False: it is over, since the log was truncated meanwhile.
+    pub fn rewrite(&mut self, writes: &mut Writes, rewritten: &Rewritten) -> bool {
+        self.log.rewrite(writes, rewritten)
+    }
+
+    pub fn end_compaction(&mut self, writes: &mut Writes, end: &CompactionEnd) {
+        self.log.end_compaction(writes, end);
     }
 
     /// Now and then: what retention takes, and what a restart should know.
     pub fn housekeep(&mut self, writes: &mut Writes, situation: &Situation, wall_ms: i64) {
+        self.bound_segments(situation);
+        if situation.compaction.is_some() {
+            self.log.roll_old_segment(writes, wall_ms);
+        }
         if self.leads()
             && let Some(start) = self.log.expired(wall_ms, situation.retention, self.high_watermark)
         {

@@ -179,7 +179,8 @@ impl World {
         let sequence = self.sequence;
         let producer = Some(Producer { id: 7, epoch: 0, base_sequence: sequence });
         let records = sequence.to_string().into_bytes().into();
-        let batch = NewBatch { record_count: 1, max_timestamp_ms: self.now_ms, producer, records };
+        let batch =
+            NewBatch { record_count: 1, base_timestamp_ms: 0, max_timestamp_ms: self.now_ms, producer, records };
         let records = NewRecords { leader_epoch: None, batch, acks: Acks::All, reply };
         self.replies.push((sequence, outcome));
         self.round(broker, |replica, writes| replica.produce(writes, records, LeaderState::Current));
@@ -222,6 +223,7 @@ impl World {
                 high_watermark: LogOffset(0),
                 log_start: refused.log_start,
                 diverging: None,
+                gaps_below: LogOffset(0),
                 batches: Vec::new(),
             },
             Ok(supply) => Supplied {
@@ -231,6 +233,7 @@ impl World {
                 high_watermark: supply.high_watermark,
                 log_start: supply.log_start,
                 diverging: supply.diverging,
+                gaps_below: LogOffset(0),
                 batches: read(supply.batches),
             },
         };

@@ -147,6 +147,7 @@ impl Shard {
         self.commit_staged(round, id)?;
         // Deleted a moment ago, it comes back where it was.
         self.deletions.unsynced.remove(&id);
+        self.compactions.opened(id);
         let log = self.directory.open_log(&mut round.writes, id, world::wall_ms())?;
         let reader = log.reader();
         let replica = Replica::new(self.around.broker, log);

@@ -1,3 +1,4 @@
+mod compacting;
 mod ends;
 mod news;
 
@@ -12,6 +13,7 @@ use quorate_metadata::record::{Cause, ConfigResource, Kind, PartitionChange, Par
 use quorate_metadata::{ApiError, Batch, Record};
 
 use super::super::fetchers::Dialing;
+use super::super::readers::Reader;
 use super::super::replica::{Acks, NewRecords, Produced, Source};
 use super::*;
 
@@ -89,7 +91,7 @@ impl Driven {
         let logs = MemoryLogs::new(DirectoryId::from_bytes([9; 16]));
         let directory = LogDirectory::in_memory(&logs, Flush::Os);
         let (handle, inbox) = ShardHandle::new(&directory);
-        let mut shard = Shard::new(directory, found, around, handle.clone());
+        let mut shard = Shard::new(directory, found, around, handle.clone(), Workers::Tasks);
         shard.on_metadata(metadata.borrow().clone());
         Self { shard, inbox, handle, logs, metadata, _standing: standing, _plane: plane, proposed, failed }
     }
@@ -138,8 +140,13 @@ impl Driven {
 
     async fn produce(&self, id: TopicPartition) -> oneshot::Receiver<Result<Produced, ApiError>> {
         let (reply, answer) = oneshot::channel();
-        let batch =
-            NewBatch { record_count: 1, max_timestamp_ms: 0, producer: None, records: Bytes::from_static(b"a") };
+        let batch = NewBatch {
+            record_count: 1,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+            producer: None,
+            records: Bytes::from_static(b"a"),
+        };
         let records = NewRecords { leader_epoch: None, batch, acks: Acks::All, reply };
         self.handle.send(Command::Produce(id, records)).await.expect("the owner lives");
         answer

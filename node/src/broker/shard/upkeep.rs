@@ -8,7 +8,7 @@ use quorate_client::world;
 use quorate_metadata::ids::TopicPartition;
 use tracing::info;
 
-use super::super::situation::Situation;
+use super::super::situation::{Situation, is_compacted};
 use super::{Round, Shard};
 
 /// Leaders looked at in one tick, of about a microsecond each; the others are looked at in the next one.
@@ -167,14 +167,19 @@ impl Shard {
     fn housekeep(&mut self, round: &mut Round) {
         let wall_ms = world::wall_ms();
         for id in self.housekeeping.next(&self.owned, self.now_ms()) {
-            let Some(replica) = self.owned.get_mut(&id).filter(|replica| replica.needs_housekeeping()) else {
+            let Some(replica) = self.owned.get_mut(&id) else { continue };
+            let is_due = replica.needs_housekeeping()
+                || (replica.has_records() && is_compacted(&self.seen, self.around.broker, id));
+            if !is_due {
                 continue;
-            };
+            }
             if let Some(situation) = Situation::of(&self.seen, self.around.broker, id) {
                 replica.housekeep(&mut round.writes, &situation, wall_ms);
                 round.touched.insert(id);
+                self.note_compaction(id, &situation);
             }
         }
+        self.begin_compaction();
     }
 }
 

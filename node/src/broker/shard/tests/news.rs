@@ -101,6 +101,7 @@ async fn fetched(driven: &mut Driven) {
         high_watermark: quorate_log::LogOffset(0),
         log_start: quorate_log::LogOffset(0),
         diverging: None,
+        gaps_below: quorate_log::LogOffset(0),
         batches: vec![Bytes::from(vec![0; 100])],
     };
     driven.handle.send(Command::Supplied(vec![supplied])).await.expect("the owner lives");
