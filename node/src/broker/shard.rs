@@ -13,7 +13,6 @@ mod roles;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_client::agent::LeaderCheck;

@@ -187,8 +187,11 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
     max_bytes - left
 }
 
+/// Batches and their bytes: those of the log, which have more where the reader is sent no record of them.
+type Found = (usize, Vec<RecordBatch>);
+
 /// Up to so many bytes, and the batch that goes beyond.
-fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<(usize, Vec<RecordBatch>), LogError>)> {
+fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<Found, LogError>)> {
     let mut left = max_bytes;
     let mut done = Vec::new();
     for read in reads {
@@ -202,8 +205,7 @@ fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<(usize, Ve
     done
 }
 
-/// Batches and their bytes: those of the log, which have more where the reader is sent no record of them.
-fn read_one(read: &Read, max_bytes: usize) -> Result<(usize, Vec<RecordBatch>), LogError> {
+fn read_one(read: &Read, max_bytes: usize) -> Result<Found, LogError> {
     let stored = read.reader.read(read.from, read.below, max_bytes)?;
     let mut for_reader = ForReader::new(max_bytes);
     for batch in &stored {
