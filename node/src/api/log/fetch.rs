@@ -188,10 +188,10 @@ async fn read(plane: &DataPlane, partitions: &mut [FetchedPartition], reads: Vec
 }
 
 /// Batches and their bytes: those of the log, which have more where the reader is sent no record of them.
-type Found = (usize, Vec<RecordBatch>);
+type ReadBatches = (usize, Vec<RecordBatch>);
 
 /// Up to so many bytes, and the batch that goes beyond.
-fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<Found, LogError>)> {
+fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<ReadBatches, LogError>)> {
     let mut left = max_bytes;
     let mut done = Vec::new();
     for read in reads {
@@ -205,7 +205,7 @@ fn read_all(reads: Vec<Read>, max_bytes: usize) -> Vec<(usize, Result<Found, Log
     done
 }
 
-fn read_one(read: &Read, max_bytes: usize) -> Result<Found, LogError> {
+fn read_one(read: &Read, max_bytes: usize) -> Result<ReadBatches, LogError> {
     let stored = read.reader.read(read.from, read.below, max_bytes)?;
     let mut for_reader = ForReader::new(max_bytes);
     for batch in &stored {
