@@ -13,7 +13,6 @@ use quorate_metadata::record::{Cause, ConfigResource, Kind, PartitionChange, Par
 use quorate_metadata::{ApiError, Batch, Record};
 
 use super::super::fetchers::Dialing;
-use super::super::readers::Reader;
 use super::super::replica::{Acks, NewRecords, Produced, Source};
 use super::*;
 
