@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use quorate_log::{Flush, LogDirectory, LogError, LogOffset, NewBatch};
+use quorate_log::{Flush, LogDirectory, LogError, LogOffset, NewBatch, Record};
 use quorate_metadata::ids::{LeaderEpoch, PartitionId, TopicId, TopicPartition};
 
 struct SmallDisk(tempfile::TempDir);
@@ -40,7 +40,9 @@ fn append_until_full(path: &Path) -> (LogOffset, LogError) {
     let mut end = log.log_end();
     loop {
         let mut writes = directory.begin();
-        let batch = NewBatch { record_count: 1, max_timestamp_ms: 0, producer: None, records: vec![7; 1 << 20].into() };
+        let value = Some(vec![7; 1 << 20].into());
+        let record = Record { offset_delta: 0, timestamp_ms: 0, key: None, value, headers: Vec::new() };
+        let batch = NewBatch::of(vec![record], None).unwrap();
         log.append_as_leader(&mut writes, &batch, RECORDS, 0).unwrap();
         match directory.commit(writes) {
             Ok(()) => end = log.log_end(),
