@@ -126,7 +126,10 @@ fn an_address_that_nobody_can_dial_is_refused() {
 
 #[test]
 fn a_disk_timeout_that_a_good_disk_exceeds_is_refused() {
-    assert_eq!(refusal(&[("disk_timeout_ms", "99")]), "disk_timeout_ms: invalid value 99: expected at least 100");
+    assert_eq!(
+        refusal(&[("disk_timeout_ms", "99")]),
+        "command line: disk_timeout_ms: invalid value 99: expected at least 100"
+    );
     let config = with(&[("disk_timeout_ms", "100"), ("log_dir_free_bytes_min", "0"), ("raft_reserve_bytes", "0")]);
     assert_eq!(config.expect("valid").disk_timeout(), Duration::from_millis(100));
 }

@@ -116,6 +116,10 @@ async fn an_older_copy_of_the_disk_is_refused_by_the_leader() {
     let (leader, epoch) = cluster.leader().await;
     cluster.write("after").await;
     cluster.wait_equal(2).await;
+    // It may have replayed the line before its acknowledgement has come to the leader.
+    let status = || cluster.running[&leader].raft.status();
+    let end_of = |voter: i32| status().voters.iter().find(|known| known.id.get() == voter).unwrap().log_end;
+    wait(|| end_of(id) == end_of(leader), "the acknowledgement of the line").await;
     cluster.stop(id).await;
     replace(&data, &older);
     // The leader may call before the start is over, or after it.
