@@ -131,7 +131,6 @@ impl Compaction {
 
     /// Reads on. Not to be called after `Done`.
     pub fn step(&mut self) -> Result<CompactionStep, LogError> {
-        let _operation = self.plan.rows.directory().operations().begin();
         if !self.is_begun {
             let producers = self.plan.rows.producers_at(self.plan.committed)?;
             self.plan.remembered.extend(producers.iter().flat_map(Producers::remembered));

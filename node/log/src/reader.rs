@@ -34,7 +34,6 @@ impl LogReader {
 
     /// The batches from the one that has `from`, wholly below `below`. One is returned even if larger than `max_bytes`.
     pub fn read(&self, from: LogOffset, below: LogOffset, max_bytes: usize) -> Result<Vec<StoredBatch>, LogError> {
-        let _operation = self.rows.directory().operations().begin();
         let mut batches = Vec::new();
         let mut left = max_bytes;
         for batch in self.rows.batches(from) {

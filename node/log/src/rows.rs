@@ -278,8 +278,12 @@ impl Rows {
 
     /// The rows of this log in `family` from `key` on.
     fn scan(&self, family: Family, key: Vec<u8>) -> impl Iterator<Item = Result<Row, LogError>> {
-        let rows = self.directory.table().scan(family, key, Some(keys::end(self.partition)));
-        rows.map(|row| row.map_err(|failure| self.directory.failed(failure)))
+        let mut rows = self.directory.table().scan(family, key, Some(keys::end(self.partition)));
+        let next = move || {
+            let _operation = self.directory.operations().begin();
+            rows.next()
+        };
+        std::iter::from_fn(next).map(|row| row.map_err(|failure| self.directory.failed(failure)))
     }
 
     /// A batch that the log knows of is not on the disk.

@@ -115,23 +115,23 @@ pub fn quorum(gateway: &Gateway) -> admin::DescribeQuorumReply {
         leader_id: leader.map(|id| id.get()),
         epoch: status.epoch.get(),
         high_watermark: status.committed,
-        voters: status
-            .voters
-            .into_iter()
-            .map(|voter| admin::Voter {
-                id: voter.id.get(),
-                directory_id: voter.directory.to_string(),
-                endpoint: voter.api,
-                log_end: voter.log_end,
-                lag: voter.lag,
-                state: voter_state(voter.state).to_owned(),
-                raft_endpoint: voter.raft,
-            })
-            .collect(),
-        observers: Vec::new(),
+        voters: status.voters.into_iter().map(voter).collect(),
+        observers: status.observers.into_iter().map(voter).collect(),
         metadata_offset: image.next_offset.get(),
         digest: format!("{:032x}", image.digest()),
         node_id: gateway.node().get(),
+    }
+}
+
+fn voter(voter: VoterStatus) -> admin::Voter {
+    admin::Voter {
+        id: voter.id.get(),
+        directory_id: voter.directory.to_string(),
+        endpoint: voter.api,
+        log_end: voter.log_end,
+        lag: voter.lag,
+        state: voter_state(voter.state).to_owned(),
+        raft_endpoint: voter.raft,
     }
 }
 

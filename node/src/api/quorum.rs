@@ -32,7 +32,7 @@ pub async fn replace_voter(
 fn refused(error: RaftError) -> ApiError {
     let name = match &error {
         RaftError::NotLeader => ErrorName::NotController,
-        RaftError::NotReplaceable { .. } | RaftError::MembershipUnchanged(_) => ErrorName::InvalidRequest,
+        RaftError::NotReplaceable { .. } => ErrorName::InvalidRequest,
         RaftError::InconsistentClusterId(_) => ErrorName::InconsistentClusterId,
         RaftError::ReplacementTimedOut(_) => ErrorName::RequestTimedOut,
         _ => ErrorName::ControllerUnavailable,

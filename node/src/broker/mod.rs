@@ -129,7 +129,9 @@ async fn run_until_closed(
         () = told(stop) => Ok(End::Stopped),
         end = running.run() => end,
     };
-    let Running { agent, plane, .. } = running;
+    let Running { agent, plane, mut tasks, .. } = running;
+    // They have the directories open as well.
+    tasks.shutdown().await;
     let end = match end {
         Ok(end) => end,
         Err(error) => {

@@ -38,7 +38,7 @@ pub struct Running {
     pub plane: DataPlane,
     failures: mpsc::UnboundedReceiver<(DirectoryId, Outage)>,
     /// None of them ends by itself.
-    tasks: JoinSet<()>,
+    pub tasks: JoinSet<()>,
     offline: BTreeMap<DirectoryId, Outage>,
     problems: DiskProblems,
 }

@@ -288,11 +288,15 @@ impl Shard {
     fn sync_at_the_end(&mut self) -> bool {
         let changes = self.mass_changes.take_all();
         self.tell_of(changes);
+        // One that is offline proves nothing, and may not answer.
+        if self.failure.is_some() {
+            return false;
+        }
         let synced = self.directory.sync();
         if let Err(error) = &synced {
             error!(directory = %self.handle.directory(), %error, "cannot sync, so that the stop is not clean");
         }
-        synced.is_ok() && self.failure.is_none()
+        synced.is_ok()
     }
 
     /// Takes the directory offline with all its replicas, and no other.

@@ -66,6 +66,10 @@ pub async fn run(machine: Machine, config: NodeConfig, stop: impl Future<Output 
         broker.stop().await;
         servers.stop().await;
         info!(node = config.node_id, "stopped");
+    } else {
+        // The process must not end while a directory is being closed.
+        drop((servers, readiness));
+        broker.abort().await;
     }
     outcome
 }

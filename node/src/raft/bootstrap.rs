@@ -104,12 +104,11 @@ impl Greeter {
     }
 
     fn report_waiting(&self, answers: &BTreeMap<NodeId, Answer>, absent: &[ControllerId]) {
-        let node = self.local.node;
-        match answers.values().find_map(|answer| answer.voters.get(&node_id(node))) {
-            Some(replaced) if self.local.is_replacement() && *replaced != self.local.directory => {
-                tracing::warn!(%replaced, disk = %self.local.directory, "waiting for `quorate quorum replace {node}`");
-            }
-            _ => tracing::info!(?absent, "not yet part of a cluster"),
+        let (node, disk) = (self.local.node, self.local.directory);
+        if self.local.is_replacement() && answers.values().any(|answer| answer.membership_index.is_some()) {
+            tracing::warn!(%disk, "waiting for `quorate quorum replace {node}`");
+        } else {
+            tracing::info!(?absent, "not yet part of a cluster");
         }
     }
 
@@ -154,7 +153,7 @@ impl Greeter {
         {
             return self.tolerate::<()>(RaftError::cluster_ids(theirs, ours)).map(drop);
         }
-        let is_waiting = self.local.is_replacement() && ours.is_none();
+        let is_waiting = self.local.is_replacement() && !self.is_member();
         match answer.voters.get(&node_id(self.local.node)) {
             // A membership older than ours may name the disk that this one has replaced.
             Some(voter) if *voter != self.local.directory && answer.membership_index > ours && !is_waiting => {
@@ -169,9 +168,12 @@ impl Greeter {
     fn is_member(&self) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        let mut voters = metrics.membership_config.voter_ids();
-        metrics.membership_config.log_id().is_some()
-            && (!self.local.is_replacement() || voters.any(|voter| voter == node_id(self.local.node)))
+        let (membership, id) = (&metrics.membership_config, node_id(self.local.node));
+        let is_voter = || {
+            let is_ours = membership.get_node(&id).is_some_and(|node| node.directory() == self.local.directory);
+            is_ours && membership.voter_ids().any(|voter| voter == id)
+        };
+        membership.log_id().is_some() && (!self.local.is_replacement() || is_voter())
     }
 
     fn membership_index(&self) -> Option<u64> {

@@ -25,7 +25,6 @@ pub struct Floor {
 impl Floor {
     /// The floor of the next start: the raft log gets its generation first, so that it is never behind by a crash.
     pub fn next(self, loaded: &Loaded, snapshot_end: u64) -> Self {
-        // The committed index may have been written before the entry.
         let committed_end = committed_end(loaded).min(end(loaded, snapshot_end));
         Self { generation: self.generation + 1, ..self.raised(term(loaded), committed_end) }
     }
@@ -52,7 +51,7 @@ impl Floor {
         if generation > newest {
             let found = self.generation;
             return lost(format!(
-                "quorate.meta is an older copy, of start {found}; the raft log is of start {generation}"
+                "the raft log is of start {generation}, but quorate.meta is new or an older copy, of start {found}"
             ));
         }
         if term(loaded) < self.term {
@@ -91,7 +90,7 @@ fn term(loaded: &Loaded) -> u64 {
 }
 
 fn committed_end(loaded: &Loaded) -> u64 {
-    loaded.committed.max(loaded.purged).map_or(0, |id| id.index + 1)
+    loaded.known_committed().max(loaded.purged).map_or(0, |id| id.index + 1)
 }
 
 #[cfg(test)]
@@ -132,11 +131,20 @@ mod tests {
     }
 
     #[test]
+    fn a_committed_index_ahead_of_the_log_ends_with_the_log() {
+        let ahead = Loaded { committed: Some(log_id(7, 40)), ..loaded() };
+        assert_eq!(ahead.known_committed(), Some(log_id(7, 21)));
+        assert_eq!(FLOOR.next(&ahead, 10).committed_end, 22);
+        assert_eq!(Loaded { last: None, ..ahead }.known_committed(), None);
+        assert_eq!(Loaded { committed: None, ..loaded() }.known_committed(), None);
+    }
+
+    #[test]
     fn what_is_below_the_floor_is_refused_by_name() {
         let older = refused(&Loaded { generation: 2, ..loaded() }, 10);
         assert!(older.contains("VOTER_STATE_LOST") && older.contains("raft log is an older copy"), "{older}");
         let meta = refused(&Loaded { generation: 5, ..loaded() }, 10);
-        assert!(meta.contains("quorate.meta is an older copy"), "{meta}");
+        assert!(meta.contains("quorate.meta is new or an older copy, of start 3"), "{meta}");
         let vote = refused(&Loaded { vote: Some(Vote::new(6, 1)), ..loaded() }, 10);
         assert!(vote.contains("knows term 6, but this voter took part in 7"), "{vote}");
         let log = refused(&Loaded { last: Some(log_id(7, 19)), ..loaded() }, 10);

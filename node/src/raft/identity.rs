@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use quorate_client::world;
 use quorate_log::durable;
@@ -180,6 +180,8 @@ pub struct LocalVoter {
     pub directory: DirectoryId,
     data: PathBuf,
     identity: Arc<RwLock<Identity>>,
+    /// Held while it is written, which may take long: the identity itself can be read meanwhile.
+    saving: Arc<Mutex<()>>,
     store: Arc<dyn Store>,
 }
 
@@ -213,7 +215,8 @@ impl LocalVoter {
         if stored != Some(identity) {
             store.save_identity(&identity)?;
         }
-        Ok(Self { node, directory: identity.directory, data, identity: Arc::new(RwLock::new(identity)), store })
+        let (directory, identity) = (identity.directory, Arc::new(RwLock::new(identity)));
+        Ok(Self { node, directory, data, identity, saving: Arc::default(), store })
     }
 
     fn identity(&self) -> Identity {
@@ -239,26 +242,27 @@ impl LocalVoter {
 
     /// Writes a higher floor, durably.
     pub fn raise_floor(&self, raise: impl FnOnce(Floor) -> Floor) -> Result<(), RaftError> {
-        let mut identity = self.identity.write().expect("no holder panics");
-        let raised = Identity { floor: raise(identity.floor), ..*identity };
-        if raised != *identity {
-            self.store.save_identity(&raised)?;
-            *identity = raised;
+        self.save(|identity| Identity { floor: raise(identity.floor), ..identity })
+    }
+
+    fn save(&self, change: impl FnOnce(Identity) -> Identity) -> Result<(), RaftError> {
+        let _saving = self.saving.lock().expect("no holder panics");
+        let (before, after) = (self.identity(), change(self.identity()));
+        if before != after {
+            self.store.save_identity(&after)?;
+            *self.identity.write().expect("no holder panics") = after;
         }
         Ok(())
     }
 
     /// Joins `cluster`, durably, unless this disk already belongs to another one.
     pub fn adopt(&self, cluster: ClusterId) -> Result<(), RaftError> {
-        let mut identity = self.identity.write().expect("no holder panics");
-        match identity.cluster {
+        match self.cluster() {
             Some(ours) if ours == cluster => return Ok(()),
             Some(ours) => return Err(RaftError::cluster_ids(cluster, ours)),
             None => {}
         }
-        let adopted = Identity { cluster: Some(cluster), ..*identity };
-        self.store.save_identity(&adopted)?;
-        *identity = adopted;
+        self.save(|identity| Identity { cluster: identity.cluster.or(Some(cluster)), ..identity })?;
         tracing::info!(cluster = %cluster, "joined the cluster");
         Ok(())
     }

@@ -293,12 +293,13 @@ impl RaftNode {
     pub async fn replace_voter(&self, voter: ControllerId, deadline: Duration) -> Result<Replaced, RaftError> {
         let started = &self.shared.started;
         let (raft, peers, silence_max) = (started.raft.clone(), started.peers.clone(), self.shared.silence_max);
-        // On Raft's own runtime. Who waits no longer does not stop it half-way.
-        let replaced = started.runtime.spawn(Replacement { raft, peers, voter, silence_max }.run());
-        match timeout(deadline, replaced).await {
+        let replacement = Replacement { raft, peers, voter, silence_max };
+        // On Raft's own runtime: its connections and timers live there.
+        let replaced = started.runtime.spawn(async move { timeout(deadline, replacement.run()).await });
+        match replaced.await {
             Ok(Ok(replaced)) => replaced,
-            Ok(Err(ended)) => Err(RaftError::Stopped(ended.to_string())),
-            Err(_) => Err(RaftError::ReplacementTimedOut(deadline.as_millis())),
+            Ok(Err(_)) => Err(RaftError::ReplacementTimedOut(deadline.as_millis())),
+            Err(ended) => Err(RaftError::Stopped(ended.to_string())),
         }
     }
 

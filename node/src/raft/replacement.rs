@@ -42,31 +42,56 @@ impl Replacement {
     /// On the leader alone. It may be repeated after any failure, and goes on where it stopped.
     pub async fn run(self) -> Result<Replaced, RaftError> {
         let id = node_id(self.voter);
-        let old = self.refuse_unable(id)?;
+        let old = self.check_replaceable(id)?;
         let (node, is_empty) = self.greet(id).await?;
         let directory = node.directory();
-        let is_voter = self.is_voter(id);
-        if is_voter && old == Some(directory) {
+        let is_known = old == Some(directory);
+        if is_known && self.is_settled_voter(id) {
             return Ok(Replaced { directory, old: None });
         }
-        if !is_empty {
+        if !is_known && !is_empty {
             let why = format!("its disk {directory} is no replacement: `quorate-node format --replacement` makes one");
             return Err(self.refused(why));
         }
-        tracing::info!(voter = %self.voter, ?old, new = %directory, "replacing the disk of a voter");
-        if is_voter {
-            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await?;
-        } else if old.is_some_and(|old| old != directory) {
-            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await?;
+        if !is_known {
+            tracing::info!(voter = %self.voter, ?old, new = %directory, "replacing the disk of a voter");
+            self.remove(id, old).await?;
+            self.raft.add_learner(id, node, false).await.map_err(failed)?;
         }
-        self.raft.add_learner(id, node, true).await.map_err(failed)?;
+        self.caught_up(id).await?;
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id]))).await?;
         tracing::info!(voter = %self.voter, %directory, "the new disk votes");
-        Ok(Replaced { directory, old: old.filter(|old| *old != directory) })
+        Ok(Replaced { directory, old: old.filter(|_| !is_known) })
+    }
+
+    async fn remove(&self, id: NodeId, old: Option<DirectoryId>) -> Result<(), RaftError> {
+        if self.is_voter(id) {
+            self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id]))).await
+        } else if old.is_some() {
+            self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id]))).await
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Until the learner has what the log has now.
+    async fn caught_up(&self, id: NodeId) -> Result<(), RaftError> {
+        let mut metrics = self.raft.metrics();
+        let end = metrics.borrow_watched().last_log_index;
+        loop {
+            {
+                let metrics = metrics.borrow_and_update();
+                let replication = metrics.replication.as_ref().ok_or(RaftError::NotLeader)?;
+                if replication.get(&id).copied().flatten().map(|matched| matched.index) >= end {
+                    return Ok(());
+                }
+            }
+            metrics.changed().await.map_err(|_| RaftError::Stopped("no more is known of the log".to_owned()))?;
+        }
     }
 
     /// The disk that the membership knows for this id. Err: what is asked for cannot be done now.
-    fn refuse_unable(&self, id: NodeId) -> Result<Option<DirectoryId>, RaftError> {
+    fn check_replaceable(&self, id: NodeId) -> Result<Option<DirectoryId>, RaftError> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         if metrics.current_leader != Some(metrics.id) {
@@ -84,14 +109,29 @@ impl Replacement {
         Ok(metrics.membership_config.get_node(&id).map(VoterNode::directory))
     }
 
-    /// The voters that are missing where the others make no majority. Empty: they do.
+    /// The voters that are missing where the others make no majority of all, which the removal needs. Empty: they do.
     fn silent(&self, metrics: &RaftMetrics<Types>, id: NodeId) -> Vec<NodeId> {
-        let others: Vec<NodeId> = metrics.membership_config.voter_ids().filter(|voter| *voter != id).collect();
-        let answers =
-            |voter: &NodeId| *voter == metrics.id || status::has_answered_within(metrics, *voter, self.silence_max);
-        let silent: Vec<NodeId> = others.iter().copied().filter(|voter| !answers(voter)).collect();
-        let has_majority = (others.len() - silent.len()) * 2 > others.len();
+        let (mut total, mut silent) = (0, Vec::new());
+        for voter in metrics.membership_config.voter_ids() {
+            total += 1;
+            let answers = voter == metrics.id || status::has_answered_within(metrics, voter, self.silence_max);
+            if voter == id || !answers {
+                silent.push(voter);
+            }
+        }
+        let has_majority = (total - silent.len()) * 2 > total;
+        silent.retain(|voter| *voter != id);
         if has_majority { Vec::new() } else { silent }
+    }
+
+    /// Whether the membership that says so is committed, and no step of a change.
+    fn is_settled_voter(&self, id: NodeId) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let effective = &metrics.membership_config;
+        let is_committed = metrics.committed_membership_config.log_id() == effective.log_id();
+        let is_uniform = effective.membership().get_joint_config().len() == 1;
+        is_committed && is_uniform && effective.voter_ids().any(|voter| voter == id)
     }
 
     fn is_voter(&self, id: NodeId) -> bool {

@@ -19,6 +19,8 @@ pub struct QuorumStatus {
     pub applied: i64,
     pub snapshot: i64,
     pub voters: Vec<VoterStatus>,
+    /// They get the log and have no vote: new disks of voters.
+    pub observers: Vec<VoterStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +48,9 @@ pub enum VoterState {
 /// `applied`: the last entry that is visible here; `silence_max`: how long a follower may be silent and still count as reachable.
 pub fn of(metrics: &RaftMetrics<Types>, applied: Option<LogId>, peers: &Peers, silence_max: Duration) -> QuorumStatus {
     let membership = &metrics.membership_config;
-    let voters = membership.voter_ids().filter_map(|id| {
-        let node = membership.get_node(&id)?;
-        Some(voter(metrics, peers, (id, node), silence_max))
-    });
+    let describe = |id| Some(voter(metrics, peers, (id, membership.get_node(&id)?), silence_max));
+    let voters = membership.voter_ids().filter_map(describe);
+    let observers = membership.membership().learner_ids().filter_map(describe);
     QuorumStatus {
         leader: metrics.current_leader.map(controller_id),
         epoch: epoch(metrics.current_term),
@@ -58,6 +59,7 @@ pub fn of(metrics: &RaftMetrics<Types>, applied: Option<LogId>, peers: &Peers, s
         applied: index(applied),
         snapshot: index(metrics.snapshot),
         voters: voters.collect(),
+        observers: observers.collect(),
     }
 }
 

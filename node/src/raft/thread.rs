@@ -220,7 +220,7 @@ impl Core {
             broken: broken_sender,
             outlogged: outlogged.clone(),
             doubted: self.doubted.clone(),
-            first_calls: FirstCalls { loaded_end, callers: Arc::default() },
+            first_calls: FirstCalls { loaded_end, checked: Arc::default() },
             refused,
             log: self.log.clone(),
             configured: Arc::new(config.voters.iter().map(|voter| node_id(voter.id)).collect()),

@@ -85,7 +85,7 @@ async fn full_log_directories_refuse_producers_and_end_no_node() {
     let mut disks = Vec::new();
     for id in cluster.ids() {
         let path = cluster.file(&format!("disk-{id}"));
-        let Some(disk) = SmallDisk::mount(path.clone(), 150) else { return };
+        let Some(disk) = SmallDisk::mount(path.clone(), 600) else { return };
         disks.push(disk);
         cluster.set(id, "log_dirs", &path.join("logs").display().to_string());
     }
@@ -118,11 +118,12 @@ async fn a_log_directory_without_room_returns_when_there_is_room() {
     cluster.ready().await;
     let configs = [("min.insync.replicas".to_owned(), "2".to_owned())].into();
     cluster.create(NewTopic { configs, ..new_topic("orders", 6, 3) }).await;
+    cluster.create(new_topic("others", 6, 3)).await;
     let ballast = disk.fill();
     let load = Load::start(&cluster, "orders");
     wait("the broker to be fenced", async || {
         // Who leads may change, and the room in the log of writes may last for a while.
-        let _ = write_one(&cluster, "orders").await;
+        let _ = write_one(&cluster, "others").await;
         cluster.broker_seen(1).await.filter(|broker| broker.state == "fenced")
     })
     .await;
@@ -142,7 +143,7 @@ async fn a_log_directory_without_room_returns_when_there_is_room() {
 async fn everything_on_a_full_disk_starts_again_and_deletes() {
     let mut cluster = Cluster::prepare(3, &[]).await;
     let path = cluster.file("disk");
-    let Some(disk) = SmallDisk::mount(path.clone(), 500) else { return };
+    let Some(disk) = SmallDisk::mount(path.clone(), 1_500) else { return };
     for id in cluster.ids() {
         cluster.set(id, "data_dir", &path.join(id.to_string()).display().to_string());
     }

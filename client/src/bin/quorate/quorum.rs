@@ -30,7 +30,7 @@ pub enum Quorum {
     Status,
     /// Give a voter that has lost its disk a new one: the node waits with a directory of `quorate-node format --replacement`
     Replace {
-        /// The voter
+        /// Node id of the voter
         id: i32,
     },
 }
@@ -46,7 +46,7 @@ async fn replace(session: &Session, id: i32) -> Outcome {
     let reply = session.client.replace_voter(id).await?;
     session.show(&view::ReplacedVoter::of(id, reply), |replaced| match &replaced.replaced_directory_id {
         Some(old) => format!("voter {id} votes with directory {}; {old} is no voter any more", replaced.directory_id),
-        None => format!("voter {id} already votes with directory {}", replaced.directory_id),
+        None => format!("voter {id} votes with directory {}", replaced.directory_id),
     })
 }
 

@@ -141,6 +141,10 @@ async fn to_wire(plane: &DataPlane, frame_version: u32, answer: Answer) -> Repli
             return refused(ErrorName::KafkaStorageError, supply.log_start.0);
         }
     };
+    if frame_version < FORMAT && gaps_below > LogOffset(0) {
+        debug!(partition = %answer.id, "a follower of an earlier release cannot read a compacted log");
+        return refused(ErrorName::UnsupportedVersion, supply.log_start.0);
+    }
     let batches = if frame_version < FORMAT { batches.into_iter().map(downgrade).collect() } else { Ok(batches) };
     let batches = match batches {
         Ok(batches) => batches,
@@ -171,7 +175,8 @@ async fn frames(plane: &DataPlane, batches: Batches) -> Result<(Vec<Bytes>, LogO
             let (directory, of_thread) = (reader.directory(), reader.clone());
             let read = plane.read_for_follower(directory, move || of_thread.read(from, below, max_bytes)).await?;
             let read = read.map_err(|error| ApiError::new(ErrorName::KafkaStorageError, error.to_string()))?;
-            Ok((read.iter().map(|batch| batch.frame().clone()).collect(), reader.gaps_below()))
+            let gaps_below = Some(reader.gaps_below()).filter(|end| from < *end).unwrap_or_default();
+            Ok((read.iter().map(|batch| batch.frame().clone()).collect(), gaps_below))
         }
     }
 }

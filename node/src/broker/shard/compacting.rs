@@ -88,6 +88,10 @@ impl Shard {
 
     /// Begins the next compaction, if none is under way.
     pub(super) fn begin_compaction(&mut self) {
+        // What is rewritten takes room until the old rows are gone.
+        if self.handle.room().shortage().is_some() {
+            return;
+        }
         while !self.compactions.is_running()
             && let Some(id) = self.compactions.take_next()
         {
@@ -138,7 +142,7 @@ impl Shard {
                 false
             }
         };
-        if goes_on {
+        if goes_on && self.handle.room().shortage().is_none() {
             self.compactions.running = Some(self.step(id, compaction));
         } else {
             self.begin_compaction();

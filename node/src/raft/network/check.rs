@@ -17,15 +17,26 @@ use super::super::RaftError;
 use super::super::types::{LogId, NodeId, StoredMembership, Types, Vote, VoterNode, node_id};
 use super::peers::{Acknowledged, Header};
 use super::server::{Service, stopped};
-use super::{INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, VOTER_STATE_DIVERGED, VOTER_STATE_LOST, refusal};
+use super::{INCONSISTENT_CLUSTER_ID, INVALID_VOTER_KEY, VOTER_STATE_DIVERGED, VOTER_STATE_LOST, named, refusal};
 
 /// What the first call of each voter is compared with.
 #[derive(Clone)]
 pub struct FirstCalls {
     /// The first index after the log as it was found on the disk.
     pub loaded_end: u64,
-    /// Those that have called since the start.
-    pub callers: Arc<Mutex<BTreeSet<NodeId>>>,
+    /// Those whose first call since the start has passed.
+    pub checked: Arc<Mutex<BTreeSet<NodeId>>>,
+}
+
+impl FirstCalls {
+    fn is_checked(&self, caller: NodeId) -> bool {
+        self.checked.lock().expect("no holder panics").contains(&caller)
+    }
+
+    fn pass(&self, caller: NodeId) -> Result<(), Status> {
+        self.checked.lock().expect("no holder panics").insert(caller);
+        Ok(())
+    }
 }
 
 /// What this node knows of a caller.
@@ -62,13 +73,13 @@ impl Service {
     /// this voter started. A leader of an older term may know entries that were cut off since.
     async fn check_first_call(&self, caller: NodeId, acknowledged: Option<Acknowledged>) -> Result<(), Status> {
         let calls = &self.first_calls;
-        if !calls.callers.lock().expect("no holder panics").insert(caller) {
+        if calls.is_checked(caller) {
             return Ok(());
         }
-        let Some(Acknowledged { term, index }) = acknowledged else { return Ok(()) };
+        let Some(Acknowledged { term, index }) = acknowledged else { return calls.pass(caller) };
         let current = self.raft.with_raft_state(|state| state.vote_ref().leader_id.term).await.map_err(stopped)?;
         if term < current || index < calls.loaded_end {
-            return Ok(());
+            return calls.pass(caller);
         }
         let (data, end) = (self.local.data().to_owned(), calls.loaded_end);
         let reason = format!(
@@ -105,7 +116,7 @@ impl Service {
 
     /// Ends this voter, and says why to the caller.
     fn end(&self, name: &'static str, error: RaftError) -> Status {
-        let status = refusal(name, error.to_string());
+        let status = named(name, error.to_string());
         // One reason is enough.
         let _ = self.refused.try_send(error);
         status
@@ -115,7 +126,7 @@ impl Service {
         let Some(theirs) = header.cluster else {
             return Err(refusal(INCONSISTENT_CLUSTER_ID, "the caller is of no cluster yet"));
         };
-        self.local.adopt(theirs).map_err(|error| refusal(INCONSISTENT_CLUSTER_ID, error.to_string()))
+        self.local.adopt(theirs).map_err(|error| named(INCONSISTENT_CLUSTER_ID, error.to_string()))
     }
 
     fn check_addressee(&self, header: &Header) -> Result<(), Status> {

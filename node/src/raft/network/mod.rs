@@ -37,6 +37,11 @@ const VOTER_STATE_LOST: &str = "VOTER_STATE_LOST";
 
 /// Refuses a caller by name.
 fn refusal(reason: &'static str, text: impl Into<String>) -> Status {
+    named(reason, format!("{reason}: {}", text.into()))
+}
+
+/// As `refusal`, with a message that begins with the name.
+fn named(reason: &'static str, message: String) -> Status {
     let details = ErrorDetails::with_error_info(reason, "quorate.raft", []);
-    Status::with_error_details(tonic::Code::FailedPrecondition, format!("{reason}: {}", text.into()), details)
+    Status::with_error_details(tonic::Code::FailedPrecondition, message, details)
 }

@@ -61,7 +61,7 @@ impl LogStore {
         disk.clone().start_flusher(flush_queue);
         let state = Mutex::new(State {
             vote: loaded.vote,
-            committed: loaded.committed,
+            committed: loaded.known_committed(),
             purged: loaded.purged,
             first: loaded.first,
             last: loaded.last,

@@ -73,6 +73,17 @@ pub struct Loaded {
     pub last: Option<LogId>,
 }
 
+impl Loaded {
+    /// The committed index may have been written before the entry: then all that is there is committed.
+    pub fn known_committed(&self) -> Option<LogId> {
+        match (self.committed, self.last) {
+            (Some(committed), Some(last)) if committed.index > last.index => Some(last),
+            (Some(_), None) => None,
+            (committed, _) => committed,
+        }
+    }
+}
+
 /// One write. They take effect in the order in which they were queued.
 #[derive(Debug, Clone)]
 pub enum Write {
