@@ -130,20 +130,21 @@ async fn run_until_closed(
         end = running.run() => end,
     };
     let Running { agent, plane, mut tasks, .. } = running;
-    // They have the directories open as well.
-    tasks.shutdown().await;
     let end = match end {
         Ok(end) => end,
         Err(error) => {
             // The process may go on without the broker: its logs are closed, and no one acts on what it had.
             drop(agent);
             config.slot.clear();
+            // They have the directories open as well.
+            tasks.shutdown().await;
             plane.stop().await;
             return Err(error);
         }
     };
     let stopped = agent.shut_down(config.controlled_shutdown_timeout).await;
     config.slot.clear();
+    tasks.shutdown().await;
     let is_on_disk = plane.stop().await;
     if let Some(epoch) = stopped.epoch.filter(|_| is_on_disk) {
         clean_stop.leave(epoch, &plane.directories());
