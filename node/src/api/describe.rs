@@ -11,7 +11,7 @@ use quorate_proto::{admin, endpoint_to_wire};
 
 use super::gateway::Gateway;
 use super::pages::Slices;
-use crate::raft::VoterState;
+use crate::raft::{VoterState, VoterStatus};
 
 pub fn unknown_topic(name: &str) -> ApiError {
     ApiError::new(ErrorName::UnknownTopicOrPartition, format!("topic {name:?} does not exist"))
