@@ -96,3 +96,30 @@ async fn what_cannot_be_replaced_is_refused_by_name() {
     cluster.restart(other).await;
     cluster.write("after").await;
 }
+
+/// The first attempt gives up while the new disk is a learner; the second one goes on there.
+#[tokio::test]
+async fn a_replacement_that_was_interrupted_is_completed_by_a_repetition() {
+    let (mut cluster, lost) = with_lost_disk().await;
+    let (leader, _) = cluster.leader().await;
+    let raft = cluster.running[&leader].raft.clone();
+    let formatted = raft::format(&cluster.data(lost), ControllerId::new(lost), None, true).unwrap();
+    let waiting = tokio::spawn(start(cluster.config(lost), cluster.address(lost)));
+    let is_learner = || raft.status().observers.iter().any(|observer| observer.id.get() == lost);
+    let until = Instant::now() + PATIENCE;
+    while !is_learner() {
+        // Too short for the whole.
+        let short = std::time::Duration::from_millis(30);
+        match raft.replace_voter(ControllerId::new(lost), short).await {
+            Ok(_) => break,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+    }
+    replace(&raft, lost).await;
+    cluster.running.insert(lost, waiting.await.unwrap().unwrap());
+    let voters = raft.status().voters;
+    let voter = voters.iter().find(|voter| voter.id.get() == lost).expect("it votes");
+    assert_eq!((voter.directory, raft.status().observers.len()), (formatted.directory, 0));
+    cluster.write("after").await;
+    cluster.wait_equal(2).await;
+}

@@ -18,13 +18,15 @@ fn read(image: &MetadataImage) -> String {
     format!("{replica:?} {:?}", Wanted::on(image, BROKER, TOPIC))
 }
 
-/// One partition, of kind log.
+/// One partition, of kind log. Old records go and the others are compacted: then each key of either counts.
 fn image() -> MetadataImage {
     let mut image = MetadataImage::default();
     let id = TopicPartition::new(TopicId::default(), PartitionId::new(0));
     let state = PartitionState { replicas: vec![BROKER, BrokerId::new(2)], ..PartitionState::default() };
+    let (key, value) = ("log.cleanup.policy".to_owned(), Some("compact,delete".to_owned()));
     image
         .replay_records(&[
+            Record::Config { resource: ConfigResource::BrokerDefault, key, value },
             Record::CreateTopic { topic: id.topic, name: TOPIC.to_owned(), kind: Kind::LOG },
             Record::CreatePartition(PartitionRegistration { id, state: state.into() }),
         ])
