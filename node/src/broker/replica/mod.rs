@@ -262,7 +262,8 @@ impl Replica {
         });
     }
 
-    fn bound_segments(&mut self, situation: &Situation) {
+    /// Segments are closed at the size and age that the topic has.
+    pub fn bound_segments(&mut self, situation: &Situation) {
         self.log.set_segment_bytes(situation.segment_bytes);
         self.log.set_segment_ms(situation.segment_ms);
     }

@@ -49,7 +49,13 @@ impl Shard {
             RoleChange::Lead { id, leader_epoch } => self.lead(round, id, leader_epoch)?,
             RoleChange::Follow { id, source } => {
                 round.touched.insert(id);
-                self.replica(round, id)?.follow(&mut round.writes, source)?;
+                let situation = Situation::of(&self.around.metadata.borrow(), self.around.broker, id);
+                let replica = self.replica(round, id)?;
+                // Before the first records come.
+                if let Some(situation) = situation {
+                    replica.bound_segments(&situation);
+                }
+                replica.follow(&mut round.writes, source)?;
                 self.set_pace(id, false);
                 self.around.fetchers.only(id, source.leader);
             }
