@@ -100,11 +100,16 @@ impl Conductor<'_> {
     async fn try_foreign_data(&mut self, node: i32) -> anyhow::Result<Option<String>> {
         let foreign = self.format_aside(node, &ClusterId::new(world::uuid()).to_string())?;
         let (before, place) = (Tree::of(&foreign)?, Foreign::Data.place(&self.db.data(node)));
+        let name = || fs::read_to_string(foreign.join(wipe::META)).map(|meta| identity_of(&meta));
+        let named = name()?;
         let swapped = Swapped::swap(place, foreign.clone(), self.db.folder(node).join("own"))?;
         let what = format!("{node} on a data directory of another cluster");
         let refused = self.refuses(node, &what, OTHER_CLUSTER, "refuses-foreign-disk").await?;
         swapped.put_back()?;
-        let changed = before.changed_in(&Tree::of(&foreign)?);
+        let mut changed = before.changed_in(&Tree::of(&foreign)?);
+        // A node that starts there raises the floor of the disk, before it hears that it is of another cluster.
+        let keeps_name = name()? == named;
+        changed.retain(|path| path != Path::new(wipe::META) || !keeps_name);
         if !changed.is_empty() {
             self.report.object("keeps-foreign-data", format!("node {what} changed {changed:?}"), &[]);
         }
@@ -154,6 +159,12 @@ impl Conductor<'_> {
 
 fn outcome(what: &str, refused: bool) -> String {
     format!("{what}: {}", if refused { "refused" } else { "not refused" })
+}
+
+/// What `quorate.meta` says of whose disk it is.
+fn identity_of(meta: &str) -> Vec<String> {
+    let is_name = |line: &&str| ["node = ", "directory = ", "cluster = "].iter().any(|name| line.starts_with(name));
+    meta.lines().filter(is_name).map(str::to_owned).collect()
 }
 
 /// What `quorate.meta` says of its cluster.
