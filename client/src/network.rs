@@ -82,13 +82,13 @@ impl Network {
 
     /// At a port that is free on `host`, which has to be an address of this machine, or a name of one. Over sockets only: a
     /// given network has no free ports.
-    pub async fn listen_at_free_port(&self, host: &str) -> io::Result<(std::net::TcpListener, u16)> {
+    pub async fn listen_at_free_port(&self, host: &str) -> io::Result<(TcpListener, u16)> {
         if self.given.is_some() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "no free ports on a given network"));
         }
         let listener = TcpListener::bind((host, 0)).await?;
         let port = listener.local_addr()?.port();
-        Ok((listener.into_std()?, port))
+        Ok((listener, port))
     }
 
     pub async fn listen(&self, address: &str) -> io::Result<Port> {

@@ -26,6 +26,7 @@ use crate::nemesis::Fault;
 use crate::network::{Layer, Network};
 use crate::stderr::Stderr;
 use configuration::configuration;
+pub use configuration::without_settings;
 
 /// SIGTERM hands leaderships over first.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -212,10 +213,7 @@ impl Db {
         for setting in settings {
             command.arg("--set").arg(setting);
         }
-        // The node takes its configuration from there as well.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
-            command.env_remove(name);
-        }
+        without_settings(&mut command);
         command.envs(node.environment());
         command.stdin(Stdio::null()).stdout(Stderr::File.open(&log)?);
         command.stderr(node.stderr.open(&log).context("cannot give a node its stderr")?);
@@ -277,7 +275,7 @@ impl Db {
     /// What a node that is down says of its metadata `log` or its `vote`.
     pub fn inspect(&self, id: i32, what: &str) -> anyhow::Result<Output> {
         ensure!(self.is_down(id), "node {id} still runs");
-        let mut command = Command::new(self.layout.binaries.join("quorate-node"));
+        let mut command = Command::new(self.binary());
         command.arg("inspect").arg("--data").arg(self.data(id)).arg(what).output().context("cannot start quorate-node")
     }
 
@@ -366,7 +364,7 @@ impl Drop for Db {
     }
 }
 
-fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
+pub fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     let pid = i32::try_from(child.id()).context("pids fit")?;
     kill(Pid::from_raw(pid), signal).with_context(|| format!("cannot send {signal} to process {pid}"))
 }

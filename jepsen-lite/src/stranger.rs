@@ -1,23 +1,24 @@
 //! Another cluster of one node, whose disk is put in the place of a node's own. It is stopped meanwhile, and afterwards
 //! must have what it had.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use quorate_client::log::{Consumer, ConsumerOptions, ProducedRecord, Producer, ProducerOptions, Start};
 use quorate_client::{Freshness, Mode, check_item, world};
 use quorate_metadata::ids::ClusterId;
 use quorate_proto::admin::NewTopic;
 use tokio::time::{Instant, sleep};
 
+use crate::db::{signal, without_settings};
 use crate::disk::Disk;
 use crate::ports::free_port;
+use crate::stderr::Stderr;
 use crate::workload::client;
 
 const TOPIC: &str = "kept";
@@ -78,12 +79,9 @@ impl Stranger {
 
     async fn start(&self) -> anyhow::Result<Run> {
         let log = self.folder.join("log");
-        let out = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new(&self.binary);
-        command.arg("run").stdin(Stdio::null()).stderr(out.try_clone()?).stdout(out);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
-            command.env_remove(name);
-        }
+        command.arg("run").stdin(Stdio::null()).stdout(Stderr::File.open(&log)?).stderr(Stderr::File.open(&log)?);
+        without_settings(&mut command);
         for setting in self.settings() {
             command.arg("--set").arg(setting);
         }
@@ -168,8 +166,7 @@ struct Run {
 impl Run {
     /// SIGTERM, and waits until it has ended well.
     async fn stop(mut self) -> anyhow::Result<()> {
-        let pid = i32::try_from(self.child.id()).context("pids fit")?;
-        kill(Pid::from_raw(pid), Signal::SIGTERM).context("cannot stop another cluster")?;
+        signal(&self.child, Signal::SIGTERM).context("cannot stop another cluster")?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait()? {

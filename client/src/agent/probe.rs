@@ -13,7 +13,6 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::AgentConfig;
-use crate::network::to_tokio;
 
 /// The name of the endpoint at which the agent itself listens.
 pub const PROBE_ENDPOINT: &str = "PROBE";
@@ -73,7 +72,7 @@ async fn listen(config: &AgentConfig) -> Result<Option<(TcpListener, Endpoint)>,
     let (broker, Some(host)) = (config.broker, config.endpoints.first().map(|first| first.host.clone())) else {
         return Ok(None);
     };
-    match config.network.listen_at_free_port(&host).await.and_then(|(socket, port)| Ok((to_tokio(socket)?, port))) {
+    match config.network.listen_at_free_port(&host).await {
         Ok((listener, port)) => {
             info!(%broker, host, port, "listening for probes of the controllers");
             let (name, security) = (PROBE_ENDPOINT.to_owned(), SecurityProtocol::Plaintext);

@@ -42,11 +42,11 @@ impl Conductor<'_> {
             self.forget_record(node, &data)?;
         }
         let before = Tree::without_voter(&data)?;
-        let (what, mut outcome) = (format!("{node} without {}", lost.folders().join(" and ")), "refused");
+        let (what, words) = (format!("{node} without {}", lost.folders().join(" and ")), data.display().to_string());
+        let mut refused = true;
         for _ in 0..STARTS {
-            let words = data.display().to_string();
-            if !self.refuses(node, &what, &words, "refuses-partial-wipe").await? {
-                outcome = "not refused";
+            refused = self.refuses(node, &what, &words, "refuses-partial-wipe").await?;
+            if !refused {
                 break;
             }
             let changed = before.differs_from(&Tree::without_voter(&data)?);
@@ -57,7 +57,7 @@ impl Conductor<'_> {
             }
         }
         wiped.put_back()?;
-        Ok(Some(format!("{what}: {outcome}")))
+        Ok(Some(outcome(&what, refused)))
     }
 
     /// Of a log that begins at its first entry, the state can be made again without a snapshot.

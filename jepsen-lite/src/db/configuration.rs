@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use crate::link::Member;
 
@@ -37,4 +38,11 @@ pub fn configuration(
         None => text.push_str("insecure = true\n"),
     }
     Ok(text)
+}
+
+/// A node takes its configuration from variables as well: those of this process are not meant for it.
+pub fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("QUORATE_")) {
+        command.env_remove(name);
+    }
 }

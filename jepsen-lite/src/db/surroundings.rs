@@ -70,7 +70,7 @@ mod tests {
     use std::path::PathBuf;
     use std::time::Duration;
 
-    use tokio::time::sleep;
+    use tokio::time::{Instant, sleep};
 
     use super::super::fixture::one_node;
     use super::*;
@@ -78,11 +78,13 @@ mod tests {
 
     /// What a process of the node has left there, when it has.
     async fn left(file: PathBuf, lines: usize) -> String {
+        let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             let text = fs::read_to_string(&file).unwrap_or_default();
             if text.lines().count() >= lines && text.ends_with('\n') {
                 return text;
             }
+            assert!(Instant::now() < deadline, "{} has {text:?}", file.display());
             sleep(Duration::from_millis(2)).await;
         }
     }

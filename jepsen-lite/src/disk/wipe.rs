@@ -15,13 +15,12 @@ pub const META: &str = "quorate.meta";
 const VOTERS: [&str; 3] = ["raft", "raft.part", "snapshots"];
 
 /// What is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lost {
     /// The metadata log with the vote.
     Log,
     Snapshots,
-    #[default]
     Both,
 }
 

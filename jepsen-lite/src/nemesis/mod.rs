@@ -86,7 +86,7 @@ pub enum Nemesis {
     ForeignDisk,
     /// A node's stderr is a pipe that nobody reads, or a full device: it must go on
     StderrGone,
-    /// Hundreds of connections say nothing to a node that may have 1024 descriptors: it must go on and answer
+    /// More connections than a node may have descriptors (1024) say nothing to it: it must go on and answer
     Descriptors,
 }
 

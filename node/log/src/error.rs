@@ -29,10 +29,15 @@ pub enum LogError {
 /// As the system says it, also through RocksDB, whose errors are texts.
 const NO_SPACE: &str = "No space left on device";
 
+/// Whether a disk that is full is the reason of an error of the database.
+pub fn is_no_space(reason: &str) -> bool {
+    reason.contains(NO_SPACE)
+}
+
 impl LogError {
     /// Whether the disk had no room, so that the directory can be used again when it has.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, Self::Io { reason, .. } if reason.contains(NO_SPACE))
+        matches!(self, Self::Io { reason, .. } if is_no_space(reason))
     }
 }
 

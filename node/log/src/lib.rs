@@ -61,7 +61,7 @@ pub use batch::{CorruptBatch, HEADER_BYTES, LogOffset, NewBatch, Producer, Store
 pub use compaction::{Compaction, CompactionBounds, CompactionEnd, CompactionPolicy, CompactionStep, Rewritten};
 pub use directory::{FORMAT, Flush, LogDirectory, Writes};
 pub use epochs::Epochs;
-pub use error::{AppendRefused, LogError};
+pub use error::{AppendRefused, LogError, is_no_space};
 pub use memory::MemoryLogs;
 pub use operations::{Operation, Operations};
 pub use owner::Owner;

@@ -148,7 +148,6 @@ fn reassigning(
 ) -> Option<admin::ReassigningPartition> {
     let topic = image.topic(id.topic)?;
     let state = topic.partition(id.partition)?;
-    let target = state.replicas.iter().filter(|replica| !state.removing().contains(replica));
     Some(admin::ReassigningPartition {
         topic: topic.name.clone(),
         topic_id: topic.id.to_string(),
@@ -158,7 +157,7 @@ fn reassigning(
         isr: ids(&state.isr),
         adding: ids(state.adding()),
         removing: ids(state.removing()),
-        target: target.map(|replica| replica.get()).collect(),
+        target: state.target().map(BrokerId::get).collect(),
         original: ids(original),
     })
 }

@@ -84,7 +84,7 @@ impl Room {
     }
 }
 
-pub fn low_water_mark(space: Space, setting_bytes: u64) -> u64 {
+fn low_water_mark(space: Space, setting_bytes: u64) -> u64 {
     setting_bytes.min(space.total_bytes / PART_MAX)
 }
 

@@ -14,14 +14,12 @@ use quorate_client::world;
 use quorate_metadata::ids::{ClusterId, ControllerId, DirectoryId};
 use quorate_proto::raft as proto;
 use tokio::sync::{Notify, watch};
-use tonic::Request;
 
 use super::identity::LocalVoter;
-use super::network::{Link, Peers};
+use super::network::Peers;
 use super::types::{NodeId, VoterNode, node_id};
 use super::{Raft, RaftError, VoterAddress, wire};
 
-const GREET_TIMEOUT: Duration = Duration::from_millis(500);
 /// Between rounds while a cluster is forming.
 const FORMING_INTERVAL: Duration = Duration::from_millis(50);
 /// Between rounds while a peer of an existing cluster does not answer.
@@ -114,20 +112,12 @@ impl Greeter {
 
     /// None when the peer is not there, or is not the one that was meant.
     async fn greet(&self, voter: &VoterAddress) -> Result<Option<Answer>, RaftError> {
-        let Ok(mut client) = self.peers.client(node_id(voter.id), &voter.raft, Link::Liveness) else {
-            return Ok(None);
-        };
-        let request = proto::GreetRequest {
-            cluster_id: wire::cluster_out(self.local.cluster()),
-            node_id: self.local.node.get(),
-            directory: wire::directory_out(self.local.directory),
-        };
-        let response = match tokio::time::timeout(GREET_TIMEOUT, client.greet(Request::new(request))).await {
-            Ok(Ok(response)) => response.into_inner(),
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => {
+        let response = match self.peers.greet(voter).await {
+            Ok(response) => response,
+            Err(status) if status.code() == tonic::Code::FailedPrecondition => {
                 return self.tolerate(RaftError::Refused { peer: voter.id, reason: status.message().to_owned() });
             }
-            Ok(Err(_)) | Err(_) => return Ok(None),
+            Err(_) => return Ok(None),
         };
         if response.node_id != voter.id.get() {
             tracing::warn!(peer = %voter.id, address = voter.raft, found = response.node_id, "another node answers there");

@@ -3,7 +3,7 @@
 //! `quorate.meta` keeps the floor, the raft log keeps its generation. A raft log or a folder of snapshots that holds less was
 //! lost or replaced by an older copy: this voter may have voted and acknowledged entries that it no longer knows of, so it
 //! is refused. Two losses cannot be seen here: an older copy of the whole disk, which a leader that knows more refuses
-//! (see `bootstrap`), and an older copy of the raft log that was taken since the last start, snapshot or trim.
+//! (see `network::check`), and an older copy of the raft log that was taken since the last start, snapshot or trim.
 
 use std::path::Path;
 
@@ -24,9 +24,8 @@ pub struct Floor {
 
 impl Floor {
     /// The floor of the next start: the raft log gets its generation first, so that it is never behind by a crash.
-    pub fn next(self, loaded: &Loaded, snapshot_end: u64) -> Self {
-        let committed_end = committed_end(loaded).min(end(loaded, snapshot_end));
-        Self { generation: self.generation + 1, ..self.raised(term(loaded), committed_end) }
+    pub fn next(self, loaded: &Loaded) -> Self {
+        Self { generation: self.generation + 1, ..self.raised(term(loaded), committed_end(loaded)) }
     }
 
     #[must_use]
@@ -121,20 +120,20 @@ mod tests {
         FLOOR.check(Path::new("/data"), &loaded(), 10).unwrap();
         // Of a start that ended before quorate.meta was written.
         FLOOR.check(Path::new("/data"), &Loaded { generation: 4, ..loaded() }, 10).unwrap();
-        assert_eq!(FLOOR.next(&loaded(), 10), Floor { generation: 4, ..FLOOR });
+        assert_eq!(FLOOR.next(&loaded()), Floor { generation: 4, ..FLOOR });
     }
 
     #[test]
     fn the_floor_of_a_new_disk_accepts_an_empty_log() {
         Floor::default().check(Path::new("/data"), &Loaded::default(), 0).unwrap();
-        assert_eq!(Floor::default().next(&loaded(), 0), Floor { generation: 1, term: 7, committed_end: 21 });
+        assert_eq!(Floor::default().next(&loaded()), Floor { generation: 1, term: 7, committed_end: 21 });
     }
 
     #[test]
     fn a_committed_index_ahead_of_the_log_ends_with_the_log() {
         let ahead = Loaded { committed: Some(log_id(7, 40)), ..loaded() };
         assert_eq!(ahead.known_committed(), Some(log_id(7, 21)));
-        assert_eq!(FLOOR.next(&ahead, 10).committed_end, 22);
+        assert_eq!(FLOOR.next(&ahead).committed_end, 22);
         assert_eq!(Loaded { last: None, ..ahead }.known_committed(), None);
         assert_eq!(Loaded { committed: None, ..loaded() }.known_committed(), None);
     }

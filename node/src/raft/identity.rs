@@ -257,13 +257,16 @@ impl LocalVoter {
 
     /// Joins `cluster`, durably, unless this disk already belongs to another one.
     pub fn adopt(&self, cluster: ClusterId) -> Result<(), RaftError> {
-        match self.cluster() {
-            Some(ours) if ours == cluster => return Ok(()),
-            Some(ours) => return Err(RaftError::cluster_ids(cluster, ours)),
-            None => {}
+        let joins = self.cluster().is_none();
+        if joins {
+            self.save(|identity| Identity { cluster: identity.cluster.or(Some(cluster)), ..identity })?;
         }
-        self.save(|identity| Identity { cluster: identity.cluster.or(Some(cluster)), ..identity })?;
-        tracing::info!(cluster = %cluster, "joined the cluster");
+        match self.cluster() {
+            // Another call may have come first.
+            Some(ours) if ours != cluster => return Err(RaftError::cluster_ids(cluster, ours)),
+            _ if joins => tracing::info!(cluster = %cluster, "joined the cluster"),
+            _ => {}
+        }
         Ok(())
     }
 }

@@ -10,17 +10,12 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError as OpenraftError};
 use openraft::{ChangeMembers, RaftMetrics};
-use tokio::time::timeout;
-use tonic::Request;
 
 use quorate_metadata::ids::{ControllerId, DirectoryId};
-use quorate_proto::raft as proto;
 
-use super::network::{Link, Peers};
+use super::network::Peers;
 use super::types::{NodeId, Types, VoterNode, node_id};
 use super::{Raft, RaftError, status, wire};
-
-const GREET_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What became of a voter's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,26 +137,13 @@ impl Replacement {
     async fn greet(&self, id: NodeId) -> Result<(VoterNode, bool), RaftError> {
         let configured = self.peers.configured(id).ok_or_else(|| self.refused("it is not configured".to_owned()))?;
         let silent = |why: String| self.refused(format!("no node answers at {}: {why}", configured.raft));
-        let mut client = self
-            .peers
-            .client(id, &configured.raft, Link::Liveness)
-            .map_err(|status| silent(status.message().to_owned()))?;
-        let local = self.peers.local();
-        let request = proto::GreetRequest {
-            cluster_id: wire::cluster_out(local.cluster()),
-            node_id: local.node.get(),
-            directory: wire::directory_out(local.directory),
-        };
-        let answer = timeout(GREET_TIMEOUT, client.greet(Request::new(request)))
-            .await
-            .map_err(|_| silent(format!("nothing within {GREET_TIMEOUT:?}")))?
-            .map_err(|status| silent(status.message().to_owned()))?
-            .into_inner();
+        let answer = self.peers.greet(configured).await.map_err(|status| silent(status.message().to_owned()))?;
         if answer.node_id != self.voter.get() {
             return Err(self.refused(format!("node {} answers at {}", answer.node_id, configured.raft)));
         }
         let malformed = |error: wire::Malformed| silent(error.to_string());
-        if let (Some(theirs), Some(ours)) = (wire::cluster_in(&answer.cluster_id).map_err(malformed)?, local.cluster())
+        if let (Some(theirs), Some(ours)) =
+            (wire::cluster_in(&answer.cluster_id).map_err(malformed)?, self.peers.local().cluster())
             && theirs != ours
         {
             return Err(RaftError::cluster_ids(theirs, ours));

@@ -150,7 +150,7 @@ impl Storage {
         let newest = snapshots.latest().map_err(RaftError::io("read the newest snapshot"))?;
         let snapshot_end = newest.and_then(|snapshot| snapshot.meta.last_log_id).map_or(0, |last| last.index + 1);
         local.floor().check(local.data(), &loaded, snapshot_end)?;
-        let floor = local.floor().next(&loaded, snapshot_end);
+        let floor = local.floor().next(&loaded);
         let loaded_end = floor::end(&loaded, snapshot_end);
         let (log, flushed) = LogStore::start(disk, loaded);
         Ok((Self { log, snapshots, floor, loaded_end }, flushed))
@@ -212,7 +212,7 @@ impl Core {
         let (broken_sender, broken) = mpsc::channel(BROKEN_MAX);
         let outlogged = Arc::new(Notify::new());
         let (refused, refusal) = mpsc::channel(1);
-        self.tasks.spawn(refused_by_first_call(refusal));
+        self.tasks.spawn(refused_by_call(refusal));
         let service = Service {
             local: self.local.clone(),
             raft: self.raft.clone(),
@@ -311,7 +311,7 @@ impl Core {
     }
 }
 
-async fn refused_by_first_call(mut refusal: mpsc::Receiver<RaftError>) -> End {
+async fn refused_by_call(mut refusal: mpsc::Receiver<RaftError>) -> End {
     match refusal.recv().await {
         Some(error) => End::Refused(error),
         None => End::Silent,

@@ -127,6 +127,18 @@ impl Cluster {
         cluster
     }
 
+    /// All have replayed the line `before`, and one of the followers has stopped.
+    pub async fn with_stopped_follower() -> (Self, i32) {
+        let mut cluster = Self::calm(3);
+        cluster.start_all().await;
+        cluster.write("before").await;
+        cluster.wait_equal(1).await;
+        let (leader, _) = cluster.leader().await;
+        let follower = (1..=3).find(|id| *id != leader).unwrap();
+        cluster.stop(follower).await;
+        (cluster, follower)
+    }
+
     pub async fn start_all(&mut self) {
         let ids: Vec<i32> = self.voters.iter().map(|voter| voter.id.get()).collect();
         let started = futures::future::join_all(ids.iter().map(|id| start(self.config(*id), self.address(*id)))).await;

@@ -8,18 +8,6 @@ use tokio::time::timeout;
 
 use super::harness::{Cluster, PATIENCE, start, wait};
 
-/// A cluster in which all have replayed one line, and a follower that has stopped.
-async fn with_stopped_follower() -> (Cluster, i32) {
-    let mut cluster = Cluster::calm(3);
-    cluster.start_all().await;
-    cluster.write("before").await;
-    cluster.wait_equal(1).await;
-    let (leader, _) = cluster.leader().await;
-    let follower = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.stop(follower).await;
-    (cluster, follower)
-}
-
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -50,7 +38,7 @@ async fn stop_reason(cluster: &Cluster, id: i32) -> String {
 
 #[tokio::test]
 async fn a_voter_without_its_raft_log_is_refused() {
-    let (mut cluster, id) = with_stopped_follower().await;
+    let (mut cluster, id) = Cluster::with_stopped_follower().await;
     let (data, saved) = (cluster.data(id), cluster.root.path().join("saved"));
     copy(&data, &saved);
     for lost in [&["raft"][..], &["raft", "snapshots"]] {
@@ -73,7 +61,7 @@ async fn a_voter_without_its_raft_log_is_refused() {
 
 #[tokio::test]
 async fn an_older_copy_of_the_raft_log_is_refused() {
-    let (mut cluster, id) = with_stopped_follower().await;
+    let (mut cluster, id) = Cluster::with_stopped_follower().await;
     let (log, older) = (cluster.data(id).join("raft"), cluster.root.path().join("older"));
     copy(&log, &older);
     cluster.restart(id).await;
@@ -109,7 +97,7 @@ async fn a_trimmed_log_without_its_snapshots_is_refused() {
 
 #[tokio::test]
 async fn an_older_copy_of_the_disk_is_refused_by_the_leader() {
-    let (mut cluster, id) = with_stopped_follower().await;
+    let (mut cluster, id) = Cluster::with_stopped_follower().await;
     let (data, older) = (cluster.data(id), cluster.root.path().join("older"));
     copy(&data, &older);
     cluster.restart(id).await;
@@ -140,7 +128,7 @@ async fn an_older_copy_of_the_disk_is_refused_by_the_leader() {
 /// The others have lost what this voter knows as committed: it must not follow them.
 #[tokio::test]
 async fn a_voter_does_not_cut_what_it_knows_as_committed() {
-    let (mut cluster, absent) = with_stopped_follower().await;
+    let (mut cluster, absent) = Cluster::with_stopped_follower().await;
     let (knows, _) = cluster.leader().await;
     let goes_back = (1..=3).find(|id| *id != absent && *id != knows).unwrap();
     cluster.stop(goes_back).await;

@@ -1,6 +1,7 @@
 //! New disks for voters that have lost theirs.
 
 use std::fs;
+use std::time::Duration;
 
 use quorate_metadata::ids::ControllerId;
 use quorate_node::raft::{self, RaftError, RaftNode, Replaced};
@@ -16,19 +17,13 @@ async fn replace(leader: &RaftNode, id: i32) -> Replaced {
             Ok(replaced) => return replaced,
             Err(error) => assert!(Instant::now() < until, "{error}"),
         }
-        sleep(std::time::Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// A cluster with a voter whose disk is gone, and whose old disk was put aside.
 async fn with_lost_disk() -> (Cluster, i32) {
-    let mut cluster = Cluster::calm(3);
-    cluster.start_all().await;
-    cluster.write("before").await;
-    cluster.wait_equal(1).await;
-    let (leader, _) = cluster.leader().await;
-    let lost = (1..=3).find(|id| *id != leader).unwrap();
-    cluster.stop(lost).await;
+    let (cluster, lost) = Cluster::with_stopped_follower().await;
     fs::rename(cluster.data(lost), cluster.root.path().join("old")).unwrap();
     (cluster, lost)
 }
@@ -91,7 +86,7 @@ async fn what_cannot_be_replaced_is_refused_by_name() {
     let until = Instant::now() + PATIENCE;
     while !refused(lost).await.contains("which do not answer") {
         assert!(Instant::now() < until, "the voter that was stopped counts as silent");
-        sleep(std::time::Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(20)).await;
     }
     cluster.restart(other).await;
     cluster.write("after").await;
@@ -109,7 +104,7 @@ async fn a_replacement_that_was_interrupted_is_completed_by_a_repetition() {
     let until = Instant::now() + PATIENCE;
     while !is_learner() {
         // Too short for the whole.
-        let short = std::time::Duration::from_millis(30);
+        let short = Duration::from_millis(30);
         match raft.replace_voter(ControllerId::new(lost), short).await {
             Ok(_) => break,
             Err(error) => assert!(Instant::now() < until, "{error}"),

@@ -13,14 +13,16 @@ const RECORDS: usize = 20;
 /// Sends records to the leader of the topic's only partition; what was acknowledged, by offset.
 async fn acknowledged(cluster: &Cluster, topic: &str) -> BTreeMap<i64, Vec<u8>> {
     let mut acknowledged = BTreeMap::new();
-    while acknowledged.len() < RECORDS {
-        let description = cluster.topic(topic).await;
-        let Some(leader) = description.partitions[0].leader else { continue };
-        let value = format!("record {}", acknowledged.len()).into_bytes();
-        let record = Record { value: Some(value.clone().into()), ..Record::default() };
-        if let Ok(produced) = produce(&mut cluster.log_of(leader), &description.id, ACKS_ALL, record).await {
-            acknowledged.insert(produced.base_offset, value);
-        }
+    for number in 0..RECORDS {
+        let value = format!("record {number}").into_bytes();
+        let produced = wait("the record to be taken", async || {
+            let description = cluster.topic(topic).await;
+            let mut log = cluster.log_of(description.partitions[0].leader?);
+            let record = Record { value: Some(value.clone().into()), ..Record::default() };
+            produce(&mut log, &description.id, ACKS_ALL, record).await.ok()
+        })
+        .await;
+        acknowledged.insert(produced.base_offset, value);
     }
     acknowledged
 }

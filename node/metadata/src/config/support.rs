@@ -82,10 +82,7 @@ pub fn support(resource: &ConfigResource, kind: Option<&Kind>, name: &str) -> Su
 }
 
 fn unknown(resource: &ConfigResource, name: &str) -> String {
-    let is_topic = matches!(resource, ConfigResource::Topic(_));
-    let of_topics = TOPIC_KEYS.iter().map(move |key| if is_topic { key.name } else { key.broker_name() });
-    let of_brokers = BROKER_KEYS.iter().filter(move |_| !is_topic).map(|key| key.name);
-    let hint = nearest(name, of_topics.chain(of_brokers));
+    let hint = nearest(name, table(resource).map(|(name, _)| name));
     let hint = hint.map_or_else(String::new, |nearest| format!("; did you mean {nearest:?}?"));
     format!("{resource} has no config {name:?}{hint}")
 }
@@ -97,13 +94,18 @@ fn is_of_kind(kind: &Kind, name: &str) -> bool {
     own.is_some_and(|own| !own.is_empty() && name.len() <= KEY_LENGTH_MAX && own.chars().all(is_allowed))
 }
 
+/// The keys of the table that such a resource may have, each by its name there.
+fn table(resource: &ConfigResource) -> impl Iterator<Item = (&'static str, &'static ConfigKey)> + use<> {
+    let is_topic = matches!(resource, ConfigResource::Topic(_));
+    let of_topics = TOPIC_KEYS.iter().map(move |key| (if is_topic { key.name } else { key.broker_name() }, key));
+    let of_brokers = BROKER_KEYS.iter().filter(move |_| !is_topic).map(|key| (key.name, key));
+    of_topics.chain(of_brokers)
+}
+
 /// The keys of the table that a resource of this kind supports, each by its name there.
 pub fn keys_for(resource: &ConfigResource, kind: Option<&Kind>) -> Vec<(&'static str, &'static ConfigKey)> {
-    let is_topic = matches!(resource, ConfigResource::Topic(_));
-    let of_topics = TOPIC_KEYS.iter().map(|key| (if is_topic { key.name } else { key.broker_name() }, key));
-    let of_brokers = BROKER_KEYS.iter().filter(|_| !is_topic).map(|key| (key.name, key));
     let is_supported = |key: &ConfigKey| key.reader == Reader::Controllers || kind.is_none_or(Kind::is_log);
-    let mut keys: Vec<_> = of_topics.chain(of_brokers).filter(|(_, key)| is_supported(key)).collect();
+    let mut keys: Vec<_> = table(resource).filter(|(_, key)| is_supported(key)).collect();
     keys.sort_by_key(|(name, _)| *name);
     keys
 }

@@ -28,7 +28,7 @@ pub fn unregister(image: &MetadataImage, broker: BrokerId, force: bool) -> Resul
 fn check_not_awaited(image: &MetadataImage, broker: BrokerId) -> Result<(), ApiError> {
     let awaits = |id: &TopicPartition| {
         let state = image.partition(*id);
-        state.is_some_and(|at| at.is_reassigning() && at.replicas.contains(&broker) && !at.removing().contains(&broker))
+        state.is_some_and(|at| at.is_reassigning() && at.target().any(|replica| replica == broker))
     };
     let operations = || image.reassignments.values();
     let moving_count: usize = operations().map(|operation| operation.partitions.len()).sum();

@@ -117,6 +117,11 @@ impl Partition {
         !self.adding().is_empty() || !self.removing().is_empty()
     }
 
+    /// The replicas without what a reassignment is about to remove.
+    pub fn target(&self) -> impl Iterator<Item = BrokerId> + '_ {
+        self.replicas.iter().copied().filter(|replica| !self.removing().contains(replica))
+    }
+
     pub(crate) fn rare(&self) -> &Rare {
         self.rare.as_deref().unwrap_or(&NOTHING_RARE)
     }

@@ -270,12 +270,9 @@ impl Replica {
 
     /// Whether `housekeep` may find something: a leader has records, or the high watermark has moved since it was written.
     /// Where the topic is compacted, it may on each replica that has records.
-    pub fn needs_housekeeping(&self) -> bool {
-        (self.leads() && self.has_records()) || self.high_watermark != self.log.high_watermark()
-    }
-
-    pub fn has_records(&self) -> bool {
-        self.log.log_end() > self.log.log_start()
+    pub fn needs_housekeeping(&self, is_compacted: impl FnOnce() -> bool) -> bool {
+        let has_records = self.log.log_end() > self.log.log_start();
+        self.high_watermark != self.log.high_watermark() || (has_records && (self.leads() || is_compacted()))
     }
 
     /// The compaction that is due, of what is committed.

@@ -7,7 +7,7 @@ const RATE_WINDOW_MS: i64 = 2_000;
 
 /// How old a rate may be, and how long what it was averaged over. Older ones say nothing of now: the follower may be paused,
 /// throttled or gone. It is long enough for one that fetches a mebibyte at a time at 35 KiB/s.
-pub const RATE_AGE_MAX_MS: i64 = 30_000;
+const RATE_AGE_MAX_MS: i64 = 30_000;
 
 /// The progress of one follower.
 #[derive(Debug, Clone, Copy)]

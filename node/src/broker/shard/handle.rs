@@ -1,8 +1,7 @@
 //! How the rest of the broker speaks to the owner of a log directory.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use quorate_log::leadership::{Outcome, Proposal};
 use quorate_log::{LogDirectory, Operations};
@@ -21,6 +20,9 @@ const COMMANDS_MAX: usize = 1_024;
 
 /// Changes of role waiting, apart from the commands: however many they are, no producer stands behind them.
 const ROLE_CHANGES_MAX: usize = 1_024;
+
+/// Nothing that holds the lock of the room can panic.
+const UNPOISONED: &str = "no thread panics while it holds the room";
 
 /// With the time by the owner's clock.
 type Question = Box<dyn FnOnce(Option<&Replica>, i64) + Send>;
@@ -75,9 +77,8 @@ pub struct ShardHandle {
     operations: Operations,
     /// Why the directory is offline, once it is: for as long as its owner lives.
     outage: watch::Sender<Option<Outage>>,
-    room: watch::Sender<Room>,
-    /// What its disk had free when it was last looked at.
-    free_bytes: Arc<AtomicU64>,
+    /// With the bytes that its disk had free when it was last looked at.
+    room: Arc<Mutex<(Room, u64)>>,
 }
 
 /// The owner's end.
@@ -102,8 +103,7 @@ impl ShardHandle {
             path,
             operations: directory.operations().clone(),
             outage: watch::Sender::new(None),
-            room: watch::Sender::new(Room::Enough),
-            free_bytes: Arc::new(AtomicU64::new(u64::MAX)),
+            room: Arc::new(Mutex::new((Room::Enough, u64::MAX))),
         };
         (handle, Inbox { commands, role_changes, running })
     }
@@ -136,16 +136,15 @@ impl ShardHandle {
     }
 
     pub fn room(&self) -> Room {
-        *self.room.borrow()
+        self.room.lock().expect(UNPOISONED).0
     }
 
     pub fn set_room(&self, room: Room, space: Space) {
-        self.free_bytes.store(space.free_bytes, Ordering::Relaxed);
-        self.room.send_if_modified(|now| std::mem::replace(now, room) != room);
+        *self.room.lock().expect(UNPOISONED) = (room, space.free_bytes);
     }
 
     pub fn free_bytes(&self) -> u64 {
-        self.free_bytes.load(Ordering::Relaxed)
+        self.room.lock().expect(UNPOISONED).1
     }
 
     /// Whether producers may write to the directory now.

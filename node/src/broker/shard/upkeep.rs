@@ -168,9 +168,7 @@ impl Shard {
         let wall_ms = world::wall_ms();
         for id in self.housekeeping.next(&self.owned, self.now_ms()) {
             let Some(replica) = self.owned.get_mut(&id) else { continue };
-            let is_due = replica.needs_housekeeping()
-                || (replica.has_records() && is_compacted(&self.seen, self.around.broker, id));
-            if !is_due {
+            if !replica.needs_housekeeping(|| is_compacted(&self.seen, self.around.broker, id)) {
                 continue;
             }
             if let Some(situation) = Situation::of(&self.seen, self.around.broker, id) {

@@ -9,7 +9,7 @@ use prost::Message;
 use tokio::sync::watch;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Request, Response, Status};
 
 use quorate_client::network::Network;
 use quorate_metadata::ids::{ControllerId, DirectoryId};
@@ -23,6 +23,7 @@ use super::super::{Raft, VoterAddress, wire};
 use super::{CONNECTION_WINDOW_BYTES, HEADER, MESSAGE_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT, STREAM_WINDOW_BYTES};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+const GREET_TIMEOUT: Duration = Duration::from_millis(500);
 /// How soon a changed dial map is noticed by connections in use.
 const DIAL_MAP_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -140,6 +141,21 @@ impl Peers {
         let mut request = Request::new(message);
         request.metadata_mut().insert_bin(HEADER, MetadataValue::from_bytes(&header.encode_to_vec()));
         request
+    }
+
+    /// Asks the node at the voter's address who it is.
+    pub async fn greet(&self, voter: &VoterAddress) -> Result<proto::GreetResponse, Status> {
+        let local = &self.shared.local;
+        let mut client = self.client(node_id(voter.id), &voter.raft, Link::Liveness)?;
+        let request = proto::GreetRequest {
+            cluster_id: wire::cluster_out(local.cluster()),
+            node_id: local.node.get(),
+            directory: wire::directory_out(local.directory),
+        };
+        match tokio::time::timeout(GREET_TIMEOUT, client.greet(Request::new(request))).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("nothing within {GREET_TIMEOUT:?}"))),
+        }
     }
 
     /// Changes whenever a connection was dropped because its peer is dialed elsewhere now.

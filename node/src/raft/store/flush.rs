@@ -19,14 +19,18 @@ const QUEUE_MAX: usize = 4096;
 
 pub struct Op {
     pub sequence: u64,
-    pub write: Write,
+    /// None: nothing but the committed index, which each batch takes along.
+    pub write: Option<Write>,
     pub done: Done,
 }
 
 impl Op {
-    /// Nothing but the committed index, which each batch takes along.
+    pub fn new(sequence: u64, write: Write, done: Done) -> Self {
+        Self { sequence, write: Some(write), done }
+    }
+
     pub fn save_committed() -> Self {
-        Self { sequence: 0, write: Write::Append(Vec::new()), done: Done::Nobody }
+        Self { sequence: 0, write: None, done: Done::Nobody }
     }
 }
 
@@ -101,12 +105,12 @@ pub struct Batch {
 
 impl Batch {
     pub fn writes(&self) -> impl Iterator<Item = &Write> {
-        self.ops.iter().map(|op| &op.write).chain(&self.committed)
+        self.ops.iter().filter_map(|op| op.write.as_ref()).chain(&self.committed)
     }
 
     /// Whether someone waits until it is on stable storage.
     pub fn needs_sync(&self) -> bool {
-        self.ops.iter().any(|op| !matches!(&op.write, Write::Append(entries) if entries.is_empty()))
+        self.ops.iter().any(|op| op.write.is_some())
     }
 }
 
@@ -136,12 +140,12 @@ impl FlushQueue {
     }
 
     fn drain(&mut self, first: Op) -> Batch {
-        let mut bytes = write_bytes(&first.write);
+        let mut bytes = op_bytes(&first);
         let mut ops = vec![first];
         while bytes < BATCH_BYTES_MAX
             && let Ok(op) = self.ops.try_recv()
         {
-            bytes += write_bytes(&op.write);
+            bytes += op_bytes(&op);
             ops.push(op);
         }
         Batch { ops, committed: self.progress.take_committed() }
@@ -194,9 +198,12 @@ fn copy(result: &io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn write_bytes(write: &Write) -> usize {
-    match write {
-        Write::Append(entries) => entries.iter().map(entry_bytes).sum(),
-        Write::Vote(_) | Write::Truncate { .. } | Write::Purge(_) | Write::Generation(_) | Write::Committed(_) => 0,
+fn op_bytes(op: &Op) -> usize {
+    match &op.write {
+        Some(Write::Append(entries)) => entries.iter().map(entry_bytes).sum(),
+        Some(
+            Write::Vote(_) | Write::Truncate { .. } | Write::Purge(_) | Write::Generation(_) | Write::Committed(_),
+        )
+        | None => 0,
     }
 }

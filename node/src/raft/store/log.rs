@@ -114,7 +114,7 @@ impl LogStore {
 
     async fn write(&self, sequence: u64, write: Write) -> io::Result<()> {
         let (ack, done) = oneshot::channel();
-        self.enqueue(Op { sequence, write, done: Done::Ack(ack) }).await?;
+        self.enqueue(Op::new(sequence, write, Done::Ack(ack))).await?;
         done.await.map_err(|_| io::Error::other("the flusher has ended"))?
     }
 
@@ -276,7 +276,7 @@ impl RaftLogStorage<Types> for LogStore {
             state.tail.evict(self.shared.progress.flushed());
             sequence
         };
-        self.enqueue(Op { sequence, write: Write::Append(entries), done: Done::Flushed(flushed) }).await
+        self.enqueue(Op::new(sequence, Write::Append(entries), Done::Flushed(flushed))).await
     }
 
     /// Refuses to cut below what is committed, which may have been replayed and acknowledged: the leader's log lacks it.
@@ -310,6 +310,6 @@ impl RaftLogStorage<Types> for LogStore {
             }
             state.next()
         };
-        self.enqueue(Op { sequence, write: Write::Purge(upto), done: Done::Nobody }).await
+        self.enqueue(Op::new(sequence, Write::Purge(upto), Done::Nobody)).await
     }
 }

@@ -13,7 +13,7 @@ use rocksdb::{
     LogLevel, Options, WriteBatch, WriteOptions,
 };
 
-use quorate_log::{durable, is_locked};
+use quorate_log::{durable, is_locked, is_no_space};
 use quorate_metadata::mutant::Mutant;
 
 use super::super::RaftError;
@@ -32,9 +32,6 @@ const PURGED: &[u8] = b"purged";
 const GENERATION: &[u8] = b"generation";
 /// Has no value.
 const OPENED: &[u8] = b"opened";
-
-/// As the system says it: errors of the database are texts.
-const NO_SPACE: &str = "No space left on device";
 
 /// The log is written once, read rarely and purged soon: small tables, little memory.
 const MEMTABLE_BYTES: usize = 16 << 20;
@@ -212,7 +209,7 @@ impl RocksDisk {
             reserve.make_room();
         }
         self.write_all(batch.writes(), batch.needs_sync()).map_err(|error| match error.to_string() {
-            reason if reason.contains(NO_SPACE) => {
+            reason if is_no_space(&reason) => {
                 io::Error::other(format!("{reason}; the reserve of the raft log is used up"))
             }
             _ => error,

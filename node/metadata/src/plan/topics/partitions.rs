@@ -65,10 +65,7 @@ fn added_count(topic: &Topic, count: i32) -> Result<usize, ApiError> {
 
 /// The topic's replication factor, that is, its first partition's without what a reassignment is about to remove.
 pub(in crate::plan) fn replication_factor(topic: &Topic) -> usize {
-    topic
-        .partitions
-        .get(0)
-        .map_or(1, |first| first.replicas.iter().filter(|replica| !first.removing().contains(replica)).count())
+    topic.partitions.get(0).map_or(1, |first| first.target().count())
 }
 
 fn assign_by_hand(
