@@ -139,6 +139,13 @@ impl Sessions {
         others.map(|broker| self.sessions.get(broker).map_or_else(Offset::default, |at| at.metadata_offset)).min()
     }
 
+    /// How far the active brokers that have reported an offset have replayed the metadata.
+    pub fn offsets(&self, image: &MetadataImage) -> Vec<(BrokerId, Offset)> {
+        let active = self.sessions.iter().filter(|(broker, _)| image.is_active(**broker));
+        let reported = active.filter(|(_, session)| session.metadata_offset > Offset::default());
+        reported.map(|(broker, session)| (*broker, session.metadata_offset)).collect()
+    }
+
     /// The controller itself stood still: no broker can be blamed for the silence. Whoever was heard meanwhile gets no
     /// more than a full session.
     pub fn extend_all(&mut self, stall_ms: u64, now_ms: u64) {
@@ -229,6 +236,14 @@ mod tests {
         sessions.report_offset(broker(1), epoch(6), Offset::new(50));
         assert_eq!(sessions.silence_ms(broker(1), 3_000), Some(2_000));
         assert_eq!(sessions.lowest_active_offset(&image(), broker(2)), Some(Offset::new(0)));
+    }
+
+    #[test]
+    fn offsets_are_of_brokers_that_have_reported_one() {
+        let mut sessions = started(0);
+        assert_eq!(sessions.offsets(&image()), []);
+        sessions.report_offset(broker(2), epoch(2), Offset::new(30));
+        assert_eq!(sessions.offsets(&image()), [(broker(2), Offset::new(30))]);
     }
 
     #[test]

@@ -183,7 +183,27 @@ pub async fn status(gateway: &Gateway) -> admin::ClusterStatusReply {
     reply.reasons = reasons(&reply, &unreachable, &fenced);
     reply.reasons.extend(gateway.controller.sessions.disk_reports.list(|broker| image.broker(broker).is_some()));
     reply.healthy = reply.reasons.is_empty();
+    reply.slow = slow(gateway, &quorum.voters, &image);
     reply
+}
+
+/// A broker or voter that lacks more is named.
+const RECORDS_BEHIND_MAX: i64 = 10_000;
+
+/// What took long at the active controller, and who is behind.
+fn slow(gateway: &Gateway, voters: &[VoterStatus], image: &MetadataImage) -> Vec<String> {
+    let mut slow = gateway.controller.slow();
+    let behind = voters.iter().filter(|voter| voter.lag.is_some_and(|lag| lag > RECORDS_BEHIND_MAX));
+    slow.extend(
+        behind.map(|voter| format!("voter {} lacks {} entries of the log", voter.id, voter.lag.unwrap_or_default())),
+    );
+    for (broker, offset) in gateway.controller.sessions.offsets(image) {
+        let lacks = image.next_offset.get() - offset.get();
+        if lacks > RECORDS_BEHIND_MAX {
+            slow.push(format!("broker {broker} lacks {lacks} records of the metadata"));
+        }
+    }
+    slow
 }
 
 fn reasons(status: &admin::ClusterStatusReply, unreachable: &[String], fenced: &[String]) -> Vec<String> {

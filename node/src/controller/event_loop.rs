@@ -30,6 +30,7 @@ use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
 use super::pulse::Pulse;
 use super::queue::{QUEUE_MAX, QueueReceiver, queue};
+use super::slow::What;
 use super::tasks::TaskTable;
 use super::under_way::UnderWay;
 use crate::machine::Workers;
@@ -274,16 +275,22 @@ impl EventLoop {
         self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.blocks_queue())
     }
 
-    async fn next_settled(claim: &mut Option<Claim>) -> Result<(), LostClaim> {
+    async fn next_settled(claim: &mut Option<Claim>) -> Result<Duration, LostClaim> {
         match claim {
             Some(claim) => claim.in_flight.next_settled().await,
             None => std::future::pending().await,
         }
     }
 
-    fn on_settled(&mut self, outcome: Result<(), LostClaim>) {
+    fn on_settled(&mut self, outcome: Result<Duration, LostClaim>) {
         self.count_in_flight();
-        let Err(lost) = outcome else { return self.commit_due_digest() };
+        let lost = match outcome {
+            Ok(took) => {
+                self.pulse.slow.observe(What::Commit, took);
+                return self.commit_due_digest();
+            }
+            Err(lost) => lost,
+        };
         warn!(%lost, "claim lost");
         self.resign("a proposal was not confirmed");
         self.reclaim_later();

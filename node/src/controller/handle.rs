@@ -8,11 +8,13 @@ use quorate_metadata::ids::{BrokerId, ControllerEpoch};
 use quorate_metadata::rng::Rng;
 use quorate_metadata::{ApiError, ErrorName, MetadataImage, Plan, Record};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::liveness::SessionTable;
 use super::operation::{Mutation, Operation, Origin, Position, Progress, RemovalTarget, RequestId, Weight};
 use super::pulse::Pulse;
 use super::queue::QueueSender;
+use super::slow::What;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
 pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
@@ -103,6 +105,11 @@ impl ControllerHandle {
         self.pulse.hold();
     }
 
+    /// What took long here lately.
+    pub fn slow(&self) -> Vec<String> {
+        self.pulse.slow.list()
+    }
+
     /// Changes whenever this node claims or resigns from now on.
     pub fn claims(&self) -> watch::Receiver<Option<ControllerEpoch>> {
         let mut claims = self.claim.clone();
@@ -137,6 +144,7 @@ impl ControllerHandle {
         let (reply, receiver) = oneshot::channel();
         let number = self.pulse.next_number();
         let mut held = self.pulse.held();
+        let since = Instant::now();
         self.submit(Operation {
             name,
             number,
@@ -156,6 +164,7 @@ impl ControllerHandle {
             replied = tokio::time::timeout(terms.timeout, receiver) => replied,
             Ok(_) = held.wait_for(|held| *held == Some(number)) => return Err(held_the_controller(name)),
         };
+        self.pulse.slow.observe(What::Request(name), since.elapsed());
         let reply = replied
             .map_err(|_| timed_out(terms.timeout))?
             .map_err(|_| ApiError::new(ErrorName::OutcomeUnknown, "the node is stopping"))??;

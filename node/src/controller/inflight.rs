@@ -1,10 +1,12 @@
 //! Replies that are not given yet, and what they wait for: their batch, or the office to be confirmed.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use quorate_metadata::ids::Offset;
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::operation::Reply;
@@ -51,6 +53,7 @@ struct Waiting {
     parked: Vec<Parked>,
     /// A step of what changes much.
     is_step: bool,
+    since: Instant,
 }
 
 impl Waiting {
@@ -129,20 +132,28 @@ impl InFlight {
             awaited: Awaited::Replay { next_offset, bytes, replayed },
             parked,
             is_step: false,
+            since: Instant::now(),
         });
     }
 
     /// Replies without records, which also rest on everything in flight before them.
     pub fn push_without_records(&mut self, office: oneshot::Receiver<Result<(), ReadError>>, parked: Vec<Parked>) {
-        self.waiting.push_back(Waiting { awaited: Awaited::Office(office), parked, is_step: false });
+        self.waiting.push_back(Waiting {
+            awaited: Awaited::Office(office),
+            parked,
+            is_step: false,
+            since: Instant::now(),
+        });
     }
 
-    /// Waits for the oldest and releases its replies. Pending for ever while there is none. Cancel safe.
-    pub async fn next_settled(&mut self) -> Result<(), LostClaim> {
+    /// Waits for the oldest, releases its replies and returns how long it took. Pending for ever while there is none. Cancel
+    /// safe.
+    pub async fn next_settled(&mut self) -> Result<Duration, LostClaim> {
         let Some(oldest) = self.waiting.front_mut() else { return std::future::pending().await };
         let may_be_given = oldest.awaited.may_be_given().await;
         let oldest = self.waiting.pop_front().expect("the oldest was just awaited");
         self.bytes -= oldest.awaited.bytes();
+        let took = oldest.since.elapsed();
         match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),
@@ -151,7 +162,7 @@ impl InFlight {
                 return Err(lost);
             }
         }
-        Ok(())
+        Ok(took)
     }
 
     pub fn fail_all(&mut self) {

@@ -132,6 +132,11 @@ impl SessionTable {
         self.lock().lowest_active_offset(image, except)
     }
 
+    /// How far the active brokers that have reported an offset have replayed the metadata.
+    pub fn offsets(&self, image: &MetadataImage) -> Vec<(BrokerId, Offset)> {
+        self.lock().offsets(image)
+    }
+
     pub(super) fn start_all(&self, image: &MetadataImage) {
         let now = self.now_ms();
         self.lock().start_all(image, now);

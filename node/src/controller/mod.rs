@@ -27,6 +27,7 @@ mod probe;
 mod proposals;
 mod pulse;
 mod queue;
+mod slow;
 mod tasks;
 mod under_way;
 mod watchdog;

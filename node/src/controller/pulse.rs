@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::slow::{Slow, What};
 
 /// Shared by the event loop, the watchdog and the callers of mutations.
 pub struct Pulse {
@@ -16,6 +19,8 @@ pub struct Pulse {
     held: watch::Sender<Option<u64>>,
     /// Set by simulations.
     on_hold: AtomicBool,
+    /// What took long lately.
+    pub slow: Slow,
 }
 
 /// What the event loop plans now.
@@ -23,6 +28,7 @@ pub struct Pulse {
 pub struct Planning {
     pub name: &'static str,
     pub number: u64,
+    since: Instant,
 }
 
 impl Pulse {
@@ -33,6 +39,7 @@ impl Pulse {
             planning: Mutex::new(None),
             held: watch::Sender::new(None),
             on_hold: AtomicBool::new(false),
+            slow: Slow::default(),
         }
     }
 
@@ -60,12 +67,15 @@ impl Pulse {
 
     /// Names what is planned from now on.
     pub fn begin(&self, name: &'static str, number: u64) {
-        *self.planning() = Some(Planning { name, number });
+        *self.planning() = Some(Planning { name, number, since: Instant::now() });
     }
 
     /// Whether the plan that ends now still counts: one that was given up does not.
     pub fn end(&self) -> bool {
         let ended = self.planning().take();
+        if let Some(Planning { name, since, .. }) = ended {
+            self.slow.observe(What::Plan(name), since.elapsed());
+        }
         let held = *self.held.borrow();
         ended.is_none_or(|planning| held != Some(planning.number))
     }
@@ -103,7 +113,8 @@ mod tests {
         let pulse = Pulse::new();
         let number = pulse.next_number();
         pulse.begin("create-topics", number);
-        assert_eq!(pulse.give_up(), Some(Planning { name: "create-topics", number }));
+        let given_up = pulse.give_up().expect("it is planned");
+        assert_eq!((given_up.name, given_up.number), ("create-topics", number));
         assert!(!pulse.end());
         pulse.begin("create-topics", pulse.next_number());
         assert!(pulse.end(), "the next one is not affected");

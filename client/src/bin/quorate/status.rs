@@ -13,6 +13,8 @@ use crate::strays::{self, Found};
 struct Status {
     healthy: bool,
     reasons: Vec<String>,
+    /// Not a reason: it works.
+    slow: Vec<String>,
     cluster_id: String,
     controller_id: Option<i32>,
     controller_epoch: i32,
@@ -39,6 +41,7 @@ impl Status {
         Self {
             healthy: status.healthy,
             reasons: status.reasons,
+            slow: status.slow,
             cluster_id: status.cluster_id,
             controller_id: status.controller_id,
             controller_epoch: status.controller_epoch,
@@ -75,6 +78,9 @@ fn text(status: &Status) -> String {
     let mut text = if status.healthy { "healthy".to_owned() } else { "not healthy:".to_owned() };
     for reason in &status.reasons {
         text.push_str(&format!("\n  {reason}"));
+    }
+    for slow in &status.slow {
+        text.push_str(&format!("\nslow: {slow}"));
     }
     let controller = status.controller_id.map_or_else(|| "none".to_owned(), |id| id.to_string());
     let mut strays = String::new();
