@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::config::{self, ConfigKey, MIN_INSYNC_REPLICAS, Reader, Scope, Support};
+use crate::config::{
+    self, ConfigKey, MAX_COMPACTION_LAG_MS, MIN_COMPACTION_LAG_MS, MIN_INSYNC_REPLICAS, Reader, Scope, Support,
+};
 use crate::error::{ApiError, ErrorName};
 use crate::ids::{TopicId, TopicPartition};
 use crate::image::MetadataImage;
@@ -88,6 +90,7 @@ fn alter_resource(image: &MetadataImage, request: &AlterConfigs) -> Result<Vec<R
         }
     }
     check_count_of_kind(image, resource, kind, &records)?;
+    check_altered_lags(image, resource, &records)?;
     Ok(records)
 }
 
@@ -257,6 +260,48 @@ fn check_count_of_kind(
     check_count(resource, keys.iter().filter(|key| is_of_kind(key)).count())
 }
 
+/// As `check_lags`, where the change names one of the bounds.
+fn check_altered_lags(image: &MetadataImage, resource: &ConfigResource, changes: &[Record]) -> Result<(), ApiError> {
+    let names = lag_names(resource);
+    let is_bound = |change: &Record| matches!(change, Record::Config { key, .. } if names.contains(&key.as_str()));
+    if !changes.iter().any(is_bound) {
+        return Ok(());
+    }
+    let after = with_configs(image, changes);
+    let (topic, broker) = match resource {
+        ConfigResource::Topic(topic) => (Some(topic.as_str()), None),
+        ConfigResource::Broker(broker) => (None, Some(*broker)),
+        ConfigResource::BrokerDefault => (None, None),
+    };
+    check_lags(resource, |name| config::effective(&after, topic, broker, name).map(|(value, _)| value))
+}
+
+/// What has to be compacted must be allowed to be: `max.compaction.lag.ms` below `min.compaction.lag.ms` would mean nothing.
+fn check_lags<'a>(resource: &ConfigResource, value_of: impl Fn(&str) -> Option<&'a str>) -> Result<(), ApiError> {
+    let names = lag_names(resource);
+    let number = |name: &str| value_of(name).and_then(|value| value.parse::<i64>().ok());
+    match names.map(number) {
+        [Some(min), Some(max)] if max < min => {
+            let [min_name, max_name] = names;
+            let message =
+                format!("config {max_name:?} of {resource} is {max} but must be at least {min_name:?}, which is {min}");
+            Err(ApiError::new(ErrorName::InvalidConfig, message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The least and the most, as the resource names them.
+fn lag_names(resource: &ConfigResource) -> [&'static str; 2] {
+    let keys = [MIN_COMPACTION_LAG_MS, MAX_COMPACTION_LAG_MS];
+    match resource {
+        ConfigResource::Topic(_) => keys,
+        ConfigResource::Broker(_) | ConfigResource::BrokerDefault => {
+            keys.map(|name| config::topic_key(name).map_or(name, ConfigKey::broker_name))
+        }
+    }
+}
+
 fn check_count(resource: &ConfigResource, count: usize) -> Result<(), ApiError> {
     let max = limits::CONFIGS_OF_KIND_MAX;
     if count <= max {
@@ -302,6 +347,7 @@ fn excerpt(value: &str) -> String {
 
 /// Checks the configs that a topic is created with.
 pub(super) fn check_new_topic(
+    image: &MetadataImage,
     name: &str,
     kind: &Kind,
     configs: &[(String, Option<String>)],
@@ -322,6 +368,8 @@ pub(super) fn check_new_topic(
         }
     }
     check_count(&resource, of_kind)?;
+    let inherited = |key: &str| config::effective(image, None, None, config::topic_key(key)?.broker_name());
+    check_lags(&resource, |key| checked.get(key).map(String::as_str).or_else(|| Some(inherited(key)?.0)))?;
     Ok(checked)
 }
 

@@ -86,7 +86,7 @@ impl<'a> Creation<'a> {
         }
         self.names.check(&request.name)?;
         self.image.check_kind(&request.kind)?;
-        let configs = configs::check_new_topic(&request.name, &request.kind, &request.configs)?;
+        let configs = configs::check_new_topic(self.image, &request.name, &request.kind, &request.configs)?;
         let partitions =
             if request.assignment.is_empty() { self.place(request, rng)? } else { self.assign_by_hand(request)? };
         if let Some(min_isr) = configs.get(MIN_INSYNC_REPLICAS) {
