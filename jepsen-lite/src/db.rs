@@ -25,8 +25,8 @@ use crate::memory::Limiter;
 use crate::nemesis::Fault;
 use crate::network::{Layer, Network};
 use crate::stderr::Stderr;
-use configuration::configuration;
 pub use configuration::without_settings;
+use configuration::{boot, configuration};
 
 /// SIGTERM hands leaderships over first.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
@@ -124,6 +124,7 @@ impl Db {
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
             let dial_map = network.dial_maps().map(|maps| &maps[&member.id]);
             let http = layout.layer.http(member.id);
+            boot(&folder)?;
             fs::write(folder.join("node.toml"), configuration(member, &members, &folder, &http, dial_map)?)?;
             let disk = match &shim {
                 Ok(shim) => Some(Disk::prepare(shim, &folder, &folder.join("data"))?),
@@ -288,7 +289,9 @@ impl Db {
         let node = self.node(id);
         ensure!(node.state == State::Down, "node {id} still runs");
         let disk = node.disk.as_ref().context("there is no shim")?;
-        disk.cut_power().with_context(|| format!("cannot cut the files of node {id}"))
+        let cut = disk.cut_power().with_context(|| format!("cannot cut the files of node {id}"))?;
+        boot(&node.folder)?;
+        Ok(cut)
     }
 
     pub fn is_down(&self, id: i32) -> bool {

@@ -56,6 +56,9 @@ pub struct NodeConfig {
     pub log_dirs: Vec<PathBuf>,
     /// When a record counts as written on one replica.
     pub log_flush: LogFlush,
+    /// A file that is another after each start of the machine. A broker whose process ended without warning keeps its place in
+    /// the ELR if the file is still the same: what it wrote is with the operating system.
+    pub boot_id_file: PathBuf,
     /// Producers are refused while the disk of a log directory has less room than this, or than a quarter of its file
     /// system if that is less. Followers fetch until half of it is left. 0: never.
     pub log_dir_free_bytes_min: u64,
@@ -138,6 +141,7 @@ impl Default for NodeConfig {
             controlled_shutdown_timeout_ms: 10_000,
             log_dirs: Vec::new(),
             log_flush: LogFlush::Os,
+            boot_id_file: PathBuf::from("/proc/sys/kernel/random/boot_id"),
             log_dir_free_bytes_min: 256 * 1024 * 1024,
             raft_reserve_bytes: 64 * 1024 * 1024,
             disk_timeout_ms: 3_000,

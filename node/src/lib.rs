@@ -16,6 +16,7 @@ pub mod inspect;
 pub mod machine;
 pub mod metrics;
 pub mod node;
+pub mod note;
 pub mod raft;
 pub mod replica;
 pub mod telemetry;

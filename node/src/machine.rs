@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use crate::controller::ControllerHandle;
+use crate::note::Note;
 use crate::raft::{MemoryStore, RaftNode};
 use crate::replica::MetadataView;
 
@@ -69,14 +69,10 @@ pub enum Disks {
 pub struct MemoryDisks {
     pub raft: MemoryStore,
     pub logs: Vec<MemoryLogs>,
-    pub note: Note,
-}
-
-/// A small file: see `broker/clean_stop.rs`.
-#[derive(Clone, Debug)]
-pub enum Note {
-    File(PathBuf),
-    Memory(Arc<Mutex<Option<String>>>),
+    /// See `broker/run_record.rs`.
+    pub last_run: Note,
+    /// Another one after each loss of power.
+    pub boot_id: Note,
 }
 
 /// Who does what must not hold up the runtime that serves calls.

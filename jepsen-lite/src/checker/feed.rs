@@ -90,9 +90,12 @@ fn elected<'a>(
         let message = format!("{partition}: {known} and {leader} are elected in epoch {epoch}");
         report.object("one-leader-per-epoch", message, &[by, place]);
     }
-    if !was_eligible && !unclean {
-        let message =
-            format!("{partition}: {leader} is elected in epoch {epoch} ({cause}), and was in neither ISR nor ELR");
+    // No workload allows an unclean election, or asks for one.
+    if !was_eligible || *unclean {
+        let how = if *unclean { "recorded as unclean" } else { "not recorded as unclean" };
+        let message = format!(
+            "{partition}: {leader} is elected in epoch {epoch} ({cause}, {how}), and was in neither ISR nor ELR"
+        );
         report.object("leader-was-in-sync", message, &[place]);
     }
 }
@@ -112,8 +115,15 @@ mod tests {
     }
 
     fn elects(leader: i32, epoch: i32, was_eligible: bool) -> Told {
+        elects_by(Election { was_eligible, ..election(leader, epoch) })
+    }
+
+    fn election(leader: i32, epoch: i32) -> Election {
         let (partition, cause) = ("t-0".to_owned(), "broker-fenced".to_owned());
-        let election = Election { partition, leader, epoch, cause, was_eligible, unclean: false };
+        Election { partition, leader, epoch, cause, was_eligible: true, unclean: false }
+    }
+
+    fn elects_by(election: Election) -> Told {
         watch(Some(5), &[Heard { elections: vec![election], ..heard(Some(5), 6) }])
     }
 
@@ -156,6 +166,8 @@ mod tests {
     #[test]
     fn whoever_is_elected_was_in_sync_and_is_alone() {
         assert_breaks("leader-was-in-sync", check, &[elects(1, 1, false)]);
+        let unclean = Election { was_eligible: false, unclean: true, ..election(1, 1) };
+        assert_breaks("leader-was-in-sync", check, &[elects_by(unclean)]);
         assert_breaks("one-leader-per-epoch", check, &[elects(1, 1, true), elects(2, 1, true)]);
     }
 }

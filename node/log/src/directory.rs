@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use quorate_metadata::ids::{DirectoryId, TopicPartition};
+use quorate_metadata::ids::{DirectoryId, IncarnationId, TopicPartition};
 use quorate_metadata::mutant::Mutant;
 
 use crate::error::LogError;
@@ -133,6 +133,25 @@ impl LogDirectory {
     fn owner(&self) -> Result<Option<Owner>, LogError> {
         let stored = self.table().get(Family::Meta, keys::OWNER).map_err(|failure| self.failed(failure))?;
         stored.map(|value| Owner::decode(&value)).transpose().map_err(|failure| self.failed(failure))
+    }
+
+    /// The run of the broker that had the directory open last. None: it is new, or of a release before runs were written
+    /// down.
+    pub fn run(&self) -> Result<Option<IncarnationId>, LogError> {
+        let stored = self.table().get(Family::Meta, keys::RUN).map_err(|failure| self.failed(failure))?;
+        let decode = |value: Bytes| {
+            let body = keys::unseal(keys::RUN, &value)?;
+            body.try_into().map(IncarnationId::from_bytes).map_err(|_| format!("the run has {} bytes", body.len()))
+        };
+        stored.map(decode).transpose().map_err(|failure| self.failed(failure))
+    }
+
+    /// Writes down the run that has the directory open from now on, durably: an older copy of the directory has another.
+    pub fn set_run(&self, run: IncarnationId) -> Result<(), LogError> {
+        let mut rows = Changes::default();
+        rows.put(Family::Meta, keys::RUN.to_vec(), keys::seal(keys::RUN, run.as_bytes()).into());
+        let _operation = self.inner.operations.begin();
+        self.table().commit(&rows, true).map_err(|failure| self.failed(failure))
     }
 
     /// The same for as long as the directory exists: a wiped disk has another one.

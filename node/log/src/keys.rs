@@ -24,6 +24,9 @@ pub const COMPACTION: u8 = 4;
 /// The key of the owner of the directory: shorter than the keys of any partition.
 pub const OWNER: &[u8] = b"owner";
 
+/// The key of the run of the broker that had the directory open last.
+pub const RUN: &[u8] = b"run";
+
 /// The key of the version of the format of the directory.
 pub const FORMAT: &[u8] = b"format";
 

@@ -11,7 +11,7 @@ use quorate_client::agent::{
 };
 use quorate_log::leadership::Proposal;
 use quorate_log::{Flush, LogDirectory, LogError, MemoryLogs, Owner};
-use quorate_metadata::ids::{BrokerId, DirectoryId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
+use quorate_metadata::ids::{BrokerId, DirectoryId, IncarnationId, LeaderEpoch, PartitionId, TopicId, TopicPartition};
 use quorate_metadata::{ApiError, ErrorName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
@@ -23,6 +23,7 @@ use super::readers::{Reader, Readers};
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
 use super::room;
+use super::run_record::Found;
 use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
 use crate::machine::Worker;
 
@@ -101,6 +102,17 @@ impl Directories {
     pub fn ids(&self) -> Vec<DirectoryId> {
         self.0.iter().map(|(directory, _)| directory.id()).collect()
     }
+
+    /// With the run that had each of them open last.
+    pub fn found(&self) -> Result<Vec<Found>, LogError> {
+        let found = |directory: &LogDirectory| Ok(Found { directory: directory.id(), last_run: directory.run()? });
+        self.0.iter().map(|(directory, _)| found(directory)).collect()
+    }
+
+    /// Marks them as those of this run.
+    pub fn set_run(&self, run: IncarnationId) -> Result<(), LogError> {
+        self.0.iter().try_for_each(|(directory, _)| directory.set_run(run))
+    }
 }
 
 impl DataPlane {
@@ -159,7 +171,7 @@ impl DataPlane {
         self.inner.broker
     }
 
-    pub fn directories(&self) -> Vec<DirectoryId> {
+    pub fn directories(&self) -> BTreeSet<DirectoryId> {
         self.inner.shards.iter().map(ShardHandle::directory).collect()
     }
 

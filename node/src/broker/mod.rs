@@ -6,7 +6,6 @@
 //!      └── proposals ◄────┘              └──► fetchers, one a leader ──► the leader's shards
 //! ```
 
-mod clean_stop;
 mod data_plane;
 mod disk_watch;
 mod fetchers;
@@ -17,6 +16,7 @@ mod readers;
 mod replica;
 mod replicas;
 mod room;
+mod run_record;
 mod running;
 mod shard;
 mod situation;
@@ -35,7 +35,6 @@ use quorate_metadata::record::{Endpoint, VersionRange};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use clean_stop::CleanStop;
 pub use data_plane::DataPlane;
 pub use data_plane::Places;
 pub use fetchers::{Dial, Dialing};
@@ -44,6 +43,8 @@ pub use replica::{
     check_epoch,
 };
 pub use replicas::ReplicaHandle;
+use run_record::Run;
+pub use run_record::RunRecord;
 use running::{End, Running};
 pub use shard::{Command, ShardHandle};
 #[cfg(test)]
@@ -51,7 +52,7 @@ pub(crate) use situation::Situation;
 
 use crate::api::DataPlaneSlot;
 use crate::disks::DiskProblems;
-use crate::machine::{Note, Workers};
+use crate::machine::Workers;
 
 #[derive(Clone)]
 pub struct BrokerConfig {
@@ -62,8 +63,8 @@ pub struct BrokerConfig {
     /// The levels of each feature that this node supports.
     pub features: BTreeMap<String, VersionRange>,
     pub log_directories: Places,
-    /// Where the proof of a clean stop is left.
-    pub note: Note,
+    /// Where a run says that its logs are whole.
+    pub run_record: RunRecord,
     pub flush: Flush,
     pub bootstrap: Vec<String>,
     /// Where the node is a controller as well.
@@ -91,6 +92,8 @@ pub enum BrokerError {
     Register(ApiError),
     #[error(transparent)]
     Log(#[from] LogError),
+    #[error("the log directories cannot be opened again: {0}")]
+    Reopen(LogError),
     #[error("no log directory is left; {directory} has failed last: {reason}")]
     Directory { directory: DirectoryId, reason: String },
     #[error("a task of the broker has ended, which none does by itself")]
@@ -103,15 +106,14 @@ pub enum BrokerError {
 /// A directory that was full, or did not answer, is opened again when that is over, and with it all others: for the
 /// controllers the broker is then another process, since what was in the directory has left the ISR.
 pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Result<(), BrokerError> {
-    let clean_stop = CleanStop::at(config.note.clone());
     let mut is_first = true;
     loop {
         let incarnation = IncarnationId::new(world::uuid());
         let started = tokio::select! {
-            started = Running::start(&config, incarnation, &clean_stop, is_first) => started?,
+            started = Running::start(&config, incarnation, is_first) => started?,
             () = told(&mut stop) => return Ok(()),
         };
-        match run_until_closed(&config, &clean_stop, started, &mut stop).await? {
+        match run_until_closed(&config, started, &mut stop).await? {
             End::Stopped => return Ok(()),
             End::CanReturn => info!(broker = %config.broker, "log directories are opened again"),
         }
@@ -121,7 +123,6 @@ pub async fn run(config: BrokerConfig, mut stop: watch::Receiver<bool>) -> Resul
 
 async fn run_until_closed(
     config: &BrokerConfig,
-    clean_stop: &CleanStop,
     mut running: Running,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<End, BrokerError> {
@@ -129,7 +130,7 @@ async fn run_until_closed(
         () = told(stop) => Ok(End::Stopped),
         end = running.run() => end,
     };
-    let Running { agent, plane, mut tasks, .. } = running;
+    let Running { agent, plane, mut tasks, incarnation, .. } = running;
     let end = match end {
         Ok(end) => end,
         Err(error) => {
@@ -147,7 +148,9 @@ async fn run_until_closed(
     tasks.shutdown().await;
     let is_on_disk = plane.stop().await;
     if let Some(epoch) = stopped.epoch.filter(|_| is_on_disk) {
-        clean_stop.leave(epoch, &plane.directories());
+        let run = Run { epoch, incarnation, directories: plane.directories() };
+        let record = config.run_record.clone();
+        config.workers.run("run-record", move || record.end(&run)).await;
     }
     let broker = config.broker;
     if stopped.is_confirmed {

@@ -1,23 +1,24 @@
 //! The broker from when it opens its log directories until it closes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_client::agent::{AgentConfig, BrokerAgent, ProbedEndpoint};
+use quorate_client::agent::{AgentConfig, BrokerAgent, ProbedEndpoint, Standing};
 use quorate_log::{LogError, Owner};
-use quorate_metadata::ids::{DirectoryId, IncarnationId};
+use quorate_metadata::ids::{BrokerEpoch, DirectoryId, IncarnationId};
 use quorate_metadata::record::Kind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::clean_stop::CleanStop;
 use super::data_plane::{DataPlane, Directories};
+use super::run_record::{Run, RunRecord};
 use super::shard::Outage;
 use super::{BrokerConfig, BrokerError, disk_watch, proposals};
 use crate::disks::DiskProblems;
+use crate::machine::Workers;
 
 /// Between two attempts to open directories again.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
@@ -34,6 +35,7 @@ pub enum End {
 }
 
 pub struct Running {
+    pub incarnation: IncarnationId,
     pub agent: BrokerAgent,
     pub plane: DataPlane,
     failures: mpsc::UnboundedReceiver<(DirectoryId, Outage)>,
@@ -41,16 +43,13 @@ pub struct Running {
     pub tasks: JoinSet<()>,
     offline: BTreeMap<DirectoryId, Outage>,
     problems: DiskProblems,
+    run_record: RunRecord,
+    workers: Workers,
 }
 
 impl Running {
-    pub async fn start(
-        config: &BrokerConfig,
-        incarnation: IncarnationId,
-        clean_stop: &CleanStop,
-        is_first: bool,
-    ) -> Result<Self, BrokerError> {
-        let directories = open(config, is_first).await?;
+    pub async fn start(config: &BrokerConfig, incarnation: IncarnationId, is_first: bool) -> Result<Self, BrokerError> {
+        let (directories, previous_epoch) = open(config, incarnation, is_first).await?;
         let agent_config = AgentConfig {
             broker: config.broker,
             cluster: config.cluster,
@@ -62,7 +61,7 @@ impl Running {
             rack: config.rack.clone(),
             features: config.features.clone(),
             directories: directories.ids(),
-            previous_epoch: clean_stop.take(&directories.ids()),
+            previous_epoch,
             bootstrap: config.bootstrap.clone(),
             local_metadata: config.local_metadata.clone(),
             resolve: config.resolve.clone(),
@@ -75,12 +74,15 @@ impl Running {
         agent.drive(Arc::new(plane.clone()));
         let mut tasks = JoinSet::new();
         tasks.spawn(proposals::run(signals.proposals, agent.isr_changes(), plane.replicas().clone()));
+        tasks.spawn(record_run(config.clone(), incarnation, plane.directories(), agent.standing()));
         let watched = plane.clone();
         tasks.spawn(async move { watched.ended().await });
         tasks.spawn(disk_watch::run(plane.shards().to_vec(), config.disk_timeout, signals.report));
         config.slot.fill(plane.clone());
         let (failures, problems) = (signals.failures, config.problems.clone());
-        Ok(Self { agent, plane, failures, tasks, offline: BTreeMap::new(), problems })
+        let (run_record, workers) = (config.run_record.clone(), config.workers);
+        let offline = BTreeMap::new();
+        Ok(Self { incarnation, agent, plane, failures, tasks, offline, problems, run_record, workers })
     }
 
     /// Until it cannot go on, or directories that are offline can be opened again.
@@ -91,7 +93,7 @@ impl Running {
             let returns = disk_watch::return_of(self.plane.shards(), &self.offline);
             tokio::select! {
                 error = self.agent.failed() => return Err(BrokerError::Register(error)),
-                Some((directory, outage)) = self.failures.recv() => self.lose(directory, outage)?,
+                Some((directory, outage)) = self.failures.recv() => self.lose(directory, outage).await?,
                 // Ours is a sender of it.
                 Ok(()) = problems.changed() => self.agent.report_disk_problems(self.problems.list()),
                 () = returns => {
@@ -108,15 +110,25 @@ impl Running {
 
     /// The controllers move what was led there, and the rest stays. A broker that has nothing left is fenced, and waits where
     /// that may pass.
-    fn lose(&mut self, directory: DirectoryId, outage: Outage) -> Result<(), BrokerError> {
+    async fn lose(&mut self, directory: DirectoryId, outage: Outage) -> Result<(), BrokerError> {
         self.problems.set(&place(directory), format!("is offline: {}", outage.reason));
         self.offline.insert(directory, outage.clone());
         let has_lost_all = self.offline.len() == self.plane.shards().len();
         if has_lost_all && !self.offline.values().all(Outage::may_pass) {
+            self.run_failed().await;
             return Err(BrokerError::Directory { directory, reason: outage.reason });
         }
         self.agent.report_offline([directory].into());
+        if !outage.may_pass() {
+            self.run_failed().await;
+        }
         Ok(())
+    }
+
+    /// What was written to a directory that is broken may not be there, however this process ends.
+    async fn run_failed(&self) {
+        let record = self.run_record.clone();
+        self.workers.run("run-record", move || record.fail()).await;
     }
 }
 
@@ -125,26 +137,29 @@ fn place(directory: DirectoryId) -> String {
 }
 
 /// Opens the directories beside everything else: a disk may not answer. One that is full is waited for; and so, when they
-/// are opened again, are calls that still read from them.
-async fn open(config: &BrokerConfig, is_first: bool) -> Result<Directories, BrokerError> {
-    let (places, flush) = (config.log_directories.clone(), config.flush);
-    let owner = Owner { cluster: config.cluster, broker: config.broker };
+/// are opened again, are calls that still read from them. With the epoch of the last run, if they have all that it
+/// acknowledged.
+async fn open(
+    config: &BrokerConfig,
+    run: IncarnationId,
+    is_first: bool,
+) -> Result<(Directories, Option<BrokerEpoch>), BrokerError> {
     let mut attempts = 0;
     loop {
-        let places = places.clone();
-        let error = match config.workers.run("log-open", move || Directories::open(&places, flush, owner)).await {
-            Ok(directories) => {
+        let attempt = config.clone();
+        let error = match config.workers.run("log-open", move || try_to_open(&attempt, run)).await {
+            Ok(opened) => {
                 config.problems.clear(OPENING);
                 if attempts > 0 {
                     info!(broker = %config.broker, attempts, "log directories opened");
                 }
-                return Ok(directories);
+                return Ok(opened);
             }
             Err(error) => error,
         };
         let passes = error.is_no_space() || (!is_first && matches!(error, LogError::Locked { .. }));
         if !passes {
-            return Err(error.into());
+            return Err(if is_first { BrokerError::Log(error) } else { BrokerError::Reopen(error) });
         }
         config.problems.set(OPENING, error.to_string());
         if attempts % ATTEMPTS_PER_LINE == 0 {
@@ -152,6 +167,37 @@ async fn open(config: &BrokerConfig, is_first: bool) -> Result<Directories, Brok
         }
         attempts += 1;
         sleep(REOPEN_INTERVAL).await;
+    }
+}
+
+fn try_to_open(config: &BrokerConfig, run: IncarnationId) -> Result<(Directories, Option<BrokerEpoch>), LogError> {
+    let owner = Owner { cluster: config.cluster, broker: config.broker };
+    let directories = Directories::open(&config.log_directories, config.flush, owner)?;
+    let previous_epoch = config.run_record.proven(&directories.found()?, run);
+    directories.set_run(run)?;
+    Ok((directories, previous_epoch))
+}
+
+/// Records each registration, so that the run counts if the process ends without warning.
+async fn record_run(
+    config: BrokerConfig,
+    incarnation: IncarnationId,
+    directories: BTreeSet<DirectoryId>,
+    mut standing: watch::Receiver<Standing>,
+) {
+    let mut recorded = None;
+    loop {
+        let is_new = |standing: &Standing| standing.epoch.is_some() && standing.epoch != recorded;
+        let Ok(epoch) = standing.wait_for(is_new).await.map(|standing| standing.epoch) else {
+            // The agent has ended, and with it the broker.
+            return std::future::pending().await;
+        };
+        recorded = epoch;
+        if let Some(epoch) = epoch {
+            let run = Run { epoch, incarnation, directories: directories.clone() };
+            let (record, flush) = (config.run_record.clone(), config.flush);
+            config.workers.run("run-record", move || record.begin(&run, flush)).await;
+        }
     }
 }
 

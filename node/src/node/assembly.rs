@@ -11,11 +11,12 @@ use quorate_metadata::record::{ControllerRegistration, Endpoint, SecurityProtoco
 
 use super::NodeError;
 use crate::api::{DataPlaneSlot, HeartbeatTerms};
-use crate::broker::{BrokerConfig, Dial, Dialing, Places};
+use crate::broker::{BrokerConfig, Dial, Dialing, Places, RunRecord};
 use crate::config::{LogFlush, NodeConfig, host_and_port};
 use crate::controller::ControllerConfig;
 use crate::disks::{DiskProblems, Reserve};
-use crate::machine::{Disks, Machine, Note};
+use crate::machine::{Disks, Machine};
+use crate::note::Note;
 use crate::raft::{DialMap, RaftConfig, RocksStore, Store, VoterAddress};
 
 pub fn raft(machine: &Machine, config: &NodeConfig, dial: &DialMap) -> Result<RaftConfig, NodeError> {
@@ -82,7 +83,7 @@ pub fn broker(
         rack: (!config.rack.is_empty()).then(|| config.rack.clone()),
         features: machine.features(),
         log_directories: places(machine, config),
-        note: note(machine, config),
+        run_record: run_record(machine, config),
         flush: match config.log_flush {
             LogFlush::Os => Flush::Os,
             LogFlush::Always => Flush::Always,
@@ -119,10 +120,13 @@ fn places(machine: &Machine, config: &NodeConfig) -> Places {
     }
 }
 
-fn note(machine: &Machine, config: &NodeConfig) -> Note {
+fn run_record(machine: &Machine, config: &NodeConfig) -> RunRecord {
     match &machine.disks {
-        Disks::Files => Note::File(config.data_dir.join("clean-stop")),
-        Disks::Memory(disks) => disks.note.clone(),
+        Disks::Files => {
+            let [last_run, clean_stop] = ["last-run", "clean-stop"].map(|name| Note::File(config.data_dir.join(name)));
+            RunRecord::new(last_run, Some(clean_stop), Note::File(config.boot_id_file.clone()))
+        }
+        Disks::Memory(disks) => RunRecord::new(disks.last_run.clone(), None, disks.boot_id.clone()),
     }
 }
 

@@ -158,10 +158,10 @@ impl Member {
         outcome
     }
 
-    /// A broker that is refused, or has no disk left, leaves the voter to the quorum.
+    /// A broker that is refused, or has lost its disks, leaves the voter to the quorum.
     fn without_broker(&self, error: NodeError) -> Result<(), NodeError> {
         match &error {
-            NodeError::Broker(BrokerError::Register(_) | BrokerError::Directory { .. }) => {
+            NodeError::Broker(BrokerError::Register(_) | BrokerError::Directory { .. } | BrokerError::Reopen(_)) => {
                 error!(%error, "the broker cannot go on; the controller does");
                 self.readiness.broker_failed(error.to_string());
                 Ok(())

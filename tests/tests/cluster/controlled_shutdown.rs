@@ -1,5 +1,7 @@
 //! SIGTERM: nothing is lost, nothing waits for a timeout, and the next start can prove it.
 
+use std::fs;
+
 use quorate_proto::admin::{Assignment, NewTopic, PartitionDescription};
 use quorate_tests::{CALM, Cluster, beginning_of, new_topic, wait};
 
@@ -53,8 +55,15 @@ async fn a_stopped_controller_hands_its_office_over() {
 }
 
 #[tokio::test]
-async fn a_clean_stop_keeps_the_broker_eligible_and_a_kill_does_not() {
-    let mut cluster = Cluster::start(3).await;
+async fn a_stop_and_a_kill_keep_the_broker_eligible_and_a_loss_of_power_does_not() {
+    let mut cluster = Cluster::prepare(3, &[]).await;
+    let boot_id = cluster.file("boot-id");
+    fs::write(&boot_id, "first").expect("the test's folder can be written");
+    for id in cluster.ids() {
+        cluster.set(id, "boot_id_file", boot_id.to_str().expect("paths of tests are texts"));
+    }
+    cluster.restart_all();
+    cluster.ready().await;
     let active = cluster.active_controller().await;
     let broker = cluster.others(active)[0];
     let assignment = vec![Assignment { partition: 0, replicas: vec![active, broker] }];
@@ -73,13 +82,16 @@ async fn a_clean_stop_keeps_the_broker_eligible_and_a_kill_does_not() {
     };
     assert!(!lost_trust(&partition), "it proved that its log is whole: {partition:?}");
 
-    cluster.kill(broker);
-    cluster.broker_to_be(broker, "fenced").await;
-    assert_eq!(only_partition(&cluster).await.elr, [broker], "while it is away nothing is known against it");
-    cluster.restart(broker);
-    cluster.broker_to_be(broker, "unfenced").await;
-    let partition = back_in_sync(&cluster, broker).await;
-    assert!(lost_trust(&partition), "the end of its log may be gone: {partition:?}");
+    for boot in ["first", "second"] {
+        cluster.kill(broker);
+        cluster.broker_to_be(broker, "fenced").await;
+        assert_eq!(only_partition(&cluster).await.elr, [broker], "while it is away nothing is known against it");
+        fs::write(&boot_id, boot).expect("the test's folder can be written");
+        cluster.restart(broker);
+        cluster.broker_to_be(broker, "unfenced").await;
+        let partition = back_in_sync(&cluster, broker).await;
+        assert_eq!(lost_trust(&partition), boot == "second", "after a start of boot {boot:?}: {partition:?}");
+    }
 }
 
 /// Waits until the broker has caught up with the leader.

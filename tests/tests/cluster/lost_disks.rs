@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use quorate_client::Mode;
+use quorate_proto::admin::{Assignment, ElectionKind, NewTopic, TopicPartition};
 use quorate_proto::log::Record;
 use quorate_tests::{Cluster, binary, new_topic, produce, wait};
 
@@ -106,4 +108,51 @@ async fn a_voter_with_a_lost_disk_is_replaced() {
     fs::rename(old, cluster.data(lost)).expect("the test's folder can be written");
     let printed = cluster.run_again(lost, &[]).refused("the old disk to be refused").await;
     assert!(printed.contains("INVALID_VOTER_KEY"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_broker_with_an_empty_disk_leads_nothing_until_someone_accepts_the_loss() {
+    let mut cluster = Cluster::start(3).await;
+    let lost = cluster.standby().await;
+    let assignment = vec![Assignment { partition: 0, replicas: vec![lost] }];
+    cluster.create(NewTopic { name: "alone".to_owned(), assignment, ..NewTopic::default() }).await;
+    acknowledged(&cluster, "alone").await;
+    cluster.kill(lost);
+    fs::remove_dir_all(cluster.data(lost).join("logs")).expect("the test's folder can be written");
+    cluster.restart(lost);
+    cluster.broker_to_be(lost, "unfenced").await;
+    // It has been tried: the next controller tries again.
+    cluster.kill(cluster.active_controller().await);
+    cluster.active_controller().await;
+    let partition = cluster.topic("alone").await.partitions.remove(0);
+    assert_eq!((partition.leader, partition.isr, partition.elr), (None, vec![], vec![]));
+    assert_eq!(partition.last_known_elr, [lost]);
+
+    let client = cluster.client_of(&[lost]);
+    let alone = vec![TopicPartition { topic: "alone".to_owned(), partition: 0 }];
+    wait("an unclean election", async || {
+        client.elect_leaders(ElectionKind::Unclean, Some(alone.clone()), Mode::Apply).await.ok()
+    })
+    .await;
+    let partition = cluster.topic("alone").await.partitions.remove(0);
+    assert_eq!(partition.leader, Some(lost));
+    assert!(partition.history.iter().any(|change| change.unclean), "{partition:?}");
+}
+
+#[tokio::test]
+async fn a_partition_whose_replicas_were_all_killed_is_led_again_and_has_all_records() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.create(new_topic("orders", 1, 3)).await;
+    let written = acknowledged(&cluster, "orders").await;
+    for id in cluster.ids() {
+        cluster.kill(id);
+    }
+    cluster.restart_all();
+    cluster.ready().await;
+    isr_of(&cluster, "orders", 3).await;
+    let partition = cluster.topic("orders").await.partitions.remove(0);
+    assert!(!partition.history.iter().any(|change| change.unclean), "{partition:?}");
+    let leader = partition.leader.expect("it has all replicas in sync");
+    let copy = cluster.committed(leader, &cluster.topic("orders").await.id, 0).await.expect("it leads");
+    assert_eq!(copy.values(), written);
 }

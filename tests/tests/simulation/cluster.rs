@@ -13,8 +13,9 @@ use quorate_metadata::MetadataImage;
 use quorate_metadata::ids::{BrokerId, DirectoryId, Offset};
 use quorate_metadata::record::Partition;
 use quorate_node::config;
-use quorate_node::machine::{Disks, Machine, MemoryDisks, Note, Window, Workers};
+use quorate_node::machine::{Disks, Machine, MemoryDisks, Window, Workers};
 use quorate_node::node;
+use quorate_node::note::Note;
 use quorate_node::raft::MemoryStore;
 use tokio::sync::watch;
 use turmoil::Sim;
@@ -125,6 +126,7 @@ impl Cluster {
                 let some = |random: &mut Random, all: usize| random.below(all as u64 + 1) as usize;
                 disks.raft.crash(some(random, disks.raft.pending_bytes()));
                 disks.logs.iter().for_each(|logs| logs.crash(some(random, logs.pending())));
+                boot(disks, node.incarnation);
             }
         }
     }
@@ -223,7 +225,19 @@ async fn process(disks: MemoryDisks, running: Arc<Running>, settings: Vec<(Strin
 
 fn disks() -> MemoryDisks {
     let logs = MemoryLogs::new(DirectoryId::new(world::uuid()));
-    MemoryDisks { raft: MemoryStore::new(), logs: vec![logs], note: Note::Memory(Arc::default()) }
+    let disks = MemoryDisks {
+        raft: MemoryStore::new(),
+        logs: vec![logs],
+        last_run: Note::in_memory(),
+        boot_id: Note::in_memory(),
+    };
+    boot(&disks, 0);
+    disks
+}
+
+/// The machine is started for the so-many-th time.
+fn boot(disks: &MemoryDisks, number: u32) {
+    disks.boot_id.write(&number.to_string()).expect("memory can be written");
 }
 
 fn host(id: i32) -> String {

@@ -36,20 +36,29 @@ fn leaderless(partition: &Partition, brokers: &BrokerStates) -> Option<String> {
     if partition.leader.is_some() {
         return None;
     }
+    let at_a_price = format!(
+        "at the price of lost records by quorate partition elect --unclean --accept-loss {}-{}",
+        partition.topic, partition.partition
+    );
+    let are = |brokers_named: &[i32]| -> Vec<String> {
+        brokers_named.iter().map(|id| format!("broker {id} {}", condition(*id, brokers))).collect()
+    };
     let (what, candidates) = if !partition.isr.is_empty() {
         ("none of its in-sync replicas can lead", &partition.isr)
     } else if !partition.elr.is_empty() {
         ("its ISR is empty, and none of its eligible replicas can lead", &partition.elr)
     } else {
-        ("neither ISR nor ELR has a member, and its last known leader cannot lead", &partition.last_known_elr)
+        let last = match are(&partition.last_known_elr).as_slice() {
+            [] => String::new(),
+            last => format!(" (the last leader: {})", last.join(", ")),
+        };
+        return Some(format!(
+            "leaderless: each replica may lack acknowledged records, since its disk or the end of its log was \
+             lost{last}. It gets a leader {at_a_price}"
+        ));
     };
-    let who: Vec<String> = candidates.iter().map(|id| format!("broker {id} {}", condition(*id, brokers))).collect();
-    let who = if who.is_empty() { "no last leader is known".to_owned() } else { who.join(", ") };
-    let way_out =
-        format!("quorate partition elect --unclean --accept-loss {}-{}", partition.topic, partition.partition);
-    Some(format!(
-        "leaderless: {what}: {who}. It gets a leader when one of them is back, or at the price of lost records by {way_out}"
-    ))
+    let who = are(candidates).join(", ");
+    Some(format!("leaderless: {what}: {who}. It gets a leader when one of them is back, or {at_a_price}"))
 }
 
 fn out_of_sync(partition: &Partition, brokers: &BrokerStates) -> Option<String> {
@@ -130,6 +139,19 @@ mod tests {
             "{reasons:?}"
         );
         assert_eq!(reasons[2], "under min ISR: 0 in sync, min.insync.replicas is 1; records with acks=all are refused");
+    }
+
+    #[test]
+    fn leaderless_says_that_no_replica_is_known_to_be_whole() {
+        let mut partition = partition(None, &[1, 2], &[]);
+        partition.last_known_elr = vec![1];
+        let reasons = reasons(&partition, &brokers());
+        assert_eq!(
+            reasons[0],
+            "leaderless: each replica may lack acknowledged records, since its disk or the end of its log was lost \
+             (the last leader: broker 1 is up, but not in sync yet). It gets a leader at the price of lost records by \
+             quorate partition elect --unclean --accept-loss orders-0"
+        );
     }
 
     #[test]

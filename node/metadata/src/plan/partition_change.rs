@@ -36,11 +36,11 @@ use crate::record::{Cause, LeaderRecoveryState, Partition, PartitionChange, Reco
 /// Who may be elected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Election {
-    /// Keep the leader if it is valid, else the first valid replica, else the last known leader.
+    /// Keep the leader if it is valid, else the first valid replica.
     Online,
     /// The first replica if it is valid, else as `Online`.
     Preferred,
-    /// As `Online`, else any active replica: records may be lost.
+    /// As `Online`, else the last known leader, else any active replica: records may be lost.
     Unclean,
 }
 
@@ -350,19 +350,18 @@ impl<'a> PartitionChangeBuilder<'a> {
         if let Some(leader) = clean.into_iter().find(|&replica| self.is_valid(replica)) {
             return Elected::Cleanly(leader);
         }
-        if let Some(leader) = self.last_known_leader() {
-            return Elected::Uncleanly(leader);
-        }
         match self.election {
             Election::Online | Election::Preferred => Elected::Nobody,
-            Election::Unclean => self.any_acceptable().map_or(Elected::Nobody, Elected::Uncleanly),
+            Election::Unclean => self.unclean_candidate().map_or(Elected::Nobody, Elected::Uncleanly),
         }
     }
 
-    /// One that is only being added has least to lead with.
-    fn any_acceptable(&self) -> Option<BrokerId> {
-        let acceptable = self.replicas.iter().copied().filter(|&replica| self.is_acceptable(replica));
-        acceptable.min_by_key(|replica| self.adding.contains(replica))
+    /// The last known leader, which had every record; else the first that can lead. One that is only being added has least to
+    /// lead with.
+    fn unclean_candidate(&self) -> Option<BrokerId> {
+        let acceptable = || self.replicas.iter().copied().filter(|&replica| self.is_acceptable(replica));
+        let last_known = acceptable().find(|&replica| *self.before.last_known_elr() == [replica]);
+        last_known.or_else(|| acceptable().min_by_key(|replica| self.adding.contains(replica)))
     }
 
     /// Whether electing `replica` loses nothing that was acknowledged.
@@ -397,15 +396,6 @@ impl<'a> PartitionChangeBuilder<'a> {
     fn directory_of(&self, replica: BrokerId) -> DirectoryId {
         let at = self.replicas.iter().position(|&other| other == replica);
         at.and_then(|at| self.directories.get(at).copied()).unwrap_or(DirectoryId::UNASSIGNED)
-    }
-
-    /// The last leader, where no one else could be better: neither ISR nor ELR has a member left to wait for.
-    /// It must be able to lead: naming one that is gone would only look like a leader.
-    fn last_known_leader(&self) -> Option<BrokerId> {
-        match *self.before.last_known_elr() {
-            [last] if self.isr.is_empty() && self.elr.is_empty() && self.is_acceptable(last) => Some(last),
-            _ => None,
-        }
     }
 
     /// Gives the leader its seat in the ISR, if it was not elected from there.

@@ -29,7 +29,7 @@ pub struct Used {
     pub writes: u8,
     /// Processes that end without warning and lose any part of the end of their log.
     pub crashes: u8,
-    /// Controlled shutdowns.
+    /// Processes that end and lose nothing: by a controlled shutdown, or without warning.
     pub stops: u8,
 }
 

@@ -53,6 +53,8 @@ pub enum Action {
     Unfence(BrokerId),
     /// A broker says that it wants to stop, and does if it may.
     Stop(BrokerId),
+    /// A process is gone, and its log is whole: the machine was not started again.
+    Kill(BrokerId),
     /// A process is gone, and of its log all but the first records.
     Crash {
         broker: BrokerId,
@@ -106,6 +108,7 @@ impl Model for Cluster {
             Action::Fence(broker) => self.fence(&mut next, broker),
             Action::Unfence(broker) => self.unfence(&mut next, broker),
             Action::Stop(broker) => self.stop(&mut next, broker),
+            Action::Kill(broker) => self.kill(&mut next, broker),
             Action::Crash { broker, keeps } => self.crash(&mut next, broker, keeps),
             Action::Start(broker) => self.start(&mut next, broker),
             Action::ElectPreferred => self.elect_preferred(&mut next),
@@ -171,6 +174,9 @@ impl Cluster {
         }
         if state.used.stops < bounds.used.stops || state.controller.now.broker(broker).in_controlled_shutdown {
             actions.push(Action::Stop(broker));
+        }
+        if state.used.stops < bounds.used.stops {
+            actions.push(Action::Kill(broker));
         }
         if state.used.crashes < bounds.used.crashes {
             actions.extend((0..=replica.log.end()).map(|keeps| Action::Crash { broker, keeps }));
@@ -371,6 +377,14 @@ impl Cluster {
         let lowest = others.map(|other| offset(other).unwrap_or_default()).min();
         let plan = heartbeat(&image, &beat, lowest).expect("it is registered as the one that it is");
         Some((self.commit(next, plan.records), plan.response.should_shut_down))
+    }
+
+    fn kill(&self, next: &mut State, broker: BrokerId) -> bool {
+        let replica = next.replica_mut(broker);
+        let Some(epoch) = replica.up().map(|up| up.epoch) else { return false };
+        replica.process = Process::Down { stopped_at: Some(epoch) };
+        next.used.stops += 1;
+        true
     }
 
     fn crash(&self, next: &mut State, broker: BrokerId, keeps: usize) -> bool {

@@ -18,7 +18,7 @@ pub const REPLICATION_QUORUM_SUPERSET: &str = "ReplicationQuorumSuperset";
 pub const METADATA_LOG_MATCHING: &str = "MetadataLogMatching";
 pub const NEVER_TWO_LEADERS_IN_SAME_EPOCH: &str = "NeverTwoLeadersInSameEpoch";
 pub const VALID_CONTROLLER_ISR_AND_ELR: &str = "ValidControllerIsrAndElr";
-/// P3: an unclean election where the topic does not allow it is one of the last known leader, when no one is eligible.
+/// P3: there is no unclean election where the topic does not allow it.
 pub const LEADER_ELECTED_CLEANLY: &str = "LeaderElectedCleanly";
 
 /// In place of liveness, which a model without fairness cannot promise.
@@ -114,7 +114,7 @@ fn valid_controller_isr_and_elr(model: &Cluster, state: &State) -> bool {
 }
 
 fn leader_elected_cleanly(model: &Cluster, state: &State) -> bool {
-    state.unclean_epoch.is_none() || model.unclean_allowed || usize::from(state.used.crashes) >= model.min_isr
+    state.unclean_epoch.is_none() || model.unclean_allowed
 }
 
 fn pairs(state: &State) -> impl Iterator<Item = (&Replica, &Replica)> {
