@@ -31,14 +31,16 @@ impl Note {
         }
     }
 
-    /// Durably. A crash meanwhile may leave a part of it.
+    /// Durably: after a crash either the new text is there or the one before it.
     pub fn write(&self, new: &str) -> io::Result<()> {
         match self {
             Self::Memory(text) => *held(text) = Some(new.to_owned()),
             Self::File(path) => {
-                let mut file = fs::File::create(path)?;
+                let unfinished = path.with_extension("new");
+                let mut file = fs::File::create(&unfinished)?;
                 file.write_all(new.as_bytes())?;
                 file.sync_all()?;
+                fs::rename(&unfinished, path)?;
                 sync_directory(folder_of(path))?;
             }
         }

@@ -167,6 +167,17 @@ impl Cluster {
         self.node_mut(id).settings.push(format!("{key}={value}"));
     }
 
+    /// All nodes read the boot id of their machine from this file, from their next start on. Until it is written again, the
+    /// machine is not started again.
+    pub fn with_boot_id(&mut self) -> PathBuf {
+        let file = self.file("boot-id");
+        fs::write(&file, "first").expect("the test's folder can be written");
+        for id in self.ids() {
+            self.set(id, "boot_id_file", file.to_str().expect("paths of tests are texts"));
+        }
+        file
+    }
+
     /// Sets a variable of the environment of a node's next processes.
     pub fn set_variable(&mut self, id: i32, name: &str, value: &str) {
         self.node_mut(id).environment.push((name.to_owned(), value.to_owned()));

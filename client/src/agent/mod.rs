@@ -113,7 +113,8 @@ pub struct AgentConfig {
     pub rack: Option<String>,
     pub features: BTreeMap<String, VersionRange>,
     pub directories: Vec<DirectoryId>,
-    /// Known only after a clean stop.
+    /// The epoch that it had before, if its log directories still have all that it acknowledged then: after a clean stop, or a
+    /// crash that took nothing from the disk.
     pub previous_epoch: Option<BrokerEpoch>,
     /// Nodes to ask, the nearest first.
     pub bootstrap: Vec<String>,

@@ -23,7 +23,7 @@ use super::readers::{Reader, Readers};
 use super::replica::Source;
 use super::replicas::{Place, ReplicaHandle, Replicas};
 use super::room;
-use super::run_record::Found;
+use super::run_record::OpenDirectory;
 use super::shard::{self, Outage, RoleChange, ShardHandle, Surroundings};
 use crate::machine::Worker;
 
@@ -103,10 +103,10 @@ impl Directories {
         self.0.iter().map(|(directory, _)| directory.id()).collect()
     }
 
-    /// With the run that had each of them open last.
-    pub fn found(&self) -> Result<Vec<Found>, LogError> {
-        let found = |directory: &LogDirectory| Ok(Found { directory: directory.id(), last_run: directory.run()? });
-        self.0.iter().map(|(directory, _)| found(directory)).collect()
+    /// With the run that opened each of them last.
+    pub fn marks(&self) -> Result<Vec<OpenDirectory>, LogError> {
+        let marked = |directory: &LogDirectory| Ok(OpenDirectory { id: directory.id(), mark: directory.run()? });
+        self.0.iter().map(|(directory, _)| marked(directory)).collect()
     }
 
     /// Marks them as those of this run.
@@ -300,6 +300,11 @@ impl DataPlane {
         // Calls that wait for something here end.
         self.inner.replicas.clear();
         is_clean
+    }
+
+    /// Whether a directory has failed in a way that does not pass.
+    pub fn has_broken(&self) -> bool {
+        self.inner.shards.iter().filter_map(ShardHandle::outage).any(|outage| !outage.may_pass())
     }
 
     /// Whose directory has the replica, or shall have it: the one that the metadata names, else where it is, else the

@@ -91,6 +91,15 @@ mod tests {
         ShardHandle::new(&LogDirectory::in_memory(&logs, Flush::Os)).0
     }
 
+    #[test]
+    fn a_directory_that_breaks_after_a_hang_is_broken() {
+        let shard = shard(1);
+        let outage = |cause| Outage { cause, reason: format!("{cause:?}") };
+        let offline = [OutageCause::Hangs, OutageCause::Full, OutageCause::Broken, OutageCause::Hangs];
+        assert_eq!(offline.map(|cause| shard.take_offline(outage(cause))), [true, false, true, false]);
+        assert_eq!(shard.outage().map(|outage| outage.cause), Some(OutageCause::Broken));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_directory_whose_disk_hangs_goes_offline_and_returns_when_it_answers() {
         let shards = vec![shard(1), shard(2)];

@@ -140,6 +140,7 @@ async fn run_until_closed(
             // They have the directories open as well.
             tasks.shutdown().await;
             plane.stop().await;
+            record_failure(config, &plane).await;
             return Err(error);
         }
     };
@@ -149,9 +150,9 @@ async fn run_until_closed(
     let is_on_disk = plane.stop().await;
     if let Some(epoch) = stopped.epoch.filter(|_| is_on_disk) {
         let run = Run { epoch, incarnation, directories: plane.directories() };
-        let record = config.run_record.clone();
-        config.workers.run("run-record", move || record.end(&run)).await;
+        running::record(config, move |record| record.end(&run)).await;
     }
+    record_failure(config, &plane).await;
     let broker = config.broker;
     if stopped.is_confirmed {
         info!(%broker, is_on_disk, "controlled shutdown done");
@@ -159,6 +160,13 @@ async fn run_until_closed(
         warn!(%broker, is_on_disk, "no controller has confirmed the shutdown; stopping anyway");
     }
     Ok(end)
+}
+
+/// A directory that is broken by the end has not all that was acknowledged.
+async fn record_failure(config: &BrokerConfig, plane: &DataPlane) {
+    if plane.has_broken() {
+        running::record(config, RunRecord::fail).await;
+    }
 }
 
 async fn told(stop: &mut watch::Receiver<bool>) {

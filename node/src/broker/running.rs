@@ -10,15 +10,13 @@ use quorate_metadata::ids::{BrokerEpoch, DirectoryId, IncarnationId};
 use quorate_metadata::record::Kind;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use super::data_plane::{DataPlane, Directories};
 use super::run_record::{Run, RunRecord};
 use super::shard::Outage;
 use super::{BrokerConfig, BrokerError, disk_watch, proposals};
-use crate::disks::DiskProblems;
-use crate::machine::Workers;
 
 /// Between two attempts to open directories again.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(500);
@@ -42,9 +40,7 @@ pub struct Running {
     /// None of them ends by itself.
     pub tasks: JoinSet<()>,
     offline: BTreeMap<DirectoryId, Outage>,
-    problems: DiskProblems,
-    run_record: RunRecord,
-    workers: Workers,
+    config: BrokerConfig,
 }
 
 impl Running {
@@ -79,25 +75,23 @@ impl Running {
         tasks.spawn(async move { watched.ended().await });
         tasks.spawn(disk_watch::run(plane.shards().to_vec(), config.disk_timeout, signals.report));
         config.slot.fill(plane.clone());
-        let (failures, problems) = (signals.failures, config.problems.clone());
-        let (run_record, workers) = (config.run_record.clone(), config.workers);
-        let offline = BTreeMap::new();
-        Ok(Self { incarnation, agent, plane, failures, tasks, offline, problems, run_record, workers })
+        let (failures, offline, config) = (signals.failures, BTreeMap::new(), config.clone());
+        Ok(Self { incarnation, agent, plane, failures, tasks, offline, config })
     }
 
     /// Until it cannot go on, or directories that are offline can be opened again.
     pub async fn run(&mut self) -> Result<End, BrokerError> {
-        let mut problems = self.problems.changes();
-        self.agent.report_disk_problems(self.problems.list());
+        let mut problems = self.config.problems.changes();
+        self.agent.report_disk_problems(self.config.problems.list());
         loop {
             let returns = disk_watch::return_of(self.plane.shards(), &self.offline);
             tokio::select! {
                 error = self.agent.failed() => return Err(BrokerError::Register(error)),
                 Some((directory, outage)) = self.failures.recv() => self.lose(directory, outage).await?,
                 // Ours is a sender of it.
-                Ok(()) = problems.changed() => self.agent.report_disk_problems(self.problems.list()),
+                Ok(()) = problems.changed() => self.agent.report_disk_problems(self.config.problems.list()),
                 () = returns => {
-                    self.offline.keys().for_each(|directory| self.problems.clear(&place(*directory)));
+                    self.offline.keys().for_each(|directory| self.config.problems.clear(&place(*directory)));
                     return Ok(End::CanReturn);
                 }
                 Some(ended) = self.tasks.join_next() => {
@@ -111,24 +105,26 @@ impl Running {
     /// The controllers move what was led there, and the rest stays. A broker that has nothing left is fenced, and waits where
     /// that may pass.
     async fn lose(&mut self, directory: DirectoryId, outage: Outage) -> Result<(), BrokerError> {
-        self.problems.set(&place(directory), format!("is offline: {}", outage.reason));
+        self.config.problems.set(&place(directory), format!("is offline: {}", outage.reason));
         self.offline.insert(directory, outage.clone());
         let has_lost_all = self.offline.len() == self.plane.shards().len();
-        if has_lost_all && !self.offline.values().all(Outage::may_pass) {
-            self.run_failed().await;
-            return Err(BrokerError::Directory { directory, reason: outage.reason });
-        }
         self.agent.report_offline([directory].into());
         if !outage.may_pass() {
-            self.run_failed().await;
+            record(&self.config, RunRecord::fail).await;
+        }
+        if has_lost_all && !self.offline.values().all(Outage::may_pass) {
+            return Err(BrokerError::Directory { directory, reason: outage.reason });
         }
         Ok(())
     }
+}
 
-    /// What was written to a directory that is broken may not be there, however this process ends.
-    async fn run_failed(&self) {
-        let record = self.run_record.clone();
-        self.workers.run("run-record", move || record.fail()).await;
+/// Writes the record of the runs. Its disk may be the one that does not answer: nothing waits for it for long.
+pub async fn record(config: &BrokerConfig, write: impl FnOnce(&RunRecord) + Send + 'static) {
+    let run_record = config.run_record.clone();
+    let written = config.workers.run("run-record", move || write(&run_record));
+    if timeout(config.disk_timeout, written).await.is_err() {
+        warn!(broker = %config.broker, "the disk of the data directory does not answer; the record of this run is written when it does");
     }
 }
 
@@ -159,7 +155,11 @@ async fn open(
         };
         let passes = error.is_no_space() || (!is_first && matches!(error, LogError::Locked { .. }));
         if !passes {
-            return Err(if is_first { BrokerError::Log(error) } else { BrokerError::Reopen(error) });
+            if is_first {
+                return Err(BrokerError::Log(error));
+            }
+            record(config, RunRecord::fail).await;
+            return Err(BrokerError::Reopen(error));
         }
         config.problems.set(OPENING, error.to_string());
         if attempts % ATTEMPTS_PER_LINE == 0 {
@@ -173,7 +173,7 @@ async fn open(
 fn try_to_open(config: &BrokerConfig, run: IncarnationId) -> Result<(Directories, Option<BrokerEpoch>), LogError> {
     let owner = Owner { cluster: config.cluster, broker: config.broker };
     let directories = Directories::open(&config.log_directories, config.flush, owner)?;
-    let previous_epoch = config.run_record.proven(&directories.found()?, run);
+    let previous_epoch = config.run_record.proven(&directories.marks()?, run);
     directories.set_run(run)?;
     Ok((directories, previous_epoch))
 }
@@ -195,8 +195,8 @@ async fn record_run(
         recorded = epoch;
         if let Some(epoch) = epoch {
             let run = Run { epoch, incarnation, directories: directories.clone() };
-            let (record, flush) = (config.run_record.clone(), config.flush);
-            config.workers.run("run-record", move || record.begin(&run, flush)).await;
+            let flush = config.flush;
+            record(&config, move |record| record.begin(&run, flush)).await;
         }
     }
 }

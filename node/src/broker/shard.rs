@@ -295,6 +295,7 @@ impl Shard {
         let synced = self.directory.sync();
         if let Err(error) = &synced {
             error!(directory = %self.handle.directory(), %error, "cannot sync, so that the stop is not clean");
+            self.handle.take_offline(Outage::of(error));
         }
         synced.is_ok()
     }

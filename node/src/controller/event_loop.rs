@@ -30,7 +30,7 @@ use super::operation::{Operation, RemovalTarget};
 use super::probe::Probed;
 use super::pulse::Pulse;
 use super::queue::{QUEUE_MAX, QueueReceiver, queue};
-use super::slow::What;
+use super::slow::Activity;
 use super::tasks::TaskTable;
 use super::under_way::UnderWay;
 use crate::machine::Workers;
@@ -275,18 +275,20 @@ impl EventLoop {
         self.claim.as_ref().is_none_or(|claim| !claim.in_flight.is_full() && !claim.digest_due && !claim.blocks_queue())
     }
 
-    async fn next_settled(claim: &mut Option<Claim>) -> Result<Duration, LostClaim> {
+    async fn next_settled(claim: &mut Option<Claim>) -> Result<Option<Duration>, LostClaim> {
         match claim {
             Some(claim) => claim.in_flight.next_settled().await,
             None => std::future::pending().await,
         }
     }
 
-    fn on_settled(&mut self, outcome: Result<Duration, LostClaim>) {
+    fn on_settled(&mut self, outcome: Result<Option<Duration>, LostClaim>) {
         self.count_in_flight();
         let lost = match outcome {
             Ok(took) => {
-                self.pulse.slow.observe(What::Commit, took);
+                if let Some(took) = took {
+                    self.pulse.slow.observe(Activity::Commit, took);
+                }
                 return self.commit_due_digest();
             }
             Err(lost) => lost,

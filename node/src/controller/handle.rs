@@ -14,7 +14,7 @@ use super::liveness::SessionTable;
 use super::operation::{Mutation, Operation, Origin, Position, Progress, RemovalTarget, RequestId, Weight};
 use super::pulse::Pulse;
 use super::queue::QueueSender;
-use super::slow::What;
+use super::slow::Activity;
 
 /// When to come back after THROTTLED: about two commits of a full queue on a slow disk.
 pub const RETRY_AFTER_THROTTLED: Duration = Duration::from_millis(50);
@@ -164,7 +164,7 @@ impl ControllerHandle {
             replied = tokio::time::timeout(terms.timeout, receiver) => replied,
             Ok(_) = held.wait_for(|held| *held == Some(number)) => return Err(held_the_controller(name)),
         };
-        self.pulse.slow.observe(What::Request(name), since.elapsed());
+        self.pulse.slow.observe(Activity::Request(name), since.elapsed());
         let reply = replied
             .map_err(|_| timed_out(terms.timeout))?
             .map_err(|_| ApiError::new(ErrorName::OutcomeUnknown, "the node is stopping"))??;

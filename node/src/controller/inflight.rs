@@ -146,14 +146,15 @@ impl InFlight {
         });
     }
 
-    /// Waits for the oldest, releases its replies and returns how long it took. Pending for ever while there is none. Cancel
-    /// safe.
-    pub async fn next_settled(&mut self) -> Result<Duration, LostClaim> {
+    /// Waits for the oldest and releases its replies. Returns how long a batch was under way. Pending for ever while there is
+    /// none. Cancel safe.
+    pub async fn next_settled(&mut self) -> Result<Option<Duration>, LostClaim> {
         let Some(oldest) = self.waiting.front_mut() else { return std::future::pending().await };
         let may_be_given = oldest.awaited.may_be_given().await;
         let oldest = self.waiting.pop_front().expect("the oldest was just awaited");
         self.bytes -= oldest.awaited.bytes();
-        let took = oldest.since.elapsed();
+        let is_batch = matches!(oldest.awaited, Awaited::Replay { .. });
+        let took = is_batch.then(|| oldest.since.elapsed());
         match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),

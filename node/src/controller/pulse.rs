@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::slow::{Slow, What};
+use super::slow::{Activity, SlowActivities};
 
 /// Shared by the event loop, the watchdog and the callers of mutations.
 pub struct Pulse {
@@ -20,7 +20,7 @@ pub struct Pulse {
     /// Set by simulations.
     on_hold: AtomicBool,
     /// What took long lately.
-    pub slow: Slow,
+    pub slow: SlowActivities,
 }
 
 /// What the event loop plans now.
@@ -39,7 +39,7 @@ impl Pulse {
             planning: Mutex::new(None),
             held: watch::Sender::new(None),
             on_hold: AtomicBool::new(false),
-            slow: Slow::default(),
+            slow: SlowActivities::default(),
         }
     }
 
@@ -74,7 +74,7 @@ impl Pulse {
     pub fn end(&self) -> bool {
         let ended = self.planning().take();
         if let Some(Planning { name, since, .. }) = ended {
-            self.slow.observe(What::Plan(name), since.elapsed());
+            self.slow.observe(Activity::Plan(name), since.elapsed());
         }
         let held = *self.held.borrow();
         ended.is_none_or(|planning| held != Some(planning.number))

@@ -8,11 +8,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long it is named.
-const LATELY: Duration = Duration::from_secs(60);
+const NAMED_FOR: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
-    /// From the proposal of a batch until it is replayed here: the disks of a majority, and the network.
+pub enum Activity {
+    /// From the proposal of a batch until it is replayed here, as the event loop sees it: the disks of a majority, and the
+    /// network.
     Commit,
     /// The event loop plans nothing else meanwhile.
     Plan(&'static str),
@@ -20,8 +21,8 @@ pub enum What {
     Request(&'static str),
 }
 
-impl What {
-    /// What takes less is as it should be.
+impl Activity {
+    /// An activity that takes less is as it should be.
     fn slow_from(self) -> Duration {
         match self {
             Self::Plan(_) => Duration::from_millis(100),
@@ -31,7 +32,7 @@ impl What {
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for Activity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Commit => f.write_str("a commit"),
@@ -43,48 +44,48 @@ impl fmt::Display for What {
 
 /// Bounded by the names of operations.
 #[derive(Default)]
-pub struct Slow(Mutex<BTreeMap<What, Seen>>);
+pub struct SlowActivities(Mutex<BTreeMap<Activity, Observed>>);
 
-struct Seen {
+struct Observed {
     times: u64,
     longest: Duration,
     last: Instant,
 }
 
-impl Slow {
-    pub fn observe(&self, what: What, took: Duration) {
-        if took < what.slow_from() {
+impl SlowActivities {
+    pub fn observe(&self, activity: Activity, took: Duration) {
+        if took < activity.slow_from() {
             return;
         }
         let last = Instant::now();
         let mut all = self.lock();
-        let seen = all.entry(what).or_insert(Seen { times: 0, longest: took, last });
-        if !seen.is_recent() {
-            (seen.times, seen.longest) = (0, took);
+        let observed = all.entry(activity).or_insert(Observed { times: 0, longest: took, last });
+        if !observed.is_recent() {
+            (observed.times, observed.longest) = (0, took);
         }
-        *seen = Seen { times: seen.times + 1, longest: seen.longest.max(took), last };
+        *observed = Observed { times: observed.times + 1, longest: observed.longest.max(took), last };
     }
 
     /// A sentence each.
     pub fn list(&self) -> Vec<String> {
         let all = self.lock();
-        let recent = all.iter().filter(|(_, seen)| seen.is_recent());
+        let recent = all.iter().filter(|(_, observed)| observed.is_recent());
         recent
-            .map(|(what, Seen { times, longest, last })| {
+            .map(|(activity, Observed { times, longest, last })| {
                 let (longest, ago) = (longest.as_millis(), last.elapsed().as_secs());
-                format!("{what} took up to {longest} ms (slow {times} times, the last time {ago} s ago)")
+                format!("{activity} took up to {longest} ms (slow {times} times, the last time {ago} s ago)")
             })
             .collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<What, Seen>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Activity, Observed>> {
         self.0.lock().expect("no thread panics while it holds them")
     }
 }
 
-impl Seen {
+impl Observed {
     fn is_recent(&self) -> bool {
-        self.last.elapsed() < LATELY
+        self.last.elapsed() < NAMED_FOR
     }
 }
 
@@ -98,12 +99,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_slow_is_named_for_a_minute() {
-        let slow = Slow::default();
-        slow.observe(What::Commit, SECOND / 10);
+        let slow = SlowActivities::default();
+        slow.observe(Activity::Commit, SECOND / 10);
         assert!(slow.list().is_empty());
-        slow.observe(What::Commit, 2 * SECOND);
-        slow.observe(What::Commit, SECOND);
-        slow.observe(What::Plan("create-topics"), SECOND / 5);
+        slow.observe(Activity::Commit, 2 * SECOND);
+        slow.observe(Activity::Commit, SECOND);
+        slow.observe(Activity::Plan("create-topics"), SECOND / 5);
         advance(30 * SECOND).await;
         assert_eq!(
             slow.list(),
@@ -112,11 +113,11 @@ mod tests {
                 "planning create-topics on the controller's event loop took up to 200 ms (slow 1 times, the last time 30 s ago)",
             ]
         );
-        slow.observe(What::Commit, SECOND);
+        slow.observe(Activity::Commit, SECOND);
         advance(31 * SECOND).await;
         assert_eq!(slow.list(), ["a commit took up to 2000 ms (slow 3 times, the last time 31 s ago)"]);
         advance(30 * SECOND).await;
-        slow.observe(What::Commit, SECOND);
+        slow.observe(Activity::Commit, SECOND);
         assert_eq!(slow.list(), ["a commit took up to 1000 ms (slow 1 times, the last time 0 s ago)"]);
     }
 }

@@ -57,11 +57,7 @@ async fn a_stopped_controller_hands_its_office_over() {
 #[tokio::test]
 async fn a_stop_and_a_kill_keep_the_broker_eligible_and_a_loss_of_power_does_not() {
     let mut cluster = Cluster::prepare(3, &[]).await;
-    let boot_id = cluster.file("boot-id");
-    fs::write(&boot_id, "first").expect("the test's folder can be written");
-    for id in cluster.ids() {
-        cluster.set(id, "boot_id_file", boot_id.to_str().expect("paths of tests are texts"));
-    }
+    let boot_id = cluster.with_boot_id();
     cluster.restart_all();
     cluster.ready().await;
     let active = cluster.active_controller().await;

@@ -1,5 +1,7 @@
 //! What is acknowledged survives: the logs of all replicas are the same, byte for byte, after whatever has happened.
 
+use std::fs;
+
 use quorate_client::log::{Acks, ProducerOptions};
 use quorate_proto::admin::NewTopic;
 use quorate_proto::log::Record;
@@ -89,7 +91,10 @@ async fn two_brokers_killed_at_once_stop_the_writes_and_lose_nothing() {
 /// The last replica standing (KIP-966): what it had committed was on another one as well.
 #[tokio::test]
 async fn the_last_replica_standing_goes_and_comes_back_unclean() {
-    let mut cluster = Cluster::start(5).await;
+    let mut cluster = Cluster::prepare(5, &[]).await;
+    let boot_id = cluster.with_boot_id();
+    cluster.restart_all();
+    cluster.ready().await;
     cluster.create(durable("orders", 1)).await;
     let load = Load::start(&cluster, "orders");
     committed_more(&cluster, "orders", 50).await;
@@ -100,6 +105,7 @@ async fn the_last_replica_standing_goes_and_comes_back_unclean() {
     }
     let last = wait("the last one standing", async || cluster.topic("orders").await.partitions[0].leader).await;
     cluster.kill(last);
+    fs::write(boot_id, "second").expect("the test's folder can be written");
     cluster.restart_all();
     cluster.ready().await;
     committed_more(&cluster, "orders", 50).await;

@@ -36,29 +36,29 @@ fn leaderless(partition: &Partition, brokers: &BrokerStates) -> Option<String> {
     if partition.leader.is_some() {
         return None;
     }
-    let at_a_price = format!(
+    let unclean_election = format!(
         "at the price of lost records by quorate partition elect --unclean --accept-loss {}-{}",
         partition.topic, partition.partition
     );
-    let are = |brokers_named: &[i32]| -> Vec<String> {
-        brokers_named.iter().map(|id| format!("broker {id} {}", condition(*id, brokers))).collect()
+    let conditions = |named: &[i32]| -> Vec<String> {
+        named.iter().map(|id| format!("broker {id} {}", condition(*id, brokers))).collect()
     };
     let (what, candidates) = if !partition.isr.is_empty() {
         ("none of its in-sync replicas can lead", &partition.isr)
     } else if !partition.elr.is_empty() {
         ("its ISR is empty, and none of its eligible replicas can lead", &partition.elr)
     } else {
-        let last = match are(&partition.last_known_elr).as_slice() {
+        let last = match conditions(&partition.last_known_elr).as_slice() {
             [] => String::new(),
             last => format!(" (the last leader: {})", last.join(", ")),
         };
         return Some(format!(
             "leaderless: each replica may lack acknowledged records, since its disk or the end of its log was \
-             lost{last}. It gets a leader {at_a_price}"
+             lost{last}. It gets a leader {unclean_election}"
         ));
     };
-    let who = are(candidates).join(", ");
-    Some(format!("leaderless: {what}: {who}. It gets a leader when one of them is back, or {at_a_price}"))
+    let who = conditions(candidates).join(", ");
+    Some(format!("leaderless: {what}: {who}. It gets a leader when one of them is back, or {unclean_election}"))
 }
 
 fn out_of_sync(partition: &Partition, brokers: &BrokerStates) -> Option<String> {

@@ -28,7 +28,7 @@ pub struct RegisterBroker {
     pub features: BTreeMap<String, VersionRange>,
     pub directories: Vec<DirectoryId>,
     pub cordoned_directories: Option<Vec<DirectoryId>>,
-    /// The epoch under which it last stopped cleanly, if it did.
+    /// The epoch that it had before, if its copies still have all that it acknowledged then.
     pub previous_epoch: Option<BrokerEpoch>,
 }
 
@@ -168,8 +168,8 @@ pub(super) fn finish<R>(step: Step, response: R, conclusion: Record) -> Plan<R> 
     Plan::new(records, response)
 }
 
-/// A new process: born fenced, and out of every ISR. Out of the ELR as well, unless it proves that the one before it
-/// stopped cleanly: otherwise the end of its log may be gone.
+/// A new process: born fenced, and out of every ISR. Out of the ELR as well, unless it proves that its copies
+/// are whole: otherwise the end of its log may be gone.
 fn register_incarnation(
     image: &MetadataImage,
     before: Option<&BrokerRegistration>,

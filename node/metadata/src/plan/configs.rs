@@ -368,8 +368,10 @@ pub(super) fn check_new_topic(
         }
     }
     check_count(&resource, of_kind)?;
-    let inherited = |key: &str| config::effective(image, None, None, config::topic_key(key)?.broker_name());
-    check_lags(&resource, |key| checked.get(key).map(String::as_str).or_else(|| Some(inherited(key)?.0)))?;
+    if lag_names(&resource).iter().any(|name| checked.contains_key(*name)) {
+        let inherited = |key: &str| config::effective(image, None, None, config::topic_key(key)?.broker_name());
+        check_lags(&resource, |key| checked.get(key).map(String::as_str).or_else(|| Some(inherited(key)?.0)))?;
+    }
     Ok(checked)
 }
 

@@ -142,6 +142,8 @@ pub struct PartitionChangeBuilder<'a> {
     excluded: Option<BrokerId>,
     /// Its copy cannot be trusted: no seat in the ELR either.
     distrusted: Option<BrokerId>,
+    /// Its copy starts afresh.
+    emptied: Option<BrokerId>,
     forget_elr: bool,
     supersedes: bool,
     replicas: Vec<BrokerId>,
@@ -189,6 +191,7 @@ impl<'a> PartitionChangeBuilder<'a> {
             admitted: None,
             excluded: None,
             distrusted: None,
+            emptied: None,
             forget_elr: false,
             supersedes: false,
             replicas: before.replicas.to_vec(),
@@ -240,6 +243,7 @@ impl<'a> PartitionChangeBuilder<'a> {
         }
         *directory = directories::choose_among(online, self.id);
         self.cause = Cause::UncleanRestart(broker);
+        self.emptied = Some(broker);
         self.distrust(broker)
     }
 
@@ -249,6 +253,7 @@ impl<'a> PartitionChangeBuilder<'a> {
         if let Some(at) = self.replicas.iter().position(|&replica| replica == broker) {
             self.directories[at] = directory;
         }
+        self.emptied = Some(broker);
         self.distrust(broker)
     }
 
@@ -356,7 +361,7 @@ impl<'a> PartitionChangeBuilder<'a> {
         }
     }
 
-    /// The last known leader, which had every record; else the first that can lead. One that is only being added has least to
+    /// The last known leader, which had most; else the first that can lead. One that is only being added has least to
     /// lead with.
     fn unclean_candidate(&self) -> Option<BrokerId> {
         let acceptable = || self.replicas.iter().copied().filter(|&replica| self.is_acceptable(replica));
@@ -436,13 +441,20 @@ impl<'a> PartitionChangeBuilder<'a> {
             (None, Some(last)) => vec![last],
             (None, None) => self.before.last_known_elr().to_vec(),
         };
-        last_known.retain(|last| self.replicas.contains(last));
+        last_known.retain(|last| self.replicas.contains(last) && self.emptied != Some(*last));
         if leader.is_none() && last_known.is_empty() && self.isr.is_empty() && self.elr.is_empty() {
-            // The last leader is no replica any more: whoever was trusted last is waited for instead.
-            let trusted = self.before.elr().iter().chain(&self.before.isr).copied();
-            last_known.extend(trusted.into_iter().find(|broker| self.replicas.contains(broker)));
+            // The last leader is no replica any more: whoever was trusted last has most.
+            let is_whole = |broker: &BrokerId| self.replicas.contains(broker) && self.emptied != Some(*broker);
+            let trusted = self.before.elr().iter().chain(&self.before.isr).copied().find(is_whole);
+            last_known.extend(trusted.or_else(|| self.instead_of_emptied()));
         }
         last_known
+    }
+
+    /// Who has most where the last leader has nothing: another one, if there is any, and rather one that is not being added.
+    fn instead_of_emptied(&self) -> Option<BrokerId> {
+        let emptied = self.emptied?;
+        self.replicas.iter().copied().min_by_key(|replica| (*replica == emptied, self.adding.contains(replica)))
     }
 
     fn difference(self, elected: Elected) -> Option<PartitionChange> {

@@ -13,7 +13,7 @@ pub enum Cause {
     BrokerUnfenced(BrokerId),
     ControlledShutdown(BrokerId),
     BrokerUnregistered(BrokerId),
-    /// A new incarnation registered without proof of a clean stop: its copy may lack records.
+    /// A new incarnation registered without proof that its copy is whole: it may lack records.
     UncleanRestart(BrokerId),
     /// The leader asked for another ISR.
     AlterPartition(BrokerId),

@@ -18,7 +18,7 @@ pub struct Replica {
 #[derive(Debug, Clone)]
 pub enum Process {
     Up(Up),
-    /// With the epoch under which it stopped cleanly, if it did.
+    /// With the epoch that it had, if its log is whole.
     Down {
         stopped_at: Option<BrokerEpoch>,
     },

@@ -126,12 +126,15 @@ impl ShardHandle {
         self.outage.borrow().clone()
     }
 
-    /// From now on nobody waits for the owner, which may itself be waiting for the disk. False: the directory was offline.
+    /// From now on nobody waits for the owner, which may itself be waiting for the disk. False: the directory was offline, and
+    /// returns no later than it would have.
     pub fn take_offline(&self, outage: Outage) -> bool {
         self.outage.send_if_modified(|now| {
-            let is_first = now.is_none();
-            now.get_or_insert(outage);
-            is_first
+            let is_news = now.as_ref().is_none_or(|now| now.may_pass() && !outage.may_pass());
+            if is_news {
+                *now = Some(outage);
+            }
+            is_news
         })
     }
 
