@@ -167,15 +167,22 @@ impl Cluster {
         self.node_mut(id).settings.push(format!("{key}={value}"));
     }
 
-    /// All nodes read the boot id of their machine from this file, from their next start on. Until it is written again, the
-    /// machine is not started again.
-    pub fn with_boot_id(&mut self) -> PathBuf {
-        let file = self.file("boot-id");
-        fs::write(&file, "first").expect("the test's folder can be written");
+    /// From its next start on, each node runs on a machine of its own, which `boot` starts again.
+    pub fn on_own_machines(&mut self) {
         for id in self.ids() {
+            self.boot(id, "first");
+            let file = self.boot_id_file(id);
             self.set(id, "boot_id_file", file.to_str().expect("paths of tests are texts"));
         }
-        file
+    }
+
+    /// The machine of this node is started again, unless this is its boot already. The node is down.
+    pub fn boot(&self, id: i32, boot_id: &str) {
+        fs::write(self.boot_id_file(id), boot_id).expect("the test's folder can be written");
+    }
+
+    fn boot_id_file(&self, id: i32) -> PathBuf {
+        self.file(&format!("boot-id-{id}"))
     }
 
     /// Sets a variable of the environment of a node's next processes.

@@ -1,7 +1,5 @@
 //! SIGTERM: nothing is lost, nothing waits for a timeout, and the next start can prove it.
 
-use std::fs;
-
 use quorate_proto::admin::{Assignment, NewTopic, PartitionDescription};
 use quorate_tests::{CALM, Cluster, beginning_of, new_topic, wait};
 
@@ -57,7 +55,7 @@ async fn a_stopped_controller_hands_its_office_over() {
 #[tokio::test]
 async fn a_stop_and_a_kill_keep_the_broker_eligible_and_a_loss_of_power_does_not() {
     let mut cluster = Cluster::prepare(3, &[]).await;
-    let boot_id = cluster.with_boot_id();
+    cluster.on_own_machines();
     cluster.restart_all();
     cluster.ready().await;
     let active = cluster.active_controller().await;
@@ -82,7 +80,7 @@ async fn a_stop_and_a_kill_keep_the_broker_eligible_and_a_loss_of_power_does_not
         cluster.kill(broker);
         cluster.broker_to_be(broker, "fenced").await;
         assert_eq!(only_partition(&cluster).await.elr, [broker], "while it is away nothing is known against it");
-        fs::write(&boot_id, boot).expect("the test's folder can be written");
+        cluster.boot(broker, boot);
         cluster.restart(broker);
         cluster.broker_to_be(broker, "unfenced").await;
         let partition = back_in_sync(&cluster, broker).await;

@@ -1,7 +1,5 @@
 //! What is acknowledged survives: the logs of all replicas are the same, byte for byte, after whatever has happened.
 
-use std::fs;
-
 use quorate_client::log::{Acks, ProducerOptions};
 use quorate_proto::admin::NewTopic;
 use quorate_proto::log::Record;
@@ -92,7 +90,7 @@ async fn two_brokers_killed_at_once_stop_the_writes_and_lose_nothing() {
 #[tokio::test]
 async fn the_last_replica_standing_goes_and_comes_back_unclean() {
     let mut cluster = Cluster::prepare(5, &[]).await;
-    let boot_id = cluster.with_boot_id();
+    cluster.on_own_machines();
     cluster.restart_all();
     cluster.ready().await;
     cluster.create(durable("orders", 1)).await;
@@ -105,7 +103,7 @@ async fn the_last_replica_standing_goes_and_comes_back_unclean() {
     }
     let last = wait("the last one standing", async || cluster.topic("orders").await.partitions[0].leader).await;
     cluster.kill(last);
-    fs::write(boot_id, "second").expect("the test's folder can be written");
+    cluster.boot(last, "second");
     cluster.restart_all();
     cluster.ready().await;
     committed_more(&cluster, "orders", 50).await;
