@@ -214,6 +214,8 @@ pub struct Election {
     pub was_eligible: bool,
     /// Recorded as unclean.
     pub unclean: bool,
+    /// Whether the topic allows an unclean election.
+    pub unclean_allowed: bool,
 }
 
 impl Op {

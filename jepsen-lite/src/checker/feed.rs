@@ -84,14 +84,15 @@ fn elected<'a>(
     leaders: &mut HashMap<(&'a str, i32), (i32, usize)>,
     report: &mut Report,
 ) {
-    let Election { partition, leader, epoch, cause, was_eligible, unclean } = election;
+    let Election { partition, leader, epoch, cause, was_eligible, unclean, unclean_allowed } = election;
     let (known, by) = *leaders.entry((partition, *epoch)).or_insert((*leader, place));
     if known != *leader {
         let message = format!("{partition}: {known} and {leader} are elected in epoch {epoch}");
         report.object("one-leader-per-epoch", message, &[by, place]);
     }
-    // No workload allows an unclean election, or asks for one.
-    if !was_eligible || *unclean {
+    // No workload asks for an unclean election by hand.
+    let is_allowed = *was_eligible || (*unclean && *unclean_allowed);
+    if !is_allowed {
         let how = if *unclean { "recorded as unclean" } else { "not recorded as unclean" };
         let message = format!(
             "{partition}: {leader} is elected in epoch {epoch} ({cause}, {how}), and was in neither ISR nor ELR"
@@ -120,7 +121,7 @@ mod tests {
 
     fn election(leader: i32, epoch: i32) -> Election {
         let (partition, cause) = ("t-0".to_owned(), "broker-fenced".to_owned());
-        Election { partition, leader, epoch, cause, was_eligible: true, unclean: false }
+        Election { partition, leader, epoch, cause, was_eligible: true, unclean: false, unclean_allowed: false }
     }
 
     fn elects_by(election: Election) -> Told {
@@ -167,6 +168,7 @@ mod tests {
     fn whoever_is_elected_was_in_sync_and_is_alone() {
         assert_breaks("leader-was-in-sync", check, &[elects(1, 1, false)]);
         let unclean = Election { was_eligible: false, unclean: true, ..election(1, 1) };
+        assert_valid(check, &[elects_by(Election { unclean_allowed: true, ..unclean.clone() })]);
         assert_breaks("leader-was-in-sync", check, &[elects_by(unclean)]);
         assert_breaks("one-leader-per-epoch", check, &[elects(1, 1, true), elects(2, 1, true)]);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use quorate_client::{ClientError, Freshness};
+use quorate_metadata::config;
 use quorate_metadata::ids::{BrokerId, ControllerEpoch, Offset, TopicPartition};
 use quorate_metadata::image::{LEVEL_HIGHEST, Ledger, SnapshotHeader};
 use quorate_metadata::record::Cause;
@@ -168,7 +169,10 @@ fn elections(records: &[Record], before: &MetadataImage, after: &MetadataImage) 
             let earlier = elections.get(&change.id).is_none_or(|earlier| earlier.was_eligible);
             let (was_eligible, unclean) = (earlier && eligible.contains(&leader), change.unclean);
             let (leader, cause) = (leader.get(), change.cause.name().to_owned());
-            elections.insert(change.id, Election { partition, leader, epoch, cause, was_eligible, unclean });
+            let topic = before.topic(change.id.topic);
+            let unclean_allowed = topic.is_some_and(|topic| config::unclean_allowed(before, &topic.name));
+            let election = Election { partition, leader, epoch, cause, was_eligible, unclean, unclean_allowed };
+            elections.insert(change.id, election);
         }
         if let Some(isr) = &change.isr {
             let elr = change.elr.as_deref().unwrap_or(known.elr());

@@ -23,6 +23,7 @@ use clap::ValueEnum;
 use quorate_client::network::Network;
 use quorate_client::{AdminClient, ClientError, Freshness, Mode, Options, check_item};
 use quorate_metadata::ErrorName;
+use quorate_metadata::config::UNCLEAN_LEADER_ELECTION;
 use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -210,12 +211,19 @@ pub async fn finish(workload: WorkloadName, context: &Context) -> anyhow::Result
     }
 }
 
+/// Where one replica in sync is enough, a loss of power may take what was acknowledged. Such a topic goes on without it.
+fn that_may_lose_records(mut topic: NewTopic) -> NewTopic {
+    topic.configs.insert(UNCLEAN_LEADER_ELECTION.to_owned(), "true".to_owned());
+    topic
+}
+
 /// A topic that a workload has for itself.
 async fn create(context: &Context, name: &str, partitions: i32, min_isr: u32) -> anyhow::Result<()> {
     let client = context.patient_client();
     let configs = [("min.insync.replicas".to_owned(), min_isr.to_string())].into();
     let (name, partitions, replication_factor) = (name.to_owned(), Some(partitions), Some(3));
     let topic = NewTopic { name, partitions, replication_factor, configs, ..NewTopic::default() };
+    let topic = if min_isr == 1 { that_may_lose_records(topic) } else { topic };
     let reply = client.create_topics(vec![topic], Mode::Apply).await.context("cannot create a topic")?;
     Ok(check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?)
 }

@@ -10,7 +10,7 @@ use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, MutationOpt
 use tokio::task::JoinSet;
 
 use super::direct::ask;
-use super::{Context, WorkloadName};
+use super::{Context, WorkloadName, that_may_lose_records};
 use crate::generator::Asker;
 use crate::history::Operation;
 use crate::op::Op;
@@ -113,7 +113,12 @@ async fn send(context: &Context, address: &str, client: ClientId, op: Op) -> Res
     let mut admin = context.admin(address);
     let (id, result) = if creates {
         let (partitions, replication_factor) = (Some(1), Some(1));
-        let topic = NewTopic { name: name.clone(), partitions, replication_factor, ..NewTopic::default() };
+        let topic = that_may_lose_records(NewTopic {
+            name: name.clone(),
+            partitions,
+            replication_factor,
+            ..NewTopic::default()
+        });
         let reply = ask(admin.create_topics(CreateTopicsRequest { options, topics: vec![topic] })).await?;
         let topic = reply.topics.into_iter().next();
         check_item(topic.as_ref().and_then(|topic| topic.error.as_ref()))?;

@@ -13,7 +13,7 @@ use quorate_proto::log::{FetchPartition, FetchRequest, ProduceRequest, ProducedB
 use tokio::task::JoinSet;
 
 use super::direct::ask;
-use super::{Context, WorkloadName};
+use super::{Context, WorkloadName, that_may_lose_records};
 use crate::generator::Asker;
 use crate::history::{Operation, Outcome};
 use crate::op::Op;
@@ -124,7 +124,12 @@ async fn carry_out(client: &AdminClient, op: Op) -> Result<Op, ClientError> {
     match op {
         Op::Born { name, .. } => {
             let (partitions, replication_factor) = (Some(1), Some(3));
-            let topic = NewTopic { name: name.clone(), partitions, replication_factor, ..NewTopic::default() };
+            let topic = that_may_lose_records(NewTopic {
+                name: name.clone(),
+                partitions,
+                replication_factor,
+                ..NewTopic::default()
+            });
             let reply = client.create_topics(vec![topic], Mode::Apply).await?;
             let topic = reply.topics.into_iter().next();
             check_item(topic.as_ref().and_then(|topic| topic.error.as_ref()))?;

@@ -11,7 +11,7 @@ use quorate_proto::admin::config_resource::Resource;
 use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, NewTopic};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName};
+use super::{Context, WorkloadName, that_may_lose_records};
 use crate::generator::{Asker, Keys};
 use crate::history::Outcome;
 use crate::op::Op;
@@ -82,7 +82,13 @@ fn topic(key: u32) -> String {
 async fn make(client: &AdminClient, key: u32) -> Result<(), ClientError> {
     let configs = [(CONFIG.to_owned(), INITIAL.to_string())].into();
     let (partitions, replication_factor) = (Some(1), Some(3));
-    let topic = NewTopic { name: topic(key), partitions, replication_factor, configs, ..NewTopic::default() };
+    let topic = that_may_lose_records(NewTopic {
+        name: topic(key),
+        partitions,
+        replication_factor,
+        configs,
+        ..NewTopic::default()
+    });
     let reply = client.create_topics(vec![topic], Mode::Apply).await?;
     check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))
 }

@@ -7,7 +7,7 @@ use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
 use quorate_proto::admin::{NewTopic, TopicRef};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName};
+use super::{Context, WorkloadName, that_may_lose_records};
 use crate::generator::Asker;
 use crate::history::Outcome;
 use crate::op::Op;
@@ -61,7 +61,12 @@ async fn carry_out(client: &AdminClient, op: Op) -> Result<Op, ClientError> {
     match op {
         Op::Create { name, .. } => {
             let (partitions, replication_factor) = (Some(1), Some(1));
-            let topic = NewTopic { name: name.clone(), partitions, replication_factor, ..NewTopic::default() };
+            let topic = that_may_lose_records(NewTopic {
+                name: name.clone(),
+                partitions,
+                replication_factor,
+                ..NewTopic::default()
+            });
             let reply = client.create_topics(vec![topic], Mode::Apply).await?;
             check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?;
             Ok(Op::Create { name, offset: reply.result.map(|result| result.offset) })
