@@ -1,11 +1,11 @@
 //! A small text that outlives the process.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, ErrorKind};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use quorate_log::durable::sync_directory;
+use quorate_log::durable;
 
 /// Clones are the same text.
 #[derive(Clone, Debug)]
@@ -35,14 +35,7 @@ impl Note {
     pub fn write(&self, new: &str) -> io::Result<()> {
         match self {
             Self::Memory(text) => *held(text) = Some(new.to_owned()),
-            Self::File(path) => {
-                let unfinished = path.with_extension("new");
-                let mut file = fs::File::create(&unfinished)?;
-                file.write_all(new.as_bytes())?;
-                file.sync_all()?;
-                fs::rename(&unfinished, path)?;
-                sync_directory(folder_of(path))?;
-            }
+            Self::File(path) => durable::replace(path, new.as_bytes())?,
         }
         Ok(())
     }
@@ -51,13 +44,7 @@ impl Note {
     pub fn remove(&self) -> io::Result<()> {
         match self {
             Self::Memory(text) => *held(text) = None,
-            Self::File(path) => {
-                match fs::remove_file(path) {
-                    Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-                    removed => removed?,
-                }
-                sync_directory(folder_of(path))?;
-            }
+            Self::File(path) => durable::remove(path)?,
         }
         Ok(())
     }
@@ -65,8 +52,4 @@ impl Note {
 
 fn held(text: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
     text.lock().expect("no thread panics while it holds the text")
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().expect("a file has a directory")
 }

@@ -167,13 +167,17 @@ impl Cluster {
         self.node_mut(id).settings.push(format!("{key}={value}"));
     }
 
-    /// From its next start on, each node runs on a machine of its own, which `boot` starts again.
-    pub fn on_own_machines(&mut self) {
-        for id in self.ids() {
-            self.boot(id, "first");
-            let file = self.boot_id_file(id);
-            self.set(id, "boot_id_file", file.to_str().expect("paths of tests are texts"));
+    /// Each node runs on a machine of its own, which `boot` starts again.
+    pub async fn start_on_own_machines(count: i32) -> Self {
+        let mut cluster = Self::prepare(count, &[]).await;
+        for id in cluster.ids() {
+            cluster.boot(id, "first");
+            let file = cluster.boot_id_file(id);
+            cluster.set(id, "boot_id_file", file.to_str().expect("paths of tests are texts"));
         }
+        cluster.restart_all();
+        cluster.ready().await;
+        cluster
     }
 
     /// The machine of this node is started again, unless this is its boot already. The node is down.

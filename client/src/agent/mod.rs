@@ -114,7 +114,8 @@ pub struct AgentConfig {
     pub features: BTreeMap<String, VersionRange>,
     pub directories: Vec<DirectoryId>,
     /// The epoch that it had before, if its log directories still have all that it acknowledged then: after a clean stop, or a
-    /// crash that took nothing from the disk.
+    /// crash that took nothing from the disk. Without it, its replicas are trusted again when they have caught up with a leader: a
+    /// partition of which all replicas came back so has no leader until an operator accepts a loss.
     pub previous_epoch: Option<BrokerEpoch>,
     /// Nodes to ask, the nearest first.
     pub bootstrap: Vec<String>,

@@ -217,6 +217,12 @@ fn that_may_lose_records(mut topic: NewTopic) -> NewTopic {
     topic
 }
 
+/// A topic of one partition of which nothing but the metadata counts.
+fn small_topic(name: String, replication_factor: i32) -> NewTopic {
+    let (partitions, replication_factor) = (Some(1), Some(replication_factor));
+    that_may_lose_records(NewTopic { name, partitions, replication_factor, ..NewTopic::default() })
+}
+
 /// A topic that a workload has for itself.
 async fn create(context: &Context, name: &str, partitions: i32, min_isr: u32) -> anyhow::Result<()> {
     let client = context.patient_client();

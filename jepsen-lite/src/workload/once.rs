@@ -6,11 +6,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use quorate_client::{ClientError, Freshness, check_item, world};
 use quorate_metadata::ids::ClientId;
-use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, MutationOptions, NewTopic, TopicRef};
+use quorate_proto::admin::{CreateTopicsRequest, DeleteTopicsRequest, MutationOptions, TopicRef};
 use tokio::task::JoinSet;
 
 use super::direct::ask;
-use super::{Context, WorkloadName, that_may_lose_records};
+use super::{Context, WorkloadName, small_topic};
 use crate::generator::Asker;
 use crate::history::Operation;
 use crate::op::Op;
@@ -112,13 +112,7 @@ async fn send(context: &Context, address: &str, client: ClientId, op: Op) -> Res
     });
     let mut admin = context.admin(address);
     let (id, result) = if creates {
-        let (partitions, replication_factor) = (Some(1), Some(1));
-        let topic = that_may_lose_records(NewTopic {
-            name: name.clone(),
-            partitions,
-            replication_factor,
-            ..NewTopic::default()
-        });
+        let topic = small_topic(name.clone(), 1);
         let reply = ask(admin.create_topics(CreateTopicsRequest { options, topics: vec![topic] })).await?;
         let topic = reply.topics.into_iter().next();
         check_item(topic.as_ref().and_then(|topic| topic.error.as_ref()))?;

@@ -8,12 +8,12 @@ use bytes::Bytes;
 use prost::Message;
 use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
 use quorate_metadata::{ApiError, ErrorName};
-use quorate_proto::admin::{NewTopic, TopicDescription, TopicRef};
+use quorate_proto::admin::{TopicDescription, TopicRef};
 use quorate_proto::log::{FetchPartition, FetchRequest, ProduceRequest, ProducedBatch, Record, RecordBatch, Records};
 use tokio::task::JoinSet;
 
 use super::direct::ask;
-use super::{Context, WorkloadName, that_may_lose_records};
+use super::{Context, WorkloadName, small_topic};
 use crate::generator::Asker;
 use crate::history::{Operation, Outcome};
 use crate::op::Op;
@@ -123,13 +123,7 @@ impl Client {
 async fn carry_out(client: &AdminClient, op: Op) -> Result<Op, ClientError> {
     match op {
         Op::Born { name, .. } => {
-            let (partitions, replication_factor) = (Some(1), Some(3));
-            let topic = that_may_lose_records(NewTopic {
-                name: name.clone(),
-                partitions,
-                replication_factor,
-                ..NewTopic::default()
-            });
+            let topic = small_topic(name.clone(), 3);
             let reply = client.create_topics(vec![topic], Mode::Apply).await?;
             let topic = reply.topics.into_iter().next();
             check_item(topic.as_ref().and_then(|topic| topic.error.as_ref()))?;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
 use quorate_metadata::ErrorName;
 use quorate_proto::admin::config_resource::Resource;
-use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource, NewTopic};
+use quorate_proto::admin::{ConfigAlteration, ConfigChange, ConfigOp, ConfigResource};
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName, that_may_lose_records};
+use super::{Context, WorkloadName, small_topic};
 use crate::generator::{Asker, Keys};
 use crate::history::Outcome;
 use crate::op::Op;
@@ -80,15 +80,8 @@ fn topic(key: u32) -> String {
 }
 
 async fn make(client: &AdminClient, key: u32) -> Result<(), ClientError> {
-    let configs = [(CONFIG.to_owned(), INITIAL.to_string())].into();
-    let (partitions, replication_factor) = (Some(1), Some(3));
-    let topic = that_may_lose_records(NewTopic {
-        name: topic(key),
-        partitions,
-        replication_factor,
-        configs,
-        ..NewTopic::default()
-    });
+    let mut topic = small_topic(topic(key), 3);
+    topic.configs.insert(CONFIG.to_owned(), INITIAL.to_string());
     let reply = client.create_topics(vec![topic], Mode::Apply).await?;
     check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))
 }

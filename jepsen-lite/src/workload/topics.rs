@@ -4,10 +4,10 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use quorate_client::{AdminClient, ClientError, Freshness, Mode, check_item};
-use quorate_proto::admin::{NewTopic, TopicRef};
+use quorate_proto::admin::TopicRef;
 use tokio::task::JoinSet;
 
-use super::{Context, WorkloadName, that_may_lose_records};
+use super::{Context, WorkloadName, small_topic};
 use crate::generator::Asker;
 use crate::history::Outcome;
 use crate::op::Op;
@@ -60,13 +60,7 @@ async fn ask(context: Context, number: u32, mut asker: Asker) {
 async fn carry_out(client: &AdminClient, op: Op) -> Result<Op, ClientError> {
     match op {
         Op::Create { name, .. } => {
-            let (partitions, replication_factor) = (Some(1), Some(1));
-            let topic = that_may_lose_records(NewTopic {
-                name: name.clone(),
-                partitions,
-                replication_factor,
-                ..NewTopic::default()
-            });
+            let topic = small_topic(name.clone(), 1);
             let reply = client.create_topics(vec![topic], Mode::Apply).await?;
             check_item(reply.topics.first().and_then(|topic| topic.error.as_ref()))?;
             Ok(Op::Create { name, offset: reply.result.map(|result| result.offset) })

@@ -89,12 +89,10 @@ impl LogDirectory {
 
     /// `None`: it is new, or of a release before the format had a version.
     fn format(&self) -> Result<Option<u32>, LogError> {
-        let stored = self.table().get(Family::Meta, keys::FORMAT).map_err(|failure| self.failed(failure))?;
-        let decode = |value: Bytes| {
-            let body = keys::unseal(keys::FORMAT, &value)?;
+        self.meta(keys::FORMAT, |value| {
+            let body = keys::unseal(keys::FORMAT, value)?;
             body.try_into().map(u32::from_be_bytes).map_err(|_| format!("the format has {} bytes", body.len()))
-        };
-        stored.map(decode).transpose().map_err(|failure| self.failed(failure))
+        })
     }
 
     /// In memory. Nobody else may have it open.
@@ -131,19 +129,26 @@ impl LogDirectory {
     }
 
     fn owner(&self) -> Result<Option<Owner>, LogError> {
-        let stored = self.table().get(Family::Meta, keys::OWNER).map_err(|failure| self.failed(failure))?;
-        stored.map(|value| Owner::decode(&value)).transpose().map_err(|failure| self.failed(failure))
+        self.meta(keys::OWNER, Owner::decode)
+    }
+
+    /// What is written down of the directory itself under this key.
+    fn meta<T>(
+        &self,
+        key: &'static [u8],
+        decode: impl FnOnce(&[u8]) -> Result<T, Failure>,
+    ) -> Result<Option<T>, LogError> {
+        let stored = self.table().get(Family::Meta, key).map_err(|failure| self.failed(failure))?;
+        stored.map(|value: Bytes| decode(&value)).transpose().map_err(|failure| self.failed(failure))
     }
 
     /// The run of the broker that had the directory open last. None: it is new, or of a release before runs were written
     /// down.
     pub fn run(&self) -> Result<Option<IncarnationId>, LogError> {
-        let stored = self.table().get(Family::Meta, keys::RUN).map_err(|failure| self.failed(failure))?;
-        let decode = |value: Bytes| {
-            let body = keys::unseal(keys::RUN, &value)?;
+        self.meta(keys::RUN, |value| {
+            let body = keys::unseal(keys::RUN, value)?;
             body.try_into().map(IncarnationId::from_bytes).map_err(|_| format!("the run has {} bytes", body.len()))
-        };
-        stored.map(decode).transpose().map_err(|failure| self.failed(failure))
+        })
     }
 
     /// Writes down the run that has the directory open from now on, durably: an older copy of the directory has another.

@@ -1,7 +1,7 @@
-//! Directories that are still there when the power has gone.
+//! Directories and files that are still there when the power has gone.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 /// Makes the directory and those above it that are missing. What is synced in it later is of no use while its own name,
@@ -23,6 +23,24 @@ pub fn create_directory(path: &Path) -> io::Result<()> {
 /// Names in it that were made, changed or removed stay so.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Gives the file this content: after a crash it has the old one or the new one, and never a part.
+pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = File::create(&part)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    sync_directory(above(path))
+}
+
+/// Removes the file for good, if there is one.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| sync_directory(above(path))),
+    }
 }
 
 /// The directory that has it; of `/` itself.

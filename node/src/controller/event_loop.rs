@@ -284,18 +284,17 @@ impl EventLoop {
 
     fn on_settled(&mut self, outcome: Result<Option<Duration>, LostClaim>) {
         self.count_in_flight();
-        let lost = match outcome {
+        match outcome {
             Ok(took) => {
-                if let Some(took) = took {
-                    self.pulse.slow.observe(Activity::Commit, took);
-                }
-                return self.commit_due_digest();
+                took.into_iter().for_each(|took| self.pulse.slow.observe(Activity::Commit, took));
+                self.commit_due_digest();
             }
-            Err(lost) => lost,
-        };
-        warn!(%lost, "claim lost");
-        self.resign("a proposal was not confirmed");
-        self.reclaim_later();
+            Err(lost) => {
+                warn!(%lost, "claim lost");
+                self.resign("a proposal was not confirmed");
+                self.reclaim_later();
+            }
+        }
     }
 
     pub(super) fn count_in_flight(&self) {

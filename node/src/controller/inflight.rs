@@ -42,7 +42,12 @@ impl Parked {
 /// What replies wait for.
 enum Awaited {
     /// Their records, which are in a batch; replayed here, the log is at `next_offset`.
-    Replay { next_offset: Offset, bytes: usize, replayed: oneshot::Receiver<Result<Outcome, ProposeError>> },
+    Replay {
+        next_offset: Offset,
+        bytes: usize,
+        proposed_at: Instant,
+        replayed: oneshot::Receiver<Result<Outcome, ProposeError>>,
+    },
     /// They have no records, and are true if this node was still the controller when they were planned.
     Office(oneshot::Receiver<Result<(), ReadError>>),
 }
@@ -53,7 +58,6 @@ struct Waiting {
     parked: Vec<Parked>,
     /// A step of what changes much.
     is_step: bool,
-    since: Instant,
 }
 
 impl Waiting {
@@ -129,21 +133,15 @@ impl InFlight {
     ) {
         self.bytes += bytes;
         self.waiting.push_back(Waiting {
-            awaited: Awaited::Replay { next_offset, bytes, replayed },
+            awaited: Awaited::Replay { next_offset, bytes, proposed_at: Instant::now(), replayed },
             parked,
             is_step: false,
-            since: Instant::now(),
         });
     }
 
     /// Replies without records, which also rest on everything in flight before them.
     pub fn push_without_records(&mut self, office: oneshot::Receiver<Result<(), ReadError>>, parked: Vec<Parked>) {
-        self.waiting.push_back(Waiting {
-            awaited: Awaited::Office(office),
-            parked,
-            is_step: false,
-            since: Instant::now(),
-        });
+        self.waiting.push_back(Waiting { awaited: Awaited::Office(office), parked, is_step: false });
     }
 
     /// Waits for the oldest and releases its replies. Returns how long a batch was under way. Pending for ever while there is
@@ -153,8 +151,7 @@ impl InFlight {
         let may_be_given = oldest.awaited.may_be_given().await;
         let oldest = self.waiting.pop_front().expect("the oldest was just awaited");
         self.bytes -= oldest.awaited.bytes();
-        let is_batch = matches!(oldest.awaited, Awaited::Replay { .. });
-        let took = is_batch.then(|| oldest.since.elapsed());
+        let took = oldest.awaited.under_way_for();
         match may_be_given {
             Ok(true) => oldest.parked.into_iter().for_each(Parked::release),
             Ok(false) => oldest.fail(),
@@ -177,6 +174,14 @@ impl Awaited {
         match self {
             Self::Replay { bytes, .. } => *bytes,
             Self::Office(_) => 0,
+        }
+    }
+
+    /// None: it is no batch.
+    fn under_way_for(&self) -> Option<Duration> {
+        match self {
+            Self::Replay { proposed_at, .. } => Some(proposed_at.elapsed()),
+            Self::Office(_) => None,
         }
     }
 

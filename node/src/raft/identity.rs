@@ -2,7 +2,7 @@
 //! never be taken for the old one, which promised votes and acknowledged entries that this disk knows nothing of.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -159,18 +159,8 @@ pub fn write(data: &Path, identity: &Identity) -> Result<(), RaftError> {
     let text = toml::to_string(&file).expect("plain fields serialize");
     let path = data.join(FILE);
     durable::create_directory(data)
-        .and_then(|()| replace(&path, text.as_bytes()))
+        .and_then(|()| durable::replace(&path, text.as_bytes()))
         .map_err(RaftError::io(format!("write {path:?}")))
-}
-
-/// The old content or the new one, never half of it, whenever the power goes.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = fs::File::create(&part)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    durable::sync_directory(path.parent().expect("a file has a directory"))
 }
 
 /// The name of this running voter, shared by all who put it on calls or check it.

@@ -54,10 +54,7 @@ async fn a_stopped_controller_hands_its_office_over() {
 
 #[tokio::test]
 async fn a_stop_and_a_kill_keep_the_broker_eligible_and_a_loss_of_power_does_not() {
-    let mut cluster = Cluster::prepare(3, &[]).await;
-    cluster.on_own_machines();
-    cluster.restart_all();
-    cluster.ready().await;
+    let mut cluster = Cluster::start_on_own_machines(3).await;
     let active = cluster.active_controller().await;
     let broker = cluster.others(active)[0];
     let assignment = vec![Assignment { partition: 0, replicas: vec![active, broker] }];

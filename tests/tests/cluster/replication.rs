@@ -89,10 +89,7 @@ async fn two_brokers_killed_at_once_stop_the_writes_and_lose_nothing() {
 /// The last replica standing (KIP-966): what it had committed was on another one as well.
 #[tokio::test]
 async fn the_last_replica_standing_goes_and_comes_back_unclean() {
-    let mut cluster = Cluster::prepare(5, &[]).await;
-    cluster.on_own_machines();
-    cluster.restart_all();
-    cluster.ready().await;
+    let mut cluster = Cluster::start_on_own_machines(5).await;
     cluster.create(durable("orders", 1)).await;
     let load = Load::start(&cluster, "orders");
     committed_more(&cluster, "orders", 50).await;

@@ -178,12 +178,16 @@ fn new_value(
 
 /// What a list starts from: the resource's own value, else the one that counts for it.
 fn current<'a>(image: &'a MetadataImage, resource: &ConfigResource, key: &'a ConfigKey, name: &str) -> &'a str {
-    let effective = match resource {
-        ConfigResource::Topic(topic) => config::effective(image, Some(topic), None, name),
-        ConfigResource::Broker(broker) => config::effective(image, None, Some(*broker), name),
-        ConfigResource::BrokerDefault => config::effective(image, None, None, name),
+    effective_of(image, resource, name).unwrap_or(key.default)
+}
+
+fn effective_of<'a>(image: &'a MetadataImage, resource: &ConfigResource, name: &str) -> Option<&'a str> {
+    let (topic, broker) = match resource {
+        ConfigResource::Topic(topic) => (Some(topic.as_str()), None),
+        ConfigResource::Broker(broker) => (None, Some(*broker)),
+        ConfigResource::BrokerDefault => (None, None),
     };
-    effective.map_or(key.default, |(value, _)| value)
+    config::effective(image, topic, broker, name).map(|(value, _)| value)
 }
 
 fn appended(list: &str, more: &str) -> String {
@@ -268,12 +272,7 @@ fn check_altered_lags(image: &MetadataImage, resource: &ConfigResource, changes:
         return Ok(());
     }
     let after = with_configs(image, changes);
-    let (topic, broker) = match resource {
-        ConfigResource::Topic(topic) => (Some(topic.as_str()), None),
-        ConfigResource::Broker(broker) => (None, Some(*broker)),
-        ConfigResource::BrokerDefault => (None, None),
-    };
-    check_lags(resource, |name| config::effective(&after, topic, broker, name).map(|(value, _)| value))
+    check_lags(resource, |name| effective_of(&after, resource, name))
 }
 
 /// What has to be compacted must be allowed to be: `max.compaction.lag.ms` below `min.compaction.lag.ms` would mean nothing.

@@ -142,8 +142,6 @@ pub struct PartitionChangeBuilder<'a> {
     excluded: Option<BrokerId>,
     /// Its copy cannot be trusted: no seat in the ELR either.
     distrusted: Option<BrokerId>,
-    /// Its copy starts afresh.
-    emptied: Option<BrokerId>,
     forget_elr: bool,
     supersedes: bool,
     replicas: Vec<BrokerId>,
@@ -191,7 +189,6 @@ impl<'a> PartitionChangeBuilder<'a> {
             admitted: None,
             excluded: None,
             distrusted: None,
-            emptied: None,
             forget_elr: false,
             supersedes: false,
             replicas: before.replicas.to_vec(),
@@ -243,7 +240,6 @@ impl<'a> PartitionChangeBuilder<'a> {
         }
         *directory = directories::choose_among(online, self.id);
         self.cause = Cause::UncleanRestart(broker);
-        self.emptied = Some(broker);
         self.distrust(broker)
     }
 
@@ -253,7 +249,6 @@ impl<'a> PartitionChangeBuilder<'a> {
         if let Some(at) = self.replicas.iter().position(|&replica| replica == broker) {
             self.directories[at] = directory;
         }
-        self.emptied = Some(broker);
         self.distrust(broker)
     }
 
@@ -441,20 +436,28 @@ impl<'a> PartitionChangeBuilder<'a> {
             (None, Some(last)) => vec![last],
             (None, None) => self.before.last_known_elr().to_vec(),
         };
-        last_known.retain(|last| self.replicas.contains(last) && self.emptied != Some(*last));
+        let is_kept = |broker: &BrokerId| self.replicas.contains(broker) && !self.starts_afresh(*broker);
+        last_known.retain(is_kept);
         if leader.is_none() && last_known.is_empty() && self.isr.is_empty() && self.elr.is_empty() {
-            // The last leader is no replica any more: whoever was trusted last has most.
-            let is_whole = |broker: &BrokerId| self.replicas.contains(broker) && self.emptied != Some(*broker);
-            let trusted = self.before.elr().iter().chain(&self.before.isr).copied().find(is_whole);
-            last_known.extend(trusted.or_else(|| self.instead_of_emptied()));
+            // The last leader is no replica any more, or has nothing: the replica that was trusted last has most.
+            let trusted = self.before.elr().iter().chain(&self.before.isr).copied().find(is_kept);
+            last_known.extend(trusted.or_else(|| self.instead_of_fresh()));
         }
         last_known
     }
 
-    /// Who has most where the last leader has nothing: another one, if there is any, and rather one that is not being added.
-    fn instead_of_emptied(&self) -> Option<BrokerId> {
-        let emptied = self.emptied?;
-        self.replicas.iter().copied().min_by_key(|replica| (*replica == emptied, self.adding.contains(replica)))
+    /// Whether the replica was in another directory before: it has nothing.
+    fn starts_afresh(&self, replica: BrokerId) -> bool {
+        self.before.replicas.contains(&replica) && self.before.directory_of(replica) != self.directory_of(replica)
+    }
+
+    /// The replica that has most where one starts afresh: another one, if there is any, and rather one that is not being added.
+    fn instead_of_fresh(&self) -> Option<BrokerId> {
+        let replicas = || self.replicas.iter().copied();
+        if !replicas().any(|replica| self.starts_afresh(replica)) {
+            return None;
+        }
+        replicas().min_by_key(|replica| (self.starts_afresh(*replica), self.adding.contains(replica)))
     }
 
     fn difference(self, elected: Elected) -> Option<PartitionChange> {
